@@ -1,0 +1,24 @@
+"""The ladder: one small file per level of nested learning. Read them in the order listed here."""
+
+from nested.levels.forward import Batch, LossFn, Params, State, functional_loss  # isort: skip
+from nested.levels.momentum import momentum_step  # isort: skip
+from nested.levels.slow_weights import slow_weights_step  # isort: skip
+from nested.levels.rule import Context, Step, UpdateRule, observe  # isort: skip
+from nested.levels.meta_optimizer import MetaOptimizer  # isort: skip
+from nested.levels.clock import Clock  # isort: skip
+
+__all__ = [
+    "Batch",
+    "Clock",
+    "Context",
+    "LossFn",
+    "MetaOptimizer",
+    "Params",
+    "State",
+    "Step",
+    "UpdateRule",
+    "functional_loss",
+    "momentum_step",
+    "observe",
+    "slow_weights_step",
+]

@@ -1,0 +1,22 @@
+"""Level 2: the momentum buffer, a memory of past gradients.
+
+State: one buffer for each weight.  It sees: gradients.  Clock: every batch.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nested.levels.forward import Params
+
+
+def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Params:
+    """Return the next buffer, ``v <- mu v + g``: pure, and differentiable in all three arguments.
+
+    ``buffer`` and ``grads`` have the same names and shapes; ``momentum`` (mu, no unit, usually in
+    [0, 1)) is a float or a scalar tensor. This is PyTorch's convention (``torch.optim.SGD`` without
+    dampening): the learning rate acts later, in level 3. The paper's, ``m <- a m - eta g``,
+    ``W <- W + m`` (eq. 10-13), is the same only while the learning rate is constant.
+    """
+    # v <- mu v + g
+    return {name: momentum * buffer[name] + grad for name, grad in grads.items()}

@@ -1,0 +1,89 @@
+"""Level 4's contract: what an update rule is, and what it may see."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from nested.levels.forward import Params, State
+
+
+class Step(NamedTuple):
+    """What a rule returns: the next weights and state, and the signals it chose, all in the graph."""
+
+    params: Params
+    state: State
+    signals: dict[str, Tensor]
+
+
+class UpdateRule(nn.Module):
+    """Level 4: decides how the weights move. Its own parameters are what meta-training learns.
+
+    A rule is *pure*: ``forward`` changes none of its arguments and hides nothing in the module, so
+    that K moves can be differentiated, batched over tasks with ``torch.vmap``, and carried on.
+    """
+
+    def init(self, params: Params) -> State:
+        """Return the state before the first step: a nested dict of tensors on the params' device."""
+        raise NotImplementedError
+
+    def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
+        """Make one move. ``grads`` is named and shaped as ``params``; ``loss`` is a scalar, taken at
+        ``params``. Returns a ``Step`` whose params and state keep their names, shapes and dtypes."""
+        raise NotImplementedError
+
+
+class Context(NamedTuple):
+    """What level 4 sees: scalars, finite for any input; ``None`` for a feature not asked for."""
+
+    log_loss: Tensor | None = None  # log |loss|
+    log_step: Tensor | None = None  # log(1 + inner step), steps counted from 0
+    log_grad_norm: Tensor | None = None  # log of the gradient's length over all parameters
+    grad_cosine: Tensor | None = None  # cosine of gradient and momentum buffer, in [-1, 1]; 0 at first
+    progress: Tensor | None = None  # inner step / total steps: only for rules told the total
+
+
+def observe(
+    names: tuple[str, ...],
+    *,
+    loss: Tensor,
+    step: Tensor,
+    grads: Params,
+    buffer: Params,
+    total_steps: int | None = None,
+) -> Context:
+    """Compute the features in ``names``: after the gradient, before the update.
+
+    ``loss`` and ``step`` are scalars; ``grads`` and ``buffer`` are named alike. Each feature is a
+    scalar of at least float32, finite even where loss or gradients are not (a NaN reads as 0).
+    """
+    features = {}
+    if "log_loss" in names:
+        features["log_loss"] = _finite_log(_wide(loss).abs())
+    if "log_step" in names:
+        features["log_step"] = torch.log1p(_wide(step))
+    if "progress" in names:
+        features["progress"] = _wide(step) / total_steps
+    if "log_grad_norm" in names or "grad_cosine" in names:
+        grad = torch.cat([_wide(g).flatten() for g in grads.values()])
+        grad_norm = torch.linalg.vector_norm(grad)
+        if "log_grad_norm" in names:
+            features["log_grad_norm"] = _finite_log(grad_norm)
+        if "grad_cosine" in names:
+            past = torch.cat([_wide(v).flatten() for v in buffer.values()])
+            lengths = grad_norm * torch.linalg.vector_norm(past)
+            defined = (lengths > 0) & torch.isfinite(lengths)
+            cosine = (grad * past).sum() / torch.where(defined, lengths, 1.0)
+            features["grad_cosine"] = torch.where(defined, cosine, 0.0)
+    return Context(**features)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for logs
+
+
+def _finite_log(x: Tensor) -> Tensor:
+    tiny, huge = 1e-12, torch.finfo(x.dtype).max
+    return torch.log(torch.nan_to_num(x, nan=1.0).clamp(tiny, huge))

@@ -1,0 +1,21 @@
+"""Level 3: the slow weights, a memory of momentum buffers.
+
+State: the weights.  It sees: the momentum buffer.  Clock: every batch.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from nested.levels.forward import Params
+
+
+def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Params:
+    """Return the next weights, ``w <- w - eta v``: pure, and differentiable in all three arguments.
+
+    ``params`` and ``buffer`` have the same names and shapes; ``lr`` (eta, weight change per unit of
+    buffer and inner step) is a float or a scalar tensor. A tensor keeps its gradient: that is how
+    level 4 learns. With ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
+    """
+    # w <- w - eta v
+    return {name: weight - lr * buffer[name] for name, weight in params.items()}

@@ -1,0 +1,116 @@
+"""Real handwritten digits: each task relabels them, changes their contrast and starts anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+import numpy
+import torch
+from torch import Generator, Tensor, nn
+
+from nested.levels.forward import Batch, LossFn, Params, functional_loss
+from nested.tasks.family import Task, TaskFamily, check_split, draw_log_uniform, draw_weights
+
+PIXELS, CLASSES = 64, 10
+META_TRAINING, HELD_OUT = slice(0, 1200), slice(1200, 1797)  # images in file order, split for good
+
+
+@cache
+def load_digits() -> tuple[Tensor, Tensor]:
+    """Return the 1,797 images, (1797, 64) float32 in [0, 1], and their labels, (1797,) int64.
+
+    Source: the test part of UCI's "Optical Recognition of Handwritten Digits", as scikit-learn
+    ships it; see ``nested/tasks/data/README.md``.
+    """
+    with files("nested.tasks").joinpath("data/digits.npz").open("rb") as file:
+        arrays = numpy.load(file, allow_pickle=False)
+        images, labels = torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"])
+    return images.float() / 16, labels.long()
+
+
+class Digits(TaskFamily):
+    """Classify 8x8 digits with a small net, 64 - ``hidden`` - 10.
+
+    Letters: B ``batch_size``, or ``query_size`` for queries. Each task draws a relabelling of the
+    ten classes and a contrast (log-uniform in ``contrast``), so that no single schedule fits all.
+    Batches are (images (B, 64) times the contrast, labels (B,)). Meta-training tasks use the first
+    1,200 images and even permutations of the labels, held-out tasks the other 597 and odd ones, so
+    neither an image nor a relabelling is met on both sides; on each side every fourth image is kept
+    for queries. Raises ``ValueError`` for sizes under 1 or an empty range.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        query_size: int = 64,
+        hidden: int = 32,
+        contrast: tuple[float, float] = (1 / 3, 3.0),
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        is_held_out: bool = False,
+    ) -> None:
+        if min(batch_size, query_size, hidden) < 1 or not 0 < contrast[0] <= contrast[1]:
+            raise ValueError(
+                "sizes are whole numbers from 1 and contrast is (low, high) with 0 < low <= high, but"
+                f" got batch_size {batch_size}, query_size {query_size}, hidden {hidden}, contrast"
+                f" {contrast}"
+            )
+        self.sizes = {"train": batch_size, "query": query_size}
+        self.hidden, self.contrast, self.is_held_out = hidden, contrast, is_held_out
+        self.device, self.dtype = device, dtype
+        side = HELD_OUT if is_held_out else META_TRAINING
+        images, labels = (part[side] for part in load_digits())
+        images, labels = images.to(device, dtype), labels.to(device)
+        query = torch.arange(len(labels)) % 4 == 3
+        self.pools = {
+            "train": (images[~query], labels[~query]),
+            "query": (images[query], labels[query]),
+        }
+        layers = nn.Linear(PIXELS, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)
+        self.model = nn.Sequential(*layers).to(device, dtype)
+        self.loss = functional_loss(self.model, nn.functional.cross_entropy)
+
+    def sample(self, generator: Generator) -> DigitsTask:
+        relabelling = torch.randperm(CLASSES, generator=generator)
+        is_odd = torch.linalg.det(torch.eye(CLASSES)[relabelling]) < 0
+        if is_odd != self.is_held_out:
+            relabelling[:2] = relabelling[:2].flip(0)  # one swap changes the parity
+        contrast = draw_log_uniform(*self.contrast, generator)
+        return DigitsTask(self, relabelling.to(self.device), contrast)
+
+    def held_out(self) -> Digits:
+        return Digits(
+            self.sizes["train"],
+            self.sizes["query"],
+            self.hidden,
+            self.contrast,
+            device=self.device,
+            dtype=self.dtype,
+            is_held_out=True,
+        )
+
+
+@dataclass(frozen=True)
+class DigitsTask(Task):
+    """A task of ``Digits``: ``relabelling`` (10,) maps true digits to the labels of this task."""
+
+    family: Digits
+    relabelling: Tensor
+    contrast: float
+
+    @property
+    def loss(self) -> LossFn:
+        return self.family.loss
+
+    def init(self, generator: Generator) -> Params:
+        return draw_weights(self.family.model, generator)
+
+    def batch(self, generator: Generator, split: str = "train") -> Batch:
+        check_split(split)
+        images, labels = self.family.pools[split]
+        size = self.family.sizes[split]
+        rows = torch.randint(len(labels), (size,), generator=generator).to(labels.device)
+        return images[rows] * self.contrast, self.relabelling[labels[rows]]

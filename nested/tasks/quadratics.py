@@ -1,0 +1,84 @@
+"""Quadratic bowls of random curvature: the inner problem whose every step can be done by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from nested.levels.forward import Batch, Params
+from nested.tasks.family import Task, TaskFamily, check_split, own_generator
+
+
+def quadratic_loss(params: Params, batch: Batch) -> Tensor:
+    """``1/2 (w - c)^T A (w - c)`` for ``params`` {"w": (D,)} and a batch (A (D, D), c (D,))."""
+    curvature, centre = batch
+    away = params["w"] - centre
+    return 0.5 * away @ curvature @ away
+
+
+class Quadratics(TaskFamily):
+    """Find the bottom of a bowl in D = ``dim`` dimensions from noisy sightings of it.
+
+    Each task draws a rotation, eigenvalues (log-uniform in ``curvature``) and a centre. Batches are
+    (curvature (D, D), centre (D,)); in train batches the centre is seen with noise of standard
+    deviation ``noise``, in query batches as it is. Raises ``ValueError`` for an empty range.
+    """
+
+    def __init__(
+        self,
+        dim: int = 8,
+        curvature: tuple[float, float] = (0.03, 3.0),
+        noise: float = 0.1,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        is_held_out: bool = False,
+    ) -> None:
+        if not 0 < curvature[0] <= curvature[1]:
+            raise ValueError(f"curvature is (low, high) with 0 < low <= high, but got {curvature}")
+        self.dim, self.curvature, self.noise = dim, curvature, noise
+        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
+
+    def sample(self, generator: Generator) -> QuadraticTask:
+        own = own_generator(generator, self.is_held_out)
+        low, high = self.curvature
+        eigenvalues = low * (high / low) ** torch.rand(self.dim, generator=own)
+        rotation, _ = torch.linalg.qr(torch.randn(self.dim, self.dim, generator=own))
+        curvature = rotation @ torch.diag(eigenvalues) @ rotation.T
+        return QuadraticTask(self, curvature, torch.randn(self.dim, generator=own))
+
+    def held_out(self) -> Quadratics:
+        return Quadratics(
+            self.dim,
+            self.curvature,
+            self.noise,
+            device=self.device,
+            dtype=self.dtype,
+            is_held_out=True,
+        )
+
+
+@dataclass(frozen=True)
+class QuadraticTask(Task):
+    """A task of ``Quadratics``: its ``curvature`` (D, D) and its ``centre`` (D,)."""
+
+    family: Quadratics
+    curvature: Tensor
+    centre: Tensor
+
+    @property
+    def loss(self):
+        return quadratic_loss
+
+    def init(self, generator: Generator) -> Params:
+        start = torch.randn(self.family.dim, generator=generator)
+        return {"w": start.to(self.family.device, self.family.dtype)}
+
+    def batch(self, generator: Generator, split: str = "train") -> Batch:
+        check_split(split)
+        family = self.family
+        noise = family.noise * torch.randn(family.dim, generator=generator)
+        centre = self.centre + noise if split == "train" else self.centre
+        return tuple(part.to(family.device, family.dtype) for part in (self.curvature, centre))

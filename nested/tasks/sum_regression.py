@@ -1,0 +1,82 @@
+"""The smallest family: learn that the target is the sum of the inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, nn
+
+from nested.levels.forward import Batch, LossFn, Params, functional_loss
+from nested.tasks.family import (
+    Task,
+    TaskFamily,
+    check_split,
+    draw_log_uniform,
+    draw_weights,
+    own_generator,
+)
+
+
+class SumRegression(TaskFamily):
+    """A linear model learns ``target = sum(inputs) + noise`` by its mean squared error.
+
+    Letters: B ``batch_size``, D ``dim``. Each task draws the scale of its inputs (log-uniform in
+    ``scale``), and with it the learning rate that suits it. Batches are (inputs (B, D), targets
+    (B, 1)), drawn anew each time, so train and query data never meet. ``noise`` is the standard
+    deviation of the noise: the best loss is its square.
+    """
+
+    def __init__(
+        self,
+        dim: int = 8,
+        batch_size: int = 32,
+        noise: float = 0.01,
+        scale: tuple[float, float] = (1 / 3, 3.0),
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        is_held_out: bool = False,
+    ) -> None:
+        self.dim, self.batch_size, self.noise, self.scale = dim, batch_size, noise, scale
+        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
+        self.model = nn.Linear(dim, 1).to(device, dtype)
+        self.loss = functional_loss(self.model, nn.functional.mse_loss)
+
+    def sample(self, generator: Generator) -> SumRegressionTask:
+        own = own_generator(generator, self.is_held_out)
+        return SumRegressionTask(self, draw_log_uniform(*self.scale, own))
+
+    def held_out(self) -> SumRegression:
+        return SumRegression(
+            self.dim,
+            self.batch_size,
+            self.noise,
+            self.scale,
+            device=self.device,
+            dtype=self.dtype,
+            is_held_out=True,
+        )
+
+
+@dataclass(frozen=True)
+class SumRegressionTask(Task):
+    """A task of ``SumRegression``: its inputs have standard deviation ``scale``."""
+
+    family: SumRegression
+    scale: float
+
+    @property
+    def loss(self) -> LossFn:
+        return self.family.loss
+
+    def init(self, generator: Generator) -> Params:
+        return draw_weights(self.family.model, generator)
+
+    def batch(self, generator: Generator, split: str = "train") -> Batch:
+        check_split(split)
+        family = self.family
+        inputs = self.scale * torch.randn(family.batch_size, family.dim, generator=generator)
+        noise = family.noise * torch.randn(family.batch_size, 1, generator=generator)
+        targets = inputs.sum(1, keepdim=True) + noise
+        return inputs.to(family.device, family.dtype), targets.to(family.device, family.dtype)

@@ -1,0 +1,7 @@
+"""K differentiable steps of levels 1-3 under level 4."""
+
+from nested.unroll.batched import unroll_tasks
+from nested.unroll.dispatch import unroll
+from nested.unroll.eager import Trajectory
+
+__all__ = ["Trajectory", "unroll", "unroll_tasks"]

@@ -1,0 +1,82 @@
+"""K differentiable inner steps of T tasks at once.
+
+Letters: T tasks, K inner steps. The tasks share the loss and the rule; their weights, state and
+batches are stacked along a leading dimension. The loop is ``eager``'s own: ``torch.vmap`` turns the
+loss and the rule of one task into those of T tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+
+from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.rule import UpdateRule
+from nested.unroll.dispatch import check_backend, detached, unroll
+from nested.unroll.eager import Trajectory, unroll_eager
+from nested.unroll.inputs import check_data, check_inputs
+
+
+def unroll_tasks(
+    loss_fn: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    rule: UpdateRule,
+    state: State | None = None,
+    *,
+    backend: str = "eager",
+    differentiable: bool = True,
+    first_order: bool = False,
+) -> Trajectory:
+    """``nested.unroll`` for T tasks: the same arguments, each tensor with a leading T.
+
+    ``loss_fn`` and ``rule`` are those of one task; tasks do not mix. Returns a ``Trajectory`` with
+    params and state {name: (T, ...)}, losses (T, K) and signals {name: (T, K, ...)}. Backends other
+    than "eager" take the tasks one after another. Raises what ``unroll`` raises, and ``ValueError``
+    when the parts do not agree on T.
+    """
+    check_backend(backend)
+    check_inputs(params, batches, rule)
+    count = _count_tasks(params, batches)
+    how = {"differentiable": differentiable, "first_order": first_order}
+    if backend != "eager":
+        each = []
+        for t in range(count):
+            one_params, one_batches, one_state = pick_task((params, batches, state), t)
+            each.append(
+                unroll(loss_fn, one_params, one_batches, rule, one_state, backend=backend, **how)
+            )
+        return stack_tasks(each)
+    state = torch.vmap(rule.init)(params) if state is None else state
+    if not differentiable:
+        params, state = detached((params, state))
+    trajectory = unroll_eager(
+        torch.vmap(loss_fn), params, batches, torch.vmap(rule.forward), state, time_dim=1, **how
+    )
+    check_data(batches, trajectory.losses)
+    return trajectory
+
+
+def stack_tasks(trees: Sequence[Any]) -> Any:
+    """Stack the tensors of T equal nested structures along a new leading dimension."""
+    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
+
+
+def pick_task(tree: Any, task: int) -> Any:
+    """Undo ``stack_tasks`` for one task: index every tensor's leading dimension."""
+    return tree_map_only(Tensor, lambda leaf: leaf[task], tree)
+
+
+def _count_tasks(params: Params, batches: Sequence[Batch]) -> int:
+    shapes = {tuple(leaf.shape[:1]) for leaf in tree_leaves((params, batches)) if torch.is_tensor(leaf)}
+    if len(shapes) != 1 or shapes == {()}:
+        found = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
+        raise ValueError(
+            "every tensor in params and batches needs the same leading task dimension, but the sizes"
+            f" found are: {found}"
+        )
+    return shapes.pop()[0]

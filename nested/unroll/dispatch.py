@@ -1,0 +1,71 @@
+"""``unroll``: one door to all backends, which return the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.rule import UpdateRule
+from nested.unroll.eager import Trajectory, unroll_eager
+from nested.unroll.inputs import check_data, check_inputs
+from nested.unroll.via_higher import unroll_via_higher
+
+BACKENDS = {"eager": unroll_eager, "higher": unroll_via_higher}
+
+
+def unroll(
+    loss_fn: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    rule: UpdateRule,
+    state: State | None = None,
+    *,
+    backend: str = "eager",
+    differentiable: bool = True,
+    first_order: bool = False,
+) -> Trajectory:
+    """Make K moves of ``rule`` on ``params``, one per batch, in a graph the level above can use.
+
+    ``loss_fn(params, batch)`` is a scalar; ``params`` {name: (...)} are the initial weights;
+    ``batches`` is a list of K batches; ``state`` is the rule's, ``rule.init(params)`` by default, or
+    ``trajectory.state`` to go on. None of these is changed. The result differentiates with respect
+    to the rule's parameters, the initial weights and the initial state.
+
+    ``differentiable=False`` is a cheap roll-out: everything comes back detached. With
+    ``first_order=True`` inner gradients are constants to the outer one, as in FOMAML. ``backend`` is
+    "eager" or "higher" (a cross-check: see ``nested.unroll.via_higher``).
+
+    Raises ``TypeError`` or ``ValueError`` for parts that do not fit together, and for data that are
+    not finite; a run that diverges on finite data is returned, infinities and all.
+    """
+    check_backend(backend)
+    check_inputs(params, batches, rule)
+    state = rule.init(params) if state is None else state
+    if not differentiable:
+        params, state = detached((params, state))
+    trajectory = BACKENDS[backend](
+        loss_fn,
+        params,
+        batches,
+        rule,
+        state,
+        differentiable=differentiable,
+        first_order=first_order,
+    )
+    check_data(batches, trajectory.losses)
+    return trajectory
+
+
+def detached(tree: Any) -> Any:
+    """The same nested structure with every tensor cut off from its graph (values are shared)."""
+    return tree_map_only(Tensor, Tensor.detach, tree)
+
+
+def check_backend(backend: str) -> None:
+    """Raise ``ValueError`` unless there is such a backend."""
+    if backend not in BACKENDS:
+        raise ValueError(f"there is no backend {backend!r}; choose one of {sorted(BACKENDS)}")

@@ -1,0 +1,83 @@
+"""K differentiable inner steps, the readable way: the reference for all other backends."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.rule import UpdateRule
+from nested.unroll.inputs import check_loss, check_step
+
+
+class Trajectory(NamedTuple):
+    """What K inner steps leave behind. With many tasks at once every tensor has a leading T.
+
+    ``losses[k]`` is batch k's loss at the weights *before* update k; ``params`` and ``state`` are
+    those after all K updates; ``signals`` are what the rule chose at each step.
+    """
+
+    params: Params
+    state: State
+    losses: Tensor  # (K,)
+    signals: dict[str, Tensor]  # {name: (K, ...)}
+
+
+def unroll_eager(
+    loss_fn: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    rule: UpdateRule,
+    state: State,
+    *,
+    differentiable: bool = True,
+    first_order: bool = False,
+    time_dim: int = 0,
+) -> Trajectory:
+    """Make ``len(batches)`` moves of ``rule``; see ``nested.unroll`` for the meaning of each part.
+
+    The one loop behind everything: forward pass, gradient, move. ``loss_fn`` may return one loss
+    per task, (T,), and then ``rule`` moves T tasks and time is dimension 1 of what is returned.
+    """
+    losses, signals = [], []  # K of each
+    with torch.set_grad_enabled(differentiable):
+        for batch in batches:
+            loss, grads = _loss_and_grads(loss_fn, params, batch, differentiable, first_order)
+            check_loss(loss, dims=time_dim)
+            step = rule(params, grads, state, loss)
+            check_step(step, params)
+            params, state = step.params, step.state
+            losses.append(loss)
+            signals.append(step.signals)
+        return stack_trajectory(params, state, losses, signals, time_dim)
+
+
+def stack_trajectory(
+    params: Params,
+    state: State,
+    losses: list[Tensor],
+    signals: list[dict[str, Tensor]],
+    time_dim: int = 0,
+) -> Trajectory:
+    """Join what K steps left, K losses and K dicts of signals, along ``time_dim``."""
+    joined = {name: torch.stack([s[name] for s in signals], time_dim) for name in signals[0]}
+    return Trajectory(params, state, torch.stack(losses, time_dim), joined)
+
+
+def _loss_and_grads(
+    loss_fn: LossFn, params: Params, batch: Batch, differentiable: bool, first_order: bool
+) -> tuple[Tensor, Params]:
+    with torch.enable_grad():
+        points = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
+        loss = loss_fn(points, batch)
+        grads = torch.autograd.grad(
+            loss.sum(),  # tasks are independent: the sum's gradient is each task's own
+            tuple(points.values()),
+            create_graph=differentiable and not first_order,
+            retain_graph=differentiable,
+            materialize_grads=True,  # a weight the loss does not use has a zero gradient
+        )
+    return loss if differentiable else loss.detach(), dict(zip(points, grads, strict=True))

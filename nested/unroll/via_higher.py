@@ -1,0 +1,113 @@
+"""The same K steps through the library ``higher``: a cross-check we did not write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.rule import UpdateRule
+from nested.unroll.eager import Trajectory, stack_trajectory
+from nested.unroll.inputs import check_loss, check_step
+
+
+def unroll_via_higher(
+    loss_fn: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    rule: UpdateRule,
+    state: State,
+    *,
+    differentiable: bool = True,
+    first_order: bool = False,
+) -> Trajectory:
+    """As ``unroll_eager``, but ``higher`` runs the model, keeps its buffers and moves its weights.
+
+    Only lr and momentum come from ``rule``. That asks for a loss made by ``functional_loss``, a rule
+    whose signals are the scalars ``lr`` and ``momentum``, and a state that keeps the buffer under
+    ``"momentum"``: anything else raises ``TypeError``. The gradient is taken twice (once for the
+    rule to see, once by ``higher``), so this is for checking, not for speed.
+    """
+    higher = _import_higher()
+    _check_parts(loss_fn, params, batches, state)
+    model, criterion = loss_fn.model, loss_fn.criterion
+    inner_sgd = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)  # overridden at each step
+    names = [name for name, _ in model.named_parameters()]
+    moving = [i for i, p in enumerate(model.parameters()) if p.requires_grad]
+    losses, signals = [], []
+    with higher.innerloop_ctx(model, inner_sgd, track_higher_grads=differentiable) as (fmodel, sgd):
+        fmodel.update_params(_starting_weights(model, params, differentiable))
+        buffers = sgd.state[0]  # {index: {"momentum_buffer": tensor}}
+        for i in moving:
+            buffers[i]["momentum_buffer"] = state["momentum"][names[i]]
+        for inputs, targets in batches:
+            fast = fmodel.fast_params
+            loss = criterion(fmodel(inputs), targets)
+            check_loss(loss, dims=0)
+            wanted = [fast[i] for i in moving]
+            grads = torch.autograd.grad(
+                loss,
+                wanted,
+                create_graph=differentiable and not first_order,
+                retain_graph=True,
+                materialize_grads=True,
+            )
+            params = {name: w for name, w in zip(names, fast, strict=True) if name in params}
+            seen = {name: torch.zeros_like(p) for name, p in params.items()}
+            seen.update({names[i]: g for i, g in zip(moving, grads, strict=True)})
+            with torch.set_grad_enabled(differentiable):
+                step = rule(params, seen, state, loss if differentiable else loss.detach())
+            check_step(step, params)
+            chosen = _lr_and_momentum(step.signals)
+            sgd.step(loss, override=chosen, grad_callback=_constants if first_order else None)
+            moved = {names[i]: buffers[i]["momentum_buffer"] for i in moving}
+            state = {**step.state, "momentum": {**step.state["momentum"], **moved}}
+            losses.append(loss if differentiable else loss.detach())
+            signals.append(step.signals)
+        last = dict(zip(names, fmodel.fast_params, strict=True))
+    params = {name: last[name] if differentiable else last[name].detach() for name in params}
+    return stack_trajectory(params, state, losses, signals)
+
+
+def _import_higher():
+    try:
+        import higher
+    except ImportError as error:
+        raise ImportError("the higher backend needs `pip install higher`; or use 'eager'") from error
+    return higher
+
+
+def _check_parts(loss_fn: LossFn, params: Params, batches: Sequence[Batch], state: State) -> None:
+    if not hasattr(loss_fn, "model"):
+        raise TypeError("the higher backend needs a loss made by functional_loss; use 'eager'")
+    if not (isinstance(state, dict) and "momentum" in state):
+        raise TypeError("the higher backend needs a rule that keeps state['momentum']; use 'eager'")
+    loss_fn(params, batches[0])  # refuses what functional_loss refuses: names, pairs, buffers
+
+
+def _starting_weights(model: torch.nn.Module, params: Params, differentiable: bool) -> list[Tensor]:
+    start = []
+    for name, own in model.named_parameters():
+        weight = params.get(name, own)
+        if not own.requires_grad:
+            start.append(weight.detach())
+        elif differentiable and weight.requires_grad:
+            start.append(weight)
+        else:
+            start.append(weight.detach().requires_grad_())
+    return start
+
+
+def _lr_and_momentum(signals: dict[str, Tensor]) -> dict[str, list[Tensor]]:
+    if signals.keys() != {"lr", "momentum"} or any(s.dim() for s in signals.values()):
+        raise TypeError(
+            "the higher backend needs a rule whose signals are the scalars lr and momentum, but got"
+            f" {({name: tuple(s.shape) for name, s in signals.items()})}; use 'eager'"
+        )
+    return {name: [signal] for name, signal in signals.items()}
+
+
+def _constants(grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if g is None else g.detach() for g in grads]
