@@ -1,0 +1,1 @@
+"""Learning level 4, and racing what was learned."""

@@ -1,0 +1,175 @@
+"""The optimizers to beat: PyTorch's own, each with a grid of settings tuned for the horizon raced.
+
+Letters: C candidates, T tasks, K inner steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from nested.levels.forward import Batch, LossFn, Params
+from nested.tasks.family import TaskFamily
+from nested.tasks.stack import stack_batch, stack_init
+
+
+@dataclass(frozen=True)
+class HandMade:
+    """A ``torch.optim`` optimizer with its settings; ``schedule`` gives some of them step by step,
+    {setting: K numbers}, blind to what happens."""
+
+    optimizer: type[torch.optim.Optimizer]
+    settings: dict[str, Any]
+    schedule: dict[str, Sequence[float]] = field(default_factory=dict)
+
+    def at(self, step: int) -> dict[str, Any]:
+        """The settings at inner step ``step``, counted from 0."""
+        return self.settings | {name: values[step] for name, values in self.schedule.items()}
+
+    def describe(self) -> str:
+        """The settings in one line; a schedule by its first and last value."""
+        parts = [f"{name} {_short(value)}" for name, value in self.settings.items()]
+        for name, values in self.schedule.items():
+            parts.append(f"{name} {_short(values[0])} to {_short(values[-1])}")
+        return ", ".join(parts)
+
+
+class Draw(NamedTuple):
+    """T tasks ready to run: everything that is random about them is drawn."""
+
+    loss_fn: LossFn
+    params: Params  # {name: (T, ...)}
+    batches: list[Batch]  # K
+    query: Batch
+
+
+class Outcome(NamedTuple):
+    """The loss before the first of K updates and after each, (..., T, K + 1), and the weights."""
+
+    losses: Tensor
+    params: Params
+
+
+def draw_tasks(family: TaskFamily, tasks: int, horizon: int, generator: Generator) -> Draw:
+    """Draw T = ``tasks`` tasks of ``family``, with K = ``horizon`` batches and a query batch each."""
+    drawn = [family.sample(generator) for _ in range(tasks)]
+    params = stack_init(drawn, generator)
+    batches = [stack_batch(drawn, generator) for _ in range(horizon)]
+    return Draw(drawn[0].loss, params, batches, stack_batch(drawn, generator, "query"))
+
+
+def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
+    """Run C candidates of one optimizer class on T tasks; losses (C, T, K + 1), params (C, T, ...).
+
+    One ``torch.optim`` optimizer moves them all, with a parameter group per candidate; these
+    optimizers treat every coordinate alone, so that neither candidates nor tasks can mix.
+    """
+    count = len(candidates)
+    loss_fn = torch.vmap(torch.vmap(draw.loss_fn), in_dims=(0, None))  # -> (C, T)
+    params = {
+        name: p.detach().expand(count, *p.shape).clone().requires_grad_()
+        for name, p in draw.params.items()
+    }
+    views = [[p.detach()[c] for p in params.values()] for c in range(count)]  # the same memory
+    groups = [
+        {"params": view, **candidate.at(0)}
+        for view, candidate in zip(views, candidates, strict=True)
+    ]
+    optimizer = candidates[0].optimizer(groups)
+    losses = []
+    for step, batch in enumerate(draw.batches):
+        loss = loss_fn(params, batch)
+        grads = torch.autograd.grad(loss.sum(), tuple(params.values()))
+        for c, group in enumerate(optimizer.param_groups):
+            group.update(candidates[c].at(step))
+            for view, grad in zip(views[c], grads, strict=True):
+                view.grad = grad[c]
+        optimizer.step()
+        losses.append(loss.detach())
+    with torch.no_grad():
+        losses.append(loss_fn(params, draw.query))
+    return Outcome(torch.stack(losses, dim=-1), {name: p.detach() for name, p in params.items()})
+
+
+def tune(grid: Sequence[HandMade], draw: Draw) -> HandMade:
+    """Return the candidate with the lowest mean loss over tasks and updates (the meta-loss)."""
+    losses = run_hand_made(grid, draw).losses[..., 1:].mean(dim=(1, 2))  # (C,)
+    return grid[losses.nan_to_num(nan=math.inf).argmin().item()]
+
+
+LRS = (0.03, 0.07, 0.15, 0.3, 0.6, 1.2, 2.5)
+MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
+ADAPTIVE_LRS = (1e-3, 2e-3, 4e-3, 7e-3, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.3)
+
+
+def constants(horizon: int) -> list[HandMade]:
+    """A 7 x 6 grid of constant learning rate and momentum."""
+    return [_sgd(lr=lr, momentum=momentum) for lr in LRS for momentum in MOMENTA]
+
+
+def decays(horizon: int) -> list[HandMade]:
+    """64 exponential decays of both: 4 learning rates x 4 ratios, 2 momenta x 2 ratios."""
+    grid = []
+    for lr in (0.2, 0.5, 1.0, 2.0):
+        for lr_ratio in (1 / 30, 1 / 10, 1 / 3, 1.0):
+            for momentum in (0.8, 0.93):
+                for momentum_ratio in (0.6, 1.0):
+                    rates = _exponential(lr, lr_ratio, horizon)
+                    momenta = _exponential(momentum, momentum_ratio, horizon)
+                    grid.append(scheduled_sgd(rates, momenta))
+    return grid
+
+
+def nesterovs(horizon: int) -> list[HandMade]:
+    """The constants' grid for Nesterov's momentum (which must not be 0)."""
+    momenta = (0.3, *MOMENTA[1:])
+    return [_sgd(lr=lr, momentum=m, nesterov=True) for lr in LRS for m in momenta]
+
+
+def rmsprops(horizon: int) -> list[HandMade]:
+    """14 learning rates x 3 decays of the second moment."""
+    return [
+        HandMade(torch.optim.RMSprop, {"lr": lr, "alpha": alpha})
+        for lr in ADAPTIVE_LRS
+        for alpha in (0.9, 0.97, 0.99)
+    ]
+
+
+def adams(horizon: int) -> list[HandMade]:
+    """14 learning rates x 3 decays of the first moment."""
+    return [
+        HandMade(torch.optim.Adam, {"lr": lr, "betas": (beta, 0.999)})
+        for lr in ADAPTIVE_LRS
+        for beta in (0.5, 0.8, 0.9)
+    ]
+
+
+BASELINES: dict[str, Callable[[int], list[HandMade]]] = {
+    "best constant": constants,
+    "best decay": decays,
+    "Nesterov": nesterovs,
+    "RMSprop": rmsprops,
+    "Adam": adams,
+}
+
+
+def scheduled_sgd(lrs: Sequence[float], momenta: Sequence[float]) -> HandMade:
+    """SGD with K learning rates and momenta given in advance."""
+    return HandMade(torch.optim.SGD, {}, {"lr": list(lrs), "momentum": list(momenta)})
+
+
+def _sgd(**settings: Any) -> HandMade:
+    return HandMade(torch.optim.SGD, settings)
+
+
+def _exponential(start: float, ratio: float, horizon: int) -> list[float]:
+    return [start * ratio ** (k / max(horizon - 1, 1)) for k in range(horizon)]
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

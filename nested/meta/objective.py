@@ -1,0 +1,36 @@
+"""The meta-loss: what level 4 is scored by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nested.levels.forward import Batch, LossFn
+from nested.unroll.eager import Trajectory
+
+OBJECTIVES = ("mean", "query")
+
+
+def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tensor:
+    """Return (T, K): the loss after each of the K updates, for T tasks.
+
+    ``losses[k]`` is taken before update k, so it scores updates 0 to k - 1: those from 1 on score
+    all updates but the last, and the last is scored on ``query`` (T, ...). A mean over
+    ``trajectory.losses`` alone would give it no credit, and at K = 1 a hypergradient of zero.
+    """
+    after_last = torch.vmap(loss_fn)(trajectory.params, query)
+    return torch.cat([trajectory.losses[:, 1:], after_last[:, None]], dim=1)
+
+
+def meta_loss(
+    loss_fn: LossFn, trajectory: Trajectory, query: Batch, objective: str = "mean"
+) -> Tensor:
+    """The scalar that level 4 learns to lower, of a trajectory of T tasks.
+
+    "mean" averages the loss after each of the K updates; "query" takes the one after the last.
+    Anything else raises ``ValueError``.
+    """
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is one of {OBJECTIVES}, but got {objective!r}")
+    losses = scored_losses(loss_fn, trajectory, query)
+    return losses.mean() if objective == "mean" else losses[:, -1].mean()

@@ -1,0 +1,179 @@
+"""The race: what was learned, on tasks it has never met, against optimizers tuned for the occasion."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.func import functional_call
+
+from nested.levels.forward import Batch, LossFn, Params
+from nested.levels.rule import UpdateRule
+from nested.meta.baselines import (
+    BASELINES,
+    Draw,
+    HandMade,
+    Outcome,
+    draw_tasks,
+    run_hand_made,
+    scheduled_sgd,
+    tune,
+)
+from nested.meta.objective import scored_losses
+from nested.tasks.family import TaskFamily
+from nested.unroll.batched import unroll_tasks
+
+
+class Estimate(NamedTuple):
+    """A mean over tasks and its standard error."""
+
+    mean: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entrant's runs on T tasks. Letters: T tasks, K inner steps."""
+
+    losses: Tensor  # (T, K + 1): before the first update, and after each; the last on the query
+    accuracy: Tensor | None  # (T,) share of query examples right, where the task is to classify
+    signals: dict[str, Tensor]  # {name: (T, K, ...)} of a rule
+    settings: str  # of a hand-made optimizer
+
+    def score(self, what: str) -> Tensor:
+        """(T,) "mean": the loss averaged over the K updates; "final": the one after the last."""
+        return self.losses[:, 1:].mean(dim=1) if what == "mean" else self.losses[:, -1]
+
+
+@dataclass(frozen=True)
+class RaceResult:
+    """Everybody's runs on the same tasks, weights and batches."""
+
+    horizon: int
+    entries: dict[str, Entry]
+    tuned: dict[str, HandMade]  # the baselines, with the settings found
+
+    def estimate(self, name: str, what: str = "mean") -> Estimate:
+        """Mean and standard error over tasks of "mean" loss, "final" loss or "accuracy"."""
+        entry = self.entries[name]
+        return _estimate(entry.accuracy if what == "accuracy" else entry.score(what))
+
+    def paired(self, name: str, other: str, what: str = "mean") -> Estimate:
+        """How much higher the loss of ``other`` is than that of ``name``, task by task."""
+        return _estimate(self.entries[other].score(what) - self.entries[name].score(what))
+
+    def gain(self, name: str, other: str, what: str = "mean") -> float:
+        """By which share the mean of ``name`` is under that of ``other`` (0.2 is 20 % better)."""
+        return 1 - self.estimate(name, what).mean / self.estimate(other, what).mean
+
+    def curve(self, name: str) -> tuple[Tensor, Tensor]:
+        """Mean and standard error over tasks of the loss, (K + 1,) each."""
+        losses = self.entries[name].losses
+        return losses.mean(dim=0), losses.std(dim=0) / math.sqrt(len(losses))
+
+    def summary(self, name: str) -> dict[str, Any]:
+        """The numbers of the race as plain data, with all differences paired against ``name``."""
+        rows = {}
+        for other, entry in self.entries.items():
+            rows[other] = {
+                "mean": self.estimate(other)._asdict(),
+                "final": self.estimate(other, "final")._asdict(),
+                "accuracy": entry.accuracy if entry.accuracy is None else entry.accuracy.mean().item(),
+                "settings": entry.settings,
+                "mean_above_rule": self.paired(name, other)._asdict(),
+                "final_above_rule": self.paired(name, other, "final")._asdict(),
+                "curve": self.curve(other)[0].tolist(),
+            }
+        return {"horizon": self.horizon, "tasks": len(self.entries[name].losses), "entries": rows}
+
+
+def race(
+    entrants: Mapping[str, UpdateRule | HandMade],
+    family: TaskFamily,
+    horizon: int,
+    *,
+    tasks: int = 128,
+    tuning_tasks: int = 32,
+    seed: int = 0,
+    baselines: Mapping[str, Callable[[int], list[HandMade]]] = BASELINES,
+    on_entry: Callable[[str], None] | None = None,
+) -> RaceResult:
+    """Race ``entrants`` and ``baselines`` for ``horizon`` inner steps on ``tasks`` held-out tasks.
+
+    Each baseline, a function from the horizon to its candidates, is tuned on ``tuning_tasks`` tasks
+    of ``family`` for this horizon; then all run on the same tasks of ``family.held_out()``. A rule
+    with signals ``lr`` and ``momentum`` is also raced against its own schedule, "<name>, replayed":
+    plain SGD with the rule's lr (geometric mean over tasks) and momentum, blind to the losses.
+    ``on_entry`` hears who is next. Raises ``ValueError`` for a horizon or number of tasks under 1.
+    """
+    for what, value in (("horizon", horizon), ("tasks", tasks), ("tuning_tasks", tuning_tasks)):
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{what} is a whole number from 1, but got {value!r}")
+    say = on_entry or (lambda name: None)
+    tuning_draw = draw_tasks(family, tuning_tasks, horizon, _generator(seed, "tuning"))
+    tuned = {}
+    for name, grid in baselines.items():
+        say(f"tuning {name} for {horizon} steps")
+        tuned[name] = tune(grid(horizon), tuning_draw)
+    draw = draw_tasks(family.held_out(), tasks, horizon, _generator(seed, "race"))
+    entries = {}
+    for name, entrant in {**entrants, **tuned}.items():
+        say(f"racing {name} for {horizon} steps")
+        if isinstance(entrant, HandMade):
+            entries[name] = _race_hand_made(entrant, draw)
+            continue
+        entries[name] = entry = _race_rule(entrant, draw)
+        if {"lr", "momentum"} <= entry.signals.keys() and entry.signals["lr"].dim() == 2:
+            entries[f"{name}, replayed"] = _race_hand_made(own_schedule(entry), draw)
+    return RaceResult(horizon, entries, tuned)
+
+
+def own_schedule(entry: Entry) -> HandMade:
+    """The rule's signals averaged over tasks, as a blind schedule for plain SGD."""
+    lrs = entry.signals["lr"].log().mean(dim=0).exp()
+    return scheduled_sgd(lrs.tolist(), entry.signals["momentum"].mean(dim=0).tolist())
+
+
+def _race_rule(rule: UpdateRule, draw: Draw) -> Entry:
+    run = unroll_tasks(draw.loss_fn, draw.params, draw.batches, rule, differentiable=False)
+    with torch.no_grad():
+        after = scored_losses(draw.loss_fn, run, draw.query)
+    losses = torch.cat([run.losses[:, :1], after], dim=1)
+    return Entry(losses.cpu(), _accuracy(draw, run.params), _on_cpu(run.signals), "")
+
+
+def _race_hand_made(entrant: HandMade, draw: Draw) -> Entry:
+    outcome: Outcome = run_hand_made([entrant], draw)
+    params = {name: p[0] for name, p in outcome.params.items()}
+    return Entry(outcome.losses[0].cpu(), _accuracy(draw, params), {}, entrant.describe())
+
+
+@torch.no_grad()
+def _accuracy(draw: Draw, params: Params) -> Tensor | None:
+    """(T,) share of the query batch classified right; None where the task is something else."""
+    loss_fn: LossFn = draw.loss_fn
+    query: Batch = draw.query
+    if not hasattr(loss_fn, "model") or query[1].is_floating_point():
+        return None
+    predict = torch.vmap(lambda p, inputs: functional_call(loss_fn.model, p, (inputs,)))
+    guesses = predict(params, query[0]).argmax(dim=-1)
+    return (guesses == query[1]).float().mean(dim=1).cpu()
+
+
+def _on_cpu(signals: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: signal.cpu() for name, signal in signals.items()}
+
+
+def _estimate(values: Tensor) -> Estimate:
+    values = values.double()
+    return Estimate(values.mean().item(), values.std().item() / math.sqrt(len(values)))
+
+
+def _generator(seed: int, purpose: str) -> Generator:
+    """Streams of their own: neither the tasks of meta-training nor each other's are drawn again."""
+    offset = {"tuning": 2**31, "race": 2**31 + 2**30}[purpose]
+    return Generator().manual_seed(offset + seed % 2**30)

@@ -1,0 +1,236 @@
+"""Learning level 4: batched tasks -> K-step unroll -> meta-loss -> clip -> Adam, again and again."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from nested.levels.forward import Params, State
+from nested.levels.rule import UpdateRule
+from nested.meta.config import MetaConfig
+from nested.meta.objective import meta_loss
+from nested.support.files import load_checkpoint, save_checkpoint
+from nested.tasks.family import Task, TaskFamily
+from nested.tasks.stack import stack_batch, stack_init
+from nested.unroll.batched import unroll_tasks
+from nested.unroll.dispatch import detached
+
+FORMAT = 1  # of the checkpoint
+SECONDS_BETWEEN_SAVES = 2.0  # at least; the numbers do not depend on it
+
+
+class MetaRecord(NamedTuple):
+    """One meta-step, as plain numbers."""
+
+    step: int  # meta-step, from 1
+    inner_step: int  # inner steps the runs had made before this window
+    meta_loss: float
+    grad_norm: float  # of the hypergradient, before clipping
+    skipped: bool  # the hypergradient was not finite, so level 4 did not move
+    signals: dict[str, float]  # mean over tasks and steps
+
+
+@dataclass
+class MetaHistory:
+    """What happened, one ``MetaRecord`` per meta-step."""
+
+    records: list[MetaRecord] = field(default_factory=list)
+
+    @property
+    def skipped(self) -> int:
+        """How many updates were skipped because the hypergradient was not finite."""
+        return sum(record.skipped for record in self.records)
+
+
+class MetaTrainingError(RuntimeError):
+    """Meta-training cannot go on: too many hypergradients in a row were not finite."""
+
+
+@dataclass
+class _Runs:
+    """T inner runs on their way: they go on from window to window until their horizon."""
+
+    tasks: Sequence[Task]
+    params: Params
+    state: State | None
+    made: int  # inner steps so far
+    horizon: int
+
+
+def meta_train(
+    rule: UpdateRule,
+    family: TaskFamily,
+    config: MetaConfig = MetaConfig(),
+    *,
+    checkpoint: Path | str | None = None,
+    resume: bool = False,
+    on_step: Callable[[MetaRecord], None] | None = None,
+) -> MetaHistory:
+    """Teach ``rule`` (in place) to lower the meta-loss on tasks of ``family``.
+
+    Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps,
+    moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
+    start. With ``checkpoint`` (a file) progress is saved between runs, at most every two seconds, and
+    when the run is interrupted; ``resume=True`` goes on from that file if it is there, and ends with
+    the same numbers as a run never stopped. ``on_step`` is called after each meta-step.
+
+    Raises ``ValueError`` for a checkpoint of another rule, family or config, or for a rule with
+    nothing to learn, and ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
+    """
+    training = _Training(rule, family, config)
+    if resume and checkpoint is not None and Path(checkpoint).exists():
+        training.restore(load_checkpoint(checkpoint))
+    runs, between_runs, saved_at = None, training.snapshot(), -math.inf
+    try:
+        while len(training.history.records) < config.meta_steps:
+            if runs is None or runs.made >= runs.horizon:
+                between_runs = training.snapshot()
+                if checkpoint is not None and time.monotonic() > saved_at + SECONDS_BETWEEN_SAVES:
+                    _save(checkpoint, between_runs)
+                    saved_at = time.monotonic()
+                runs = training.start_runs()
+            runs = training.step(runs)
+            if on_step is not None:
+                on_step(training.history.records[-1])
+    except (KeyboardInterrupt, MetaTrainingError):
+        if checkpoint is not None:
+            _save(checkpoint, between_runs)
+        raise
+    if checkpoint is not None:
+        _save(checkpoint, training.snapshot())
+    return training.history
+
+
+class _Training:
+    """Everything that moves during meta-training, except the inner runs."""
+
+    def __init__(self, rule: UpdateRule, family: TaskFamily, config: MetaConfig) -> None:
+        self.rule, self.family, self.config = rule, family, config
+        self.learned = [p for p in rule.parameters() if p.requires_grad]
+        if not self.learned:
+            raise ValueError("the rule has no parameters to learn, so meta-training has no work")
+        self.optimizer = torch.optim.AdamW(
+            self.learned, lr=config.lr, weight_decay=config.weight_decay
+        )
+        self.generator = Generator().manual_seed(config.seed)
+        self.history = MetaHistory()
+
+    def start_runs(self) -> _Runs:
+        tasks = [self.family.sample(self.generator) for _ in range(self.config.tasks)]
+        most = self.config.max_horizon // self.config.unroll_length
+        windows = torch.randint(1, most + 1, (), generator=self.generator).item()
+        params = stack_init(tasks, self.generator)
+        return _Runs(tasks, params, None, 0, windows * self.config.unroll_length)
+
+    def step(self, runs: _Runs) -> _Runs | None:
+        """Make one meta-step on ``runs``; return them moved on, or None when they broke down."""
+        config, loss_fn = self.config, runs.tasks[0].loss
+        batches = [stack_batch(runs.tasks, self.generator) for _ in range(config.unroll_length)]
+        query = stack_batch(runs.tasks, self.generator, "query")
+        trajectory = unroll_tasks(
+            loss_fn,
+            runs.params,
+            batches,
+            self.rule,
+            runs.state,
+            backend=config.backend,
+            first_order=config.first_order,
+        )
+        loss = meta_loss(loss_fn, trajectory, query, config.objective)
+        norm, moved = self._move_rule(loss)
+        record = MetaRecord(
+            step=len(self.history.records) + 1,
+            inner_step=runs.made,
+            meta_loss=loss.item(),
+            grad_norm=norm,
+            skipped=not moved,
+            signals={name: s.detach().mean().item() for name, s in trajectory.signals.items()},
+        )
+        self.history.records.append(record)
+        if not moved:
+            self._stop_if_stuck()
+            return None
+        params, state = detached((trajectory.params, trajectory.state))
+        return _Runs(runs.tasks, params, state, runs.made + config.unroll_length, runs.horizon)
+
+    def _move_rule(self, loss: Tensor) -> tuple[float, bool]:
+        """Clip the hypergradient and step Adam, unless it is not finite. Returns (norm, moved)."""
+        if not loss.requires_grad:
+            raise ValueError("the meta-loss does not depend on the rule: is a signal detached?")
+        grads = torch.autograd.grad(loss, self.learned, materialize_grads=True)
+        for parameter, grad in zip(self.learned, grads, strict=True):
+            parameter.grad = grad
+        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip).item()
+        moved = math.isfinite(norm)
+        if moved:
+            done = len(self.history.records) / self.config.meta_steps
+            cosine = 0.5 * (1 + math.cos(math.pi * done))
+            self.optimizer.param_groups[0]["lr"] = self.config.lr * (0.05 + 0.95 * cosine)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm, moved
+
+    def _stop_if_stuck(self) -> None:
+        last = self.history.records[-self.config.max_skips :]
+        if len(last) == self.config.max_skips and all(record.skipped for record in last):
+            raise MetaTrainingError(
+                f"{len(last)} hypergradients in a row were not finite, the last at meta-step"
+                f" {last[-1].step}: lower the learning rates or the unroll length; the rule is as it"
+                " was before them"
+            )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything needed to go on from here, between runs, as data."""
+        content = {
+            "format": FORMAT,
+            "made_for": self._made_for(),
+            "rule": self.rule.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+        }
+        return {**copy.deepcopy(content), "history": list(self.history.records)}
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from a snapshot; raises ``ValueError`` unless it was made for the same training."""
+        if content.get("format") != FORMAT:
+            raise ValueError(f"the checkpoint has format {content.get('format')}, not {FORMAT}")
+        for what, ours in self._made_for().items():
+            theirs = content["made_for"].get(what)
+            if theirs != ours:
+                raise ValueError(
+                    f"the checkpoint was made with another {what}: {_difference(theirs, ours)};"
+                    " use the same settings, or another folder"
+                )
+        self.rule.load_state_dict(content["rule"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.generator.set_state(content["generator"])
+        self.history.records = [MetaRecord(*record) for record in content["history"]]
+
+    def _made_for(self) -> dict[str, Any]:
+        shapes = {name: list(p.shape) for name, p in self.rule.state_dict().items()}
+        return {
+            "rule": {"class": type(self.rule).__name__, **shapes},
+            "family": {"class": type(self.family).__name__},
+            "config": asdict(self.config),
+        }
+
+
+def _save(path: Path | str, snapshot: dict[str, Any]) -> None:
+    history = [tuple(record) for record in snapshot["history"]]  # no class of ours in the file
+    save_checkpoint(path, {**snapshot, "history": history})
+
+
+def _difference(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> str:
+    theirs = theirs or {}
+    for key in [*ours, *theirs]:
+        if theirs.get(key) != ours.get(key):
+            return f"its {key} is {theirs.get(key)}, here it is {ours.get(key)}"
+    return "it is not the same"

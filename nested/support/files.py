@@ -1,0 +1,59 @@
+"""Files that survive being killed: written beside their place and moved into it; read as data only."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def prepare_folder(path: Path | str) -> Path:
+    """Make a folder and check that files can be written in it; raises ``ValueError`` if not."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / ".writable", lambda temporary: temporary.write_text(""))
+        (folder / ".writable").unlink()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ValueError(f"cannot write in the folder {str(folder)!r}: {reason}") from error
+    return folder
+
+
+def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then move it there in one go, so that a
+    reader, or the next run, finds the old file or the new one, never half of one."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # keeps the suffix: writers look
+    write(temporary)
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
+    """Save a dict of tensors, numbers, strings and containers of them."""
+    write_whole(path, lambda temporary: torch.save(content, temporary))
+
+
+def load_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Load what ``save_checkpoint`` saved, onto the CPU. Never runs code from the file.
+
+    Raises ``FileNotFoundError`` when there is none, and ``ValueError`` when it cannot be read.
+    """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no checkpoint at {str(path)!r}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"the checkpoint {str(path)!r} cannot be read: it is truncated, or not a checkpoint;"
+            " delete it to start again"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"the checkpoint {str(path)!r} does not hold a dict; delete it")
+    return content

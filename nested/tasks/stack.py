@@ -1,0 +1,21 @@
+"""Many tasks side by side: their weights and batches with a leading dimension T."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Generator
+
+from nested.levels.forward import Batch, Params
+from nested.tasks.family import Task
+from nested.unroll.batched import stack_tasks
+
+
+def stack_init(tasks: Sequence[Task], generator: Generator) -> Params:
+    """Draw the initial weights of T tasks, {name: (T, ...)}."""
+    return stack_tasks([task.init(generator) for task in tasks])
+
+
+def stack_batch(tasks: Sequence[Task], generator: Generator, split: str = "train") -> Batch:
+    """Draw one batch of each of T tasks, tensors (T, ...)."""
+    return stack_tasks([task.batch(generator, split) for task in tasks])
