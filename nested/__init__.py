@@ -1,4 +1,4 @@
-"""Nested learning, from the ladder up: every level of it, and the loop that learns through K steps."""
+"""Nested learning: the levels of the ladder, and the loop that learns through K of their steps."""
 
 from nested.levels import (  # isort: skip
     functional_loss,
@@ -10,6 +10,8 @@ from nested.levels import (  # isort: skip
     Clock,
 )
 from nested.unroll import Trajectory, unroll, unroll_tasks  # isort: skip
+from nested.tasks import Task, TaskFamily  # isort: skip
+from nested.meta import MetaConfig, MetaHistory, RaceResult, meta_train, race  # isort: skip
 
 __all__ = [
     "functional_loss",
@@ -22,4 +24,11 @@ __all__ = [
     "Trajectory",
     "unroll",
     "unroll_tasks",
+    "Task",
+    "TaskFamily",
+    "MetaConfig",
+    "MetaHistory",
+    "meta_train",
+    "RaceResult",
+    "race",
 ]

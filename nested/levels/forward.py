@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -30,9 +29,9 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     out of ``params`` and get a zero gradient when passed. ``loss_fn.model`` and
     ``loss_fn.criterion`` keep the two arguments.
 
-    ``loss_fn`` raises ``ValueError`` when the names in ``params`` are not the model's, when ``batch``
-    is not a pair, and when the model writes to its buffers (BatchNorm in train mode): a pure
-    function has nowhere to keep what was written.
+    ``loss_fn`` raises ``ValueError`` when the names in ``params`` are not the model's, when
+    ``batch`` is not a pair, and when the model writes to its buffers (BatchNorm in train mode): a
+    pure function has nowhere to keep what was written.
 
     >>> loss_fn = functional_loss(nn.Linear(2, 1, bias=False), nn.functional.mse_loss)
     >>> loss_fn({"weight": torch.ones(1, 2)}, (torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0]])))
@@ -73,8 +72,8 @@ def _forward(model: nn.Module, weights: Params, inputs: Tensor) -> Tensor:
 
 def _writes_buffers(who: str) -> str:
     return (
-        f"{who} writes to its buffers in the forward pass, and a pure loss has nowhere to keep them:"
-        " call model.eval(), or use a layer without running statistics (GroupNorm, LayerNorm)"
+        f"{who} writes to its buffers in the forward pass, and a pure loss has nowhere to keep"
+        " them: call model.eval(), or use a layer without running statistics (GroupNorm)"
     )
 
 

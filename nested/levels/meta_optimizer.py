@@ -34,9 +34,9 @@ class MetaOptimizer(UpdateRule):
     ``hidden`` tanh units see the features named in ``context`` (fields of ``nested.levels.rule.
     Context``, except ``progress``: this rule is not told how long it will run). Both outputs are
     bounded by construction: a sigmoid, in log space for the learning rate, spans the *inside* of
-    ``lr_range`` (> 0) and ``momentum_range`` (within [0, 1)), so that no input can leave it and both
-    heads have a gradient from the first step. The start is lr 0.1 and momentum 0.5 (or as near as
-    the ranges allow). ``generator`` draws the first weights; without one they are always the same.
+    ``lr_range`` (> 0) and ``momentum_range`` (within [0, 1)), so that no input can leave it and
+    both heads have a gradient from the first step. The start is lr 0.1 and momentum 0.5 (or as near
+    as the ranges allow). ``generator`` draws the first weights; without one they are always alike.
 
     Signals: ``lr`` and ``momentum``, scalars. A non-finite loss gives the low end of both ranges.
     State: ``momentum``, a buffer named as the params, and ``step``, a scalar that counts from 0.

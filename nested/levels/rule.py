@@ -31,7 +31,8 @@ class UpdateRule(nn.Module):
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         """Make one move. ``grads`` is named and shaped as ``params``; ``loss`` is a scalar, taken at
-        ``params``. Returns a ``Step`` whose params and state keep their names, shapes and dtypes."""
+        ``params``. Returns a ``Step`` whose params and state keep their names, shapes and dtypes.
+        """
         raise NotImplementedError
 
 
@@ -41,7 +42,9 @@ class Context(NamedTuple):
     log_loss: Tensor | None = None  # log |loss|
     log_step: Tensor | None = None  # log(1 + inner step), steps counted from 0
     log_grad_norm: Tensor | None = None  # log of the gradient's length over all parameters
-    grad_cosine: Tensor | None = None  # cosine of gradient and momentum buffer, in [-1, 1]; 0 at first
+    grad_cosine: Tensor | None = (
+        None  # cosine of gradient and momentum buffer, in [-1, 1]; 0 at first
+    )
     progress: Tensor | None = None  # inner step / total steps: only for rules told the total
 
 
@@ -81,7 +84,9 @@ def observe(
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.to(torch.promote_types(x.dtype, torch.float32))  # half precision is too coarse for logs
+    return x.to(
+        torch.promote_types(x.dtype, torch.float32)
+    )  # half precision is too coarse for logs
 
 
 def _finite_log(x: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ class MetaConfig:
     of 20 in the same time: hypergradients through longer windows have heavier tails.
     """
 
-    meta_steps: int = 500  # updates of level 4, one per window
+    meta_steps: int = 600  # updates of level 4, one per window
     unroll_length: int = 10  # K: inner steps in a window, each differentiated through
-    max_horizon: int = 60  # inner steps after which a run ends at the latest
+    max_horizon: int = 100  # inner steps after which a run ends at the latest
     tasks: int = 16  # T: inner runs side by side
     objective: str = "mean"  # or "query": see nested.meta.objective
     lr: float = 0.03  # of Adam on level 4; falls to a twentieth along a cosine

@@ -82,7 +82,9 @@ class RaceResult:
             rows[other] = {
                 "mean": self.estimate(other)._asdict(),
                 "final": self.estimate(other, "final")._asdict(),
-                "accuracy": entry.accuracy if entry.accuracy is None else entry.accuracy.mean().item(),
+                "accuracy": (
+                    entry.accuracy if entry.accuracy is None else entry.accuracy.mean().item()
+                ),
                 "settings": entry.settings,
                 "mean_above_rule": self.paired(name, other)._asdict(),
                 "final_above_rule": self.paired(name, other, "final")._asdict(),

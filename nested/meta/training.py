@@ -72,7 +72,7 @@ def meta_train(
     *,
     checkpoint: Path | str | None = None,
     resume: bool = False,
-    on_step: Callable[[MetaRecord], None] | None = None,
+    on_step: Callable[[MetaHistory], None] | None = None,
 ) -> MetaHistory:
     """Teach ``rule`` (in place) to lower the meta-loss on tasks of ``family``.
 
@@ -80,7 +80,8 @@ def meta_train(
     moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
     start. With ``checkpoint`` (a file) progress is saved between runs, at most every two seconds, and
     when the run is interrupted; ``resume=True`` goes on from that file if it is there, and ends with
-    the same numbers as a run never stopped. ``on_step`` is called after each meta-step.
+    the same numbers as a run never stopped. ``on_step`` is called with the
+    history after each meta-step.
 
     Raises ``ValueError`` for a checkpoint of another rule, family or config, or for a rule with
     nothing to learn, and ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
@@ -99,7 +100,7 @@ def meta_train(
                 runs = training.start_runs()
             runs = training.step(runs)
             if on_step is not None:
-                on_step(training.history.records[-1])
+                on_step(training.history)
     except (KeyboardInterrupt, MetaTrainingError):
         if checkpoint is not None:
             _save(checkpoint, between_runs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 from collections.abc import Callable
@@ -33,6 +35,20 @@ def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def save_json(path: Path | str, content: Any) -> None:
+    """Save plain data as JSON; numbers that are not finite, which JSON lacks, become null."""
+    text = json.dumps(_without_infinities(content), indent=1, allow_nan=False)
+    write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
+
+
+def _without_infinities(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _without_infinities(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_infinities(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:

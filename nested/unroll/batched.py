@@ -72,7 +72,9 @@ def pick_task(tree: Any, task: int) -> Any:
 
 
 def _count_tasks(params: Params, batches: Sequence[Batch]) -> int:
-    shapes = {tuple(leaf.shape[:1]) for leaf in tree_leaves((params, batches)) if torch.is_tensor(leaf)}
+    shapes = {
+        tuple(leaf.shape[:1]) for leaf in tree_leaves((params, batches)) if torch.is_tensor(leaf)
+    }
     if len(shapes) != 1 or shapes == {()}:
         found = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
         raise ValueError(

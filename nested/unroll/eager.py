@@ -71,7 +71,9 @@ def _loss_and_grads(
     loss_fn: LossFn, params: Params, batch: Batch, differentiable: bool, first_order: bool
 ) -> tuple[Tensor, Params]:
     with torch.enable_grad():
-        points = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
+        points = {
+            n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
+        }
         loss = loss_fn(points, batch)
         grads = torch.autograd.grad(
             loss.sum(),  # tasks are independent: the sum's gradient is each task's own

@@ -75,7 +75,9 @@ def _import_higher():
     try:
         import higher
     except ImportError as error:
-        raise ImportError("the higher backend needs `pip install higher`; or use 'eager'") from error
+        raise ImportError(
+            "the higher backend needs `pip install higher`; or use 'eager'"
+        ) from error
     return higher
 
 
