@@ -57,7 +57,7 @@ hypergradient.
 
 LEGEND = """
 Meta-training: {steps} updates of level 4. The line tells of the last window of {window} inner steps:
-  loss   mean loss of the inner nets after each step: what level 4 learns to lower (new nets: high)
+  loss   mean loss of the inner nets after each step: what level 4 learns to lower
   lr     the learning rate that level 4 picked, mean over tasks and steps
   mom    the momentum that it picked, likewise
   hyper  length of the hypergradient before clipping: how steeply level 4 could still improve here

@@ -11,7 +11,7 @@ from nested.levels.forward import Params, State
 
 
 class Step(NamedTuple):
-    """What a rule returns: the next weights and state, and the signals it chose, all in the graph."""
+    """What a rule returns: next weights, next state, and the signals it chose, all in the graph."""
 
     params: Params
     state: State
@@ -26,12 +26,12 @@ class UpdateRule(nn.Module):
     """
 
     def init(self, params: Params) -> State:
-        """Return the state before the first step: a nested dict of tensors on the params' device."""
+        """Return the state before the first step, nested dicts of tensors on the params' device."""
         raise NotImplementedError
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        """Make one move. ``grads`` is named and shaped as ``params``; ``loss`` is a scalar, taken at
-        ``params``. Returns a ``Step`` whose params and state keep their names, shapes and dtypes.
+        """Make one move. ``grads`` is named and shaped as ``params``; ``loss``, a scalar, was taken
+        at ``params``. Returns a ``Step`` whose params and state keep names, shapes and dtypes.
         """
         raise NotImplementedError
 

@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
 
 
 def draw_tasks(family: TaskFamily, tasks: int, horizon: int, generator: Generator) -> Draw:
-    """Draw T = ``tasks`` tasks of ``family``, with K = ``horizon`` batches and a query batch each."""
+    """Draw T = ``tasks`` tasks, with K = ``horizon`` batches and a query batch each."""
     drawn = [family.sample(generator) for _ in range(tasks)]
     params = stack_init(drawn, generator)
     batches = [stack_batch(drawn, generator) for _ in range(horizon)]

@@ -43,8 +43,8 @@ class MetaConfig:
                 raise ValueError(f"{name} is a finite positive number, but got {value!r}")
         if self.max_horizon < self.unroll_length:
             raise ValueError(
-                f"max_horizon ({self.max_horizon}) is at least unroll_length ({self.unroll_length}):"
-                " a run has room for one window"
+                f"max_horizon is at least unroll_length, so that a run has room for one window, but"
+                f" got {self.max_horizon} and {self.unroll_length}"
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {OBJECTIVES}, but got {self.objective!r}")

@@ -1,4 +1,4 @@
-"""The race: what was learned, on tasks it has never met, against optimizers tuned for the occasion."""
+"""The race: what was learned, on tasks it never met, against optimizers tuned for the occasion."""
 
 from __future__ import annotations
 
@@ -122,8 +122,10 @@ def race(
         say(f"tuning {name} for {horizon} steps")
         tuned[name] = tune(grid(horizon), tuning_draw)
     draw = draw_tasks(family.held_out(), tasks, horizon, _generator(seed, "race"))
+    rules = {name: e for name, e in entrants.items() if isinstance(e, UpdateRule)}
+    order = {**rules, **tuned, **entrants}  # rules, baselines, then the other hand-made ones
     entries = {}
-    for name, entrant in {**entrants, **tuned}.items():
+    for name, entrant in order.items():
         say(f"racing {name} for {horizon} steps")
         if isinstance(entrant, HandMade):
             entries[name] = _race_hand_made(entrant, draw)

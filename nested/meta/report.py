@@ -9,7 +9,14 @@ from matplotlib.axes import Axes
 
 from nested.meta.race import RaceResult
 from nested.meta.training import MetaHistory
-from nested.support.plots import draw_bars, draw_curves, draw_signal, new_figure, save_figure
+from nested.support.plots import (
+    draw_bars,
+    draw_curves,
+    draw_signal,
+    new_figure,
+    plain_log_scale,
+    save_figure,
+)
 
 SURE = 2.0  # standard errors from which a paired difference counts
 
@@ -25,10 +32,9 @@ def table(result: RaceResult, name: str) -> str:
         accuracy = "" if entry.accuracy is None else f"{entry.accuracy.mean().item():.1%}"
         paired = result.paired(name, other)
         difference = "" if other == name else f"{paired.mean:+.3f} +- {paired.error:.3f}"
-        lines.append(
-            f"{other:<26}{mean.mean:>8.3f} +- {mean.error:.3f}{final.mean:>9.3f} +- {final.error:.3f}"
-            f"{accuracy:>10}   {difference:<17} {entry.settings}".rstrip()
-        )
+        losses = f"{mean.mean:>8.3f} +- {mean.error:.3f}{final.mean:>9.3f} +- {final.error:.3f}"
+        line = f"{other:<26}{losses}{accuracy:>10}   {difference:<17} {entry.settings}"
+        lines.append(line.rstrip())
     return "\n".join(lines)
 
 
@@ -80,7 +86,7 @@ def draw_report(
     *,
     title: str,
 ) -> None:
-    """Draw one or two races (curves with bands, mean losses), the signals in the last, the meta-loss."""
+    """Draw one or two races (curves, mean losses), the signals in the last, and the meta-loss."""
     figure, (top, bottom) = new_figure(2, 3)
     for axes, result in zip(top, races):
         curves = {other: result.curve(other) for other in result.entries}

@@ -1,4 +1,4 @@
-"""Learning level 4: batched tasks -> K-step unroll -> meta-loss -> clip -> Adam, again and again."""
+"""Learning level 4: batched tasks -> K-step unroll -> meta-loss -> clip -> Adam, and again."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ def meta_train(
 
     Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps,
     moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
-    start. With ``checkpoint`` (a file) progress is saved between runs, at most every two seconds, and
-    when the run is interrupted; ``resume=True`` goes on from that file if it is there, and ends with
-    the same numbers as a run never stopped. ``on_step`` is called with the
+    start. With ``checkpoint`` (a file) progress is saved between runs, at most every two seconds,
+    and when interrupted; ``resume=True`` goes on from that file if it is there, and ends with the
+    same numbers as a run never stopped. ``on_step`` is called with the
     history after each meta-step.
 
     Raises ``ValueError`` for a checkpoint of another rule, family or config, or for a rule with
@@ -184,8 +184,8 @@ class _Training:
         if len(last) == self.config.max_skips and all(record.skipped for record in last):
             raise MetaTrainingError(
                 f"{len(last)} hypergradients in a row were not finite, the last at meta-step"
-                f" {last[-1].step}: lower the learning rates or the unroll length; the rule is as it"
-                " was before them"
+                f" {last[-1].step}: lower the learning rates or the unroll length; the rule is as"
+                " it was before them"
             )
 
     def snapshot(self) -> dict[str, Any]:

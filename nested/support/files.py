@@ -1,4 +1,4 @@
-"""Files that survive being killed: written beside their place and moved into it; read as data only."""
+"""Files that survive being killed: written aside, moved into place whole, read as data only."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from torch import Tensor
 
 from nested.support.files import write_whole
@@ -42,8 +43,9 @@ def draw_curves(
         axes.plot(steps, mean, "--" if name in dashed else "-", label=name, **style)
         low, high = mean - 2 * error, mean + 2 * error
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
-    axes.set(xlabel="inner step", ylabel="loss on held-out tasks", yscale="log")
-    axes.legend(fontsize=7)
+    axes.set(xlabel="inner step", ylabel="loss on held-out tasks")
+    plain_log_scale(axes)
+    axes.legend(fontsize=7, loc="upper right")
 
 
 def draw_bars(axes: Axes, values: Mapping[str, tuple[float, float]], *, highlight: str) -> None:
@@ -58,9 +60,19 @@ def draw_bars(axes: Axes, values: Mapping[str, tuple[float, float]], *, highligh
 
 
 def draw_signal(
-    axes: Axes, signal: Tensor, name: str, *, logarithmic: bool, tasks: int = 6
+    axes: Axes, signal: Tensor, name: str, *, logarithmic: bool, tasks: int = 4
 ) -> None:
     """Draw a rule's signal (T, K) along the run, for its first few tasks."""
     for values in signal[:tasks]:
         axes.plot(range(len(values)), values, linewidth=1.2)
-    axes.set(xlabel="inner step", ylabel=name, yscale="log" if logarithmic else "linear")
+    axes.set(xlabel="inner step", ylabel=name)
+    if logarithmic:
+        plain_log_scale(axes)
+
+
+def plain_log_scale(axes: Axes) -> None:
+    """Make the y axis logarithmic, with ticks at 1, 2, 5, written as plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())

@@ -54,7 +54,7 @@ class Digits(TaskFamily):
     ) -> None:
         if min(batch_size, query_size, hidden) < 1 or not 0 < contrast[0] <= contrast[1]:
             raise ValueError(
-                "sizes are whole numbers from 1 and contrast is (low, high) with 0 < low <= high, but"
+                "sizes are whole numbers from 1, contrast is (low, high) with 0 < low <= high, but"
                 f" got batch_size {batch_size}, query_size {query_size}, hidden {hidden}, contrast"
                 f" {contrast}"
             )

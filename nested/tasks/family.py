@@ -1,4 +1,4 @@
-"""What a family of inner problems is: something that draws tasks, and a sibling never trained on."""
+"""What a family of inner problems is: it draws tasks, and has a sibling never trained on."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Task(ABC):
 
 
 class TaskFamily(ABC):
-    """A distribution over tasks. Draws come from CPU generators, whatever the device of the data."""
+    """A distribution over tasks. Draws come from CPU generators, whatever the data's device."""
 
     @abstractmethod
     def sample(self, generator: Generator) -> Task:

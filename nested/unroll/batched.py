@@ -78,7 +78,7 @@ def _count_tasks(params: Params, batches: Sequence[Batch]) -> int:
     if len(shapes) != 1 or shapes == {()}:
         found = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
         raise ValueError(
-            "every tensor in params and batches needs the same leading task dimension, but the sizes"
-            f" found are: {found}"
+            "every tensor in params and batches needs the same leading task dimension, but the"
+            f" sizes found are: {found}"
         )
     return shapes.pop()[0]

@@ -31,13 +31,13 @@ def unroll(
     """Make K moves of ``rule`` on ``params``, one per batch, in a graph the level above can use.
 
     ``loss_fn(params, batch)`` is a scalar; ``params`` {name: (...)} are the initial weights;
-    ``batches`` is a list of K batches; ``state`` is the rule's, ``rule.init(params)`` by default, or
-    ``trajectory.state`` to go on. None of these is changed. The result differentiates with respect
-    to the rule's parameters, the initial weights and the initial state.
+    ``batches`` is a list of K batches; ``state`` is the rule's, ``rule.init(params)`` by default,
+    or ``trajectory.state`` to go on. None of these is changed. The result differentiates with
+    respect to the rule's parameters, the initial weights and the initial state.
 
     ``differentiable=False`` is a cheap roll-out: everything comes back detached. With
-    ``first_order=True`` inner gradients are constants to the outer one, as in FOMAML. ``backend`` is
-    "eager" or "higher" (a cross-check: see ``nested.unroll.via_higher``).
+    ``first_order=True`` inner gradients are constants to the outer one, as in FOMAML. ``backend``
+    is "eager" or "higher" (a cross-check: see ``nested.unroll.via_higher``).
 
     Raises ``TypeError`` or ``ValueError`` for parts that do not fit together, and for data that are
     not finite; a run that diverges on finite data is returned, infinities and all.

@@ -25,7 +25,7 @@ def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> 
     if not isinstance(batches, list):
         hint = "; wrap a single (inputs, targets) in a list" if isinstance(batches, tuple) else ""
         raise TypeError(
-            f"batches is a list with one batch per inner step, but got {type(batches).__name__}{hint}"
+            f"batches is a list, one batch per inner step, but got {type(batches).__name__}{hint}"
         )
     if not batches:
         raise ValueError("batches is empty: an unroll needs at least one batch, one per inner step")

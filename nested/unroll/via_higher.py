@@ -25,10 +25,10 @@ def unroll_via_higher(
 ) -> Trajectory:
     """As ``unroll_eager``, but ``higher`` runs the model, keeps its buffers and moves its weights.
 
-    Only lr and momentum come from ``rule``. That asks for a loss made by ``functional_loss``, a rule
-    whose signals are the scalars ``lr`` and ``momentum``, and a state that keeps the buffer under
-    ``"momentum"``: anything else raises ``TypeError``. The gradient is taken twice (once for the
-    rule to see, once by ``higher``), so this is for checking, not for speed.
+    Only lr and momentum come from ``rule``. That asks for a loss made by ``functional_loss``, a
+    rule whose signals are the scalars ``lr`` and ``momentum``, and a state that keeps the buffer
+    under ``"momentum"``: anything else raises ``TypeError``. The gradient is taken twice (once for
+    the rule to see, once by ``higher``), so this is for checking, not for speed.
     """
     higher = _import_higher()
     _check_parts(loss_fn, params, batches, state)
