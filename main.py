@@ -56,7 +56,7 @@ hypergradient.
 """
 
 LEGEND = """
-Meta-training: {steps} updates of level 4. The line tells of the last window of {window} inner steps:
+Meta-training: {steps} updates of level 4. The line is about the last window of {window} steps:
   loss   mean loss of the inner nets after each step: what level 4 learns to lower
   lr     the learning rate that level 4 picked, mean over tasks and steps
   mom    the momentum that it picked, likewise

@@ -116,5 +116,6 @@ def _draw_history(axes: Axes, history: MetaHistory) -> None:
     ):
         axes.plot([r.step for r in chosen], [r.meta_loss for r in chosen], ".", ms=3, label=label)
     axes.set(xlabel="meta-step", ylabel="meta-loss")
+    plain_log_scale(axes)
     axes.set_title("meta-training: the loss level 4 learns to lower", fontsize=9)
     axes.legend(fontsize=7)
