@@ -18,5 +18,5 @@ def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Pa
     dampening): the learning rate acts later, in level 3. The paper's, ``m <- a m - eta g``,
     ``W <- W + m`` (eq. 10-13), is the same only while the learning rate is constant.
     """
-    # v <- mu v + g
-    return {name: momentum * buffer[name] + grad for name, grad in grads.items()}
+    # v <- mu v + g     (.to: a wider mu must not widen the buffer)
+    return {name: (momentum * buffer[name] + g).to(g.dtype) for name, g in grads.items()}

@@ -17,5 +17,5 @@ def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Par
     buffer and inner step) is a float or a scalar tensor. A tensor keeps its gradient: that is how
     level 4 learns. With ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
     """
-    # w <- w - eta v
-    return {name: weight - lr * buffer[name] for name, weight in params.items()}
+    # w <- w - eta v     (.to: a wider eta must not widen the weights)
+    return {name: (w - lr * buffer[name]).to(w.dtype) for name, w in params.items()}

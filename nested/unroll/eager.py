@@ -43,16 +43,28 @@ def unroll_eager(
     per task, (T,), and then ``rule`` moves T tasks and time is dimension 1 of what is returned.
     """
     losses, signals = [], []  # K of each
-    with torch.set_grad_enabled(differentiable):
-        for batch in batches:
-            loss, grads = _loss_and_grads(loss_fn, params, batch, differentiable, first_order)
+    for batch in batches:
+        with torch.enable_grad():  # levels 1-3 need their gradient in a roll-out too
+            points = {
+                n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
+            }
+            loss = loss_fn(points, batch)
             check_loss(loss, dims=time_dim)
-            step = rule(params, grads, state, loss)
-            check_step(step, params)
-            params, state = step.params, step.state
-            losses.append(loss)
-            signals.append(step.signals)
-        return stack_trajectory(params, state, losses, signals, time_dim)
+            grads = torch.autograd.grad(
+                loss.sum(),  # tasks are independent: the sum's gradient is each task's own
+                tuple(points.values()),
+                create_graph=differentiable and not first_order,
+                retain_graph=differentiable,
+                materialize_grads=True,  # a weight that the loss does not use has a zero gradient
+            )
+        with torch.set_grad_enabled(differentiable):
+            loss = loss if differentiable else loss.detach()
+            step = rule(params, dict(zip(points, grads, strict=True)), state, loss)
+        check_step(step, params)
+        params, state = step.params, step.state
+        losses.append(loss)
+        signals.append(step.signals)
+    return stack_trajectory(params, state, losses, signals, time_dim)
 
 
 def stack_trajectory(
@@ -65,21 +77,3 @@ def stack_trajectory(
     """Join what K steps left, K losses and K dicts of signals, along ``time_dim``."""
     joined = {name: torch.stack([s[name] for s in signals], time_dim) for name in signals[0]}
     return Trajectory(params, state, torch.stack(losses, time_dim), joined)
-
-
-def _loss_and_grads(
-    loss_fn: LossFn, params: Params, batch: Batch, differentiable: bool, first_order: bool
-) -> tuple[Tensor, Params]:
-    with torch.enable_grad():
-        points = {
-            n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
-        }
-        loss = loss_fn(points, batch)
-        grads = torch.autograd.grad(
-            loss.sum(),  # tasks are independent: the sum's gradient is each task's own
-            tuple(points.values()),
-            create_graph=differentiable and not first_order,
-            retain_graph=differentiable,
-            materialize_grads=True,  # a weight the loss does not use has a zero gradient
-        )
-    return loss if differentiable else loss.detach(), dict(zip(points, grads, strict=True))

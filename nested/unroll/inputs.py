@@ -32,12 +32,14 @@ def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> 
 
 
 def check_loss(loss: Any, dims: int) -> None:
-    """Raise unless the loss is a tensor with ``dims`` dimensions: 0, or 1 when there are tasks."""
+    """Raise unless the loss is a tensor of the params, of ``dims`` dimensions: 1 if there are tasks."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"the loss must be a scalar tensor, but got {type(loss).__name__}")
     if loss.dim() != dims:
         shape = tuple(loss.shape[dims:])
         raise ValueError(f"the loss must be a scalar, but got shape {shape}; take its mean or sum")
+    if not loss.requires_grad:
+        raise ValueError("the loss does not depend on the params: no weight has a part in it")
 
 
 def check_step(step: Any, params: Params) -> None:

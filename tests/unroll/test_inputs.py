@@ -1,0 +1,157 @@
+"""What does not fit together is refused in one sentence."""
+
+import pytest
+import torch
+from torch import nn
+
+from nested import MetaOptimizer, Step, UpdateRule, functional_loss, unroll, unroll_tasks
+from tests.problems import ConstantRule, learned_rule, problem, repeat_tasks
+
+
+@pytest.fixture
+def parts():
+    loss_fn, params, batches, _ = problem(3)
+    return loss_fn, params, batches, learned_rule()
+
+
+@pytest.fixture(params=["unroll", "unroll_tasks"])
+def start(request):
+    """Either door, taking the parts of one task."""
+    if request.param == "unroll":
+        return unroll
+
+    def start_tasks(loss_fn, params, batches, rule, **how):
+        params = repeat_tasks(params) if isinstance(params, dict) else params
+        if isinstance(batches, list):
+            batches = [repeat_tasks(b) for b in batches]
+        return unroll_tasks(loss_fn, params, batches, rule, **how)
+
+    return start_tasks
+
+
+def test_an_empty_batch_list(start, parts):
+    loss_fn, params, _, rule = parts
+    with pytest.raises(ValueError, match="batches is empty"):
+        start(loss_fn, params, [], rule)
+
+
+def test_a_bare_pair_is_not_taken_for_two_batches(start, parts):
+    loss_fn, params, batches, rule = parts
+    with pytest.raises(TypeError, match=r"batches is a list.*got tuple; wrap a single"):
+        start(loss_fn, params, batches[0], rule)
+
+
+def test_params_that_are_no_dict(start, parts):
+    loss_fn, params, batches, rule = parts
+    with pytest.raises(TypeError, match="params is a dict of tensors"):
+        start(loss_fn, list(params.values()), batches, rule)
+
+
+def test_params_of_another_model(start, parts):
+    loss_fn, params, batches, rule = parts
+    params["extra"] = params.pop("0.weight")
+    with pytest.raises(ValueError, match=r"missing \['0.weight'\], unknown \['extra'\]"):
+        start(loss_fn, params, batches, rule)
+
+
+def test_a_rule_that_is_none(start, parts):
+    loss_fn, params, batches, _ = parts
+    with pytest.raises(TypeError, match="rule must be an UpdateRule, but got SGD"):
+        start(loss_fn, params, batches, torch.optim.SGD(params.values()))
+
+
+def test_a_loss_that_is_no_scalar(start, parts):
+    _, params, batches, rule = parts
+    with pytest.raises(ValueError, match=r"must be a scalar, but got shape \(5, 2\)"):
+        start(functional_loss(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double(),
+              nn.MSELoss(reduction="none")), params, batches, rule)  # fmt: skip
+
+
+def test_a_loss_that_is_no_tensor(parts):
+    _, params, batches, rule = parts
+    with pytest.raises(TypeError, match="must be a scalar tensor, but got float"):
+        unroll(lambda p, b: 1.0, params, batches, rule)
+
+
+def test_a_loss_that_no_weight_has_a_part_in(parts):
+    _, params, batches, rule = parts
+    with pytest.raises(ValueError, match="does not depend on the params"):
+        unroll(lambda p, b: torch.tensor(1.0), params, batches, rule)
+
+
+class Wrong(UpdateRule):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def init(self, params):
+        return {}
+
+    def forward(self, params, grads, state, loss):
+        if self.how == "shape":
+            params = {name: p[None] for name, p in params.items()}
+        if self.how == "names":
+            params = {name.upper(): p for name, p in params.items()}
+        return (params, state) if self.how == "tuple" else Step(params, state, {})
+
+
+@pytest.mark.parametrize(
+    ("how", "error", "message"),
+    [
+        (
+            "shape",
+            ValueError,
+            r"returned '0.weight' with shape \(1, 4, 3\), but it was given \(4, 3\)",
+        ),
+        ("names", ValueError, "returned params named"),
+        ("tuple", TypeError, "must return a Step, but got tuple"),
+    ],
+)
+def test_a_rule_that_returns_something_else(start, parts, how, error, message):
+    loss_fn, params, batches, _ = parts
+    with pytest.raises(error, match=message):
+        start(loss_fn, params, batches, Wrong(how))
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("backend", ["eager", "higher"])
+def test_data_that_are_not_finite(start, parts, bad, backend):
+    loss_fn, params, batches, rule = parts
+    batches[1][0][2, 1] = bad
+    with pytest.raises(ValueError, match=r"batches\[1\] has values that are not finite"):
+        start(loss_fn, params, batches, rule, backend=backend)
+
+
+def test_a_run_that_diverges_on_good_data_is_returned(start):
+    loss_fn, params, batches, _ = problem(40)
+    trajectory = start(loss_fn, params, batches, ConstantRule(1e30, 0.0), differentiable=False)
+    assert not torch.isfinite(trajectory.losses).all()
+
+
+def test_an_unknown_backend(start, parts):
+    with pytest.raises(ValueError, match="there is no backend 'fast'; choose one of"):
+        start(*parts, backend="fast")
+
+
+def test_tasks_that_do_not_agree_on_their_number(parts):
+    loss_fn, params, batches, rule = parts
+    with pytest.raises(ValueError, match="same leading task dimension.*2, 3"):
+        unroll_tasks(loss_fn, repeat_tasks(params), [repeat_tasks(batches[0], 3)], rule)
+    with pytest.raises(ValueError, match="same leading task dimension"):
+        unroll_tasks(loss_fn, {"w": torch.tensor(1.0)}, [torch.tensor(1.0)], rule)
+
+
+def test_higher_says_what_it_cannot_serve(parts):
+    loss_fn, params, batches, rule = parts
+    with pytest.raises(TypeError, match="needs a loss made by functional_loss"):
+        unroll(lambda p, b: loss_fn(p, b), params, batches, rule, backend="higher")
+    with pytest.raises(TypeError, match="keeps state"):
+        unroll(loss_fn, params, batches, Wrong("nothing"), backend="higher")
+
+    class ThreeSignals(MetaOptimizer):
+        def forward(self, *arguments):
+            step = super().forward(*arguments)
+            return step._replace(signals={**step.signals, "decay": step.signals["lr"]})
+
+    with pytest.raises(TypeError, match="signals are the scalars lr and momentum"):
+        unroll(loss_fn, params, batches, ThreeSignals().double(), backend="higher")
