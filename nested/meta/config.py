@@ -37,10 +37,13 @@ class MetaConfig:
                 raise ValueError(f"{name} is a whole number from 1, but got {value!r}")
         if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is a whole number from 0 to 2**31 - 1, but got {self.seed!r}")
-        for name, low in (("lr", 0), ("clip", 0), ("weight_decay", -math.ulp(0))):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not low < value < math.inf:
-                raise ValueError(f"{name} is a finite positive number, but got {value!r}")
+        for name in ("lr", "clip"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(
+                    f"{name} is a finite number above 0, but got {getattr(self, name)}"
+                )
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay is a finite number from 0, but got {self.weight_decay}")
         if self.max_horizon < self.unroll_length:
             raise ValueError(
                 f"max_horizon is at least unroll_length, so that a run has room for one window, but"

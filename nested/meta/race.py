@@ -110,11 +110,16 @@ def race(
     of ``family`` for this horizon; then all run on the same tasks of ``family.held_out()``. A rule
     with signals ``lr`` and ``momentum`` is also raced against its own schedule, "<name>, replayed":
     plain SGD with the rule's lr (geometric mean over tasks) and momentum, blind to the losses.
-    ``on_entry`` hears who is next. Raises ``ValueError`` for a horizon or number of tasks under 1.
+    ``on_entry`` hears who is next. Raises ``ValueError`` for a horizon or numbers of tasks that
+    are too small.
     """
-    for what, value in (("horizon", horizon), ("tasks", tasks), ("tuning_tasks", tuning_tasks)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{what} is a whole number from 1, but got {value!r}")
+    for what, value, low in (
+        ("horizon", horizon, 1),
+        ("tasks", tasks, 2),  # a standard error needs two
+        ("tuning_tasks", tuning_tasks, 1),
+    ):
+        if not isinstance(value, int) or value < low:
+            raise ValueError(f"{what} is a whole number from {low}, but got {value!r}")
     say = on_entry or (lambda name: None)
     tuning_draw = draw_tasks(family, tuning_tasks, horizon, _generator(seed, "tuning"))
     tuned = {}

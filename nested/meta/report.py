@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,8 @@ SURE = 2.0  # standard errors from which a paired difference counts
 
 def table(result: RaceResult, name: str) -> str:
     """The race as text: one line an entrant, best mean loss first; ``name`` is the rule's."""
-    order = sorted(result.entries, key=lambda other: result.estimate(other).mean)
+    means = {other: result.estimate(other).mean for other in result.entries}
+    order = sorted(means, key=lambda other: (math.isnan(means[other]), means[other]))
     head = f"{'':<26}{'mean loss':>16}{'final loss':>17}{'accuracy':>10}   paired with the rule"
     lines = [f"{result.horizon} inner steps, {_tasks(result, name)} held-out tasks", head]
     for other in order:

@@ -164,9 +164,9 @@ class _Training:
 
     def _move_rule(self, loss: Tensor) -> tuple[float, bool]:
         """Clip the hypergradient and step Adam, unless it is not finite. Returns (norm, moved)."""
-        if not loss.requires_grad:
+        grads = torch.autograd.grad(loss, self.learned, allow_unused=True)
+        if all(grad is None for grad in grads):
             raise ValueError("the meta-loss does not depend on the rule: is a signal detached?")
-        grads = torch.autograd.grad(loss, self.learned, materialize_grads=True)
         for parameter, grad in zip(self.learned, grads, strict=True):
             parameter.grad = grad
         norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip).item()

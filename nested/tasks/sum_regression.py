@@ -32,7 +32,7 @@ class SumRegression(TaskFamily):
         dim: int = 8,
         batch_size: int = 32,
         noise: float = 0.01,
-        scale: tuple[float, float] = (1 / 3, 3.0),
+        scale: tuple[float, float] = (0.2, 1.0),
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,

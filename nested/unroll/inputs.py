@@ -32,7 +32,7 @@ def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> 
 
 
 def check_loss(loss: Any, dims: int) -> None:
-    """Raise unless the loss is a tensor of the params, of ``dims`` dimensions: 1 if there are tasks."""
+    """Raise unless the loss is a tensor in the params' graph of ``dims`` dimensions (tasks: 1)."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"the loss must be a scalar tensor, but got {type(loss).__name__}")
     if loss.dim() != dims:

@@ -1,4 +1,4 @@
-"""Level 4's two numbers: bounded by construction, alive from the start, safe when all goes wrong."""
+"""Level 4's two numbers: bounded by construction, alive from the start, safe at the end."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every way to unroll gives the numbers of every other, of torch.optim, and of finite differences."""
+"""Every way to unroll gives the same numbers, those of torch.optim and of finite differences."""
 
 import pytest
 import torch

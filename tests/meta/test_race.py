@@ -1,0 +1,186 @@
+"""The race is fair: baselines are torch.optim's own runs, replays are blind, tasks are unseen."""
+
+import math
+
+import pytest
+import torch
+
+from nested import MetaOptimizer, race
+from nested.meta.baselines import (
+    BASELINES,
+    HandMade,
+    adams,
+    draw_tasks,
+    nesterovs,
+    rmsprops,
+    run_hand_made,
+    scheduled_sgd,
+    tune,
+)
+from nested.meta.race import Entry, RaceResult, own_schedule
+from nested.meta.report import compare, draw_report, table, verdict
+from nested.meta.training import MetaHistory, MetaRecord
+from nested.tasks import Digits, Quadratics
+from nested.unroll.batched import pick_task
+from tests.problems import generator
+
+FEW = {"tasks": 6, "tuning_tasks": 3}
+
+
+def run_alone(hand_made, draw, task):
+    """One task by an ordinary PyTorch loop."""
+    params = {n: p.clone().requires_grad_() for n, p in pick_task(draw.params, task).items()}
+    optimizer = hand_made.optimizer(list(params.values()), **hand_made.at(0))
+    losses = []
+    for step, batch in enumerate(draw.batches):
+        loss = draw.loss_fn(params, pick_task(batch, task))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0].update(hand_made.at(step))
+        optimizer.step()
+        losses.append(loss.item())
+    return [*losses, draw.loss_fn(params, pick_task(draw.query, task)).item()]
+
+
+@pytest.mark.parametrize(
+    "grid",
+    [
+        [
+            scheduled_sgd([0.3, 0.2, 0.1, 0.05], [0.9, 0.8, 0.7, 0.6]),
+            scheduled_sgd([0.1] * 4, [0] * 4),
+        ],
+        nesterovs(4)[10:12],
+        rmsprops(4)[20:22],
+        adams(4)[20:22],
+    ],
+)
+def test_candidates_and_tasks_run_together_as_they_would_alone(grid):
+    draw = draw_tasks(Digits(), 3, 4, generator())
+    together = run_hand_made(grid, draw).losses
+    assert together.shape == (2, 3, 5)
+    for c, hand_made in enumerate(grid):
+        for task in range(3):
+            alone = torch.tensor(run_alone(hand_made, draw, task))
+            torch.testing.assert_close(together[c, task], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_grids_have_the_sizes_they_claim_and_no_doubles():
+    sizes = {name: len({g.describe() for g in grid(20)}) for name, grid in BASELINES.items()}
+    assert sizes == dict(zip(BASELINES, (42, 64, 42, 42, 42)))
+
+
+def test_tuning_finds_the_best_and_never_a_diverged_one():
+    draw = draw_tasks(Quadratics(), 4, 10, generator())
+    grid = [HandMade(torch.optim.SGD, {"lr": lr}) for lr in (1e30, 1e-5, 0.3, 1e-4)]
+    assert tune(grid, draw).settings == {"lr": 0.3}
+
+
+def test_a_replay_averages_lr_geometrically_and_momentum_plainly():
+    lr, momentum = torch.tensor([[0.1, 1.0], [0.4, 1.0]]), torch.tensor([[0.2, 0.5], [0.4, 0.5]])
+    entry = Entry(torch.zeros(2, 3), None, {"lr": lr, "momentum": momentum}, "")
+    schedule = own_schedule(entry).schedule
+    assert schedule["lr"] == pytest.approx([math.sqrt(0.1 * 0.4), 1.0])
+    assert schedule["momentum"] == pytest.approx([0.3, 0.5])
+
+
+def test_a_rule_that_reacts_to_nothing_equals_its_replay():
+    rule = MetaOptimizer(context=("log_step",))
+    result = race({"rule": rule}, Digits(), 8, **FEW, baselines={})
+    losses = [result.entries[name].losses for name in ("rule", "rule, replayed")]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+
+
+def test_everyone_starts_from_the_same_weights_on_held_out_tasks():
+    class Watched(Quadratics):
+        sides = []
+
+        def sample(self, generator):
+            self.sides.append(self.is_held_out)
+            return super().sample(generator)
+
+        def held_out(self):
+            return Watched(is_held_out=True)
+
+    result = race({"rule": MetaOptimizer()}, Watched(), 5, **FEW)
+    assert sum(Watched.sides) == 6 and len(Watched.sides) == 9
+    starts = [entry.losses[:, 0] for entry in result.entries.values()]
+    assert all(torch.equal(start, starts[0]) for start in starts)
+    assert list(result.entries) == ["rule", "rule, replayed", *BASELINES]
+    assert set(result.tuned) == set(BASELINES)
+
+
+def test_the_same_seed_gives_the_same_race_and_another_other_tasks():
+    def losses(seed):
+        result = race({"rule": MetaOptimizer()}, Digits(), 3, **FEW, baselines={}, seed=seed)
+        return result.entries["rule"].losses
+
+    assert torch.equal(losses(0), losses(0)) and not torch.equal(losses(0), losses(1))
+
+
+def test_accuracy_counts_right_answers_and_is_absent_for_regression():
+    sgd = {"sgd": HandMade(torch.optim.SGD, {"lr": 0.3, "momentum": 0.8})}
+    entry = race(sgd, Digits(), 150, **FEW, baselines={}).entries["sgd"]
+    assert entry.accuracy.shape == (6,) and 0.6 < entry.accuracy.mean() <= 1
+    assert race(sgd, Quadratics(), 5, **FEW, baselines={}).entries["sgd"].accuracy is None
+
+
+@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"tasks": 1}, {"tuning_tasks": 0}])
+def test_wrong_sizes_are_refused(wrong):
+    with pytest.raises(ValueError, match="whole number from"):
+        race({"rule": MetaOptimizer()}, Quadratics(), **{"horizon": 5, **FEW, **wrong})
+
+
+def made_up(rule_mean, horizon=4, **others):
+    def entry(mean):
+        wobble = torch.tensor([[0.9], [1.0], [1.1]])
+        signals = {"lr": torch.full((3, horizon), 0.1), "momentum": torch.full((3, horizon), 0.5)}
+        return Entry(mean * wobble.expand(3, horizon + 1), None, signals, "")
+
+    entries = {"rule": entry(rule_mean), **{name: entry(mean) for name, mean in others.items()}}
+    return RaceResult(horizon, entries, {})
+
+
+OTHERS = {"rule, replayed": 1.5, "best constant": 2.0, "best decay": 1.25, "Adam": 0.8}
+
+
+def test_estimates_are_means_and_standard_errors_over_tasks():
+    result = made_up(1.0, Adam=0.8)
+    assert result.estimate("rule") == pytest.approx((1.0, 0.1 / math.sqrt(3)))
+    assert result.paired("rule", "Adam") == pytest.approx((-0.2, 0.02 / math.sqrt(3)))
+    assert result.gain("rule", "Adam") == pytest.approx(1 - 1 / 0.8)
+
+
+def test_the_verdict_says_what_the_numbers_say():
+    reacts = verdict(made_up(1.0, **OTHERS), made_up(1.0, 20, **OTHERS), "rule")
+    assert "beats the best constant by 50%" in reacts
+    assert "beats its own schedule replayed blindly by 33%" in reacts
+    assert "it reacts" in reacts and "loses to Adam by 25%" in reacts
+    schedule = {**OTHERS, "rule, replayed": 1.0, "best constant": 0.5}
+    plain = verdict(made_up(1.0, **schedule), made_up(1.0, 20, **schedule), "rule")
+    assert "loses to the best constant by 100%" in plain
+    assert "is level with its own schedule replayed blindly" in plain
+    assert "a schedule; seeing the loss does not help" in plain
+
+
+def test_comparisons_need_two_standard_errors():
+    noisy = made_up(1.0, Adam=1.0)
+    noisy.entries["Adam"].losses.copy_(torch.tensor([[0.5], [1.2], [1.6]]).expand(3, 5))
+    assert compare(noisy, "rule", "Adam") == "is level with Adam"
+
+
+def test_the_table_has_everyone_best_first_also_when_somebody_diverged():
+    result = made_up(1.0, **OTHERS, broken=float("nan"))
+    lines = table(result, "rule").splitlines()[2:]
+    assert [line[:20].split("  ")[0] for line in lines] == [
+        "Adam", "rule", "best decay", "rule, replayed", "best constant", "broken",
+    ]  # fmt: skip
+    assert result.summary("rule")["entries"]["Adam"]["mean"]["mean"] == pytest.approx(0.8)
+
+
+def test_the_picture_is_drawn_with_and_without_a_history(tmp_path):
+    record = MetaRecord(1, 0, 2.0, 0.1, False, {"lr": 0.1, "momentum": 0.5})
+    races = [made_up(1.0, **OTHERS), made_up(1.0, 20, **OTHERS)]
+    for name, shown, history in (("a", races[:1], []), ("b", races, [record])):
+        path = tmp_path / f"{name}.png"
+        draw_report(path, shown, MetaHistory(history), "rule", title="a test")
+        assert path.read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,177 @@
+"""Meta-training learns, repeats itself bit for bit, goes on where it stopped, gives up clearly."""
+
+import pytest
+import torch
+
+import nested.meta.training as training
+from nested import MetaConfig, MetaOptimizer, UpdateRule, meta_train
+from nested.meta.training import MetaTrainingError
+from nested.support.files import load_checkpoint
+from nested.tasks import Quadratics, SumRegression
+from tests.problems import ConstantRule, generator
+
+SMALL = MetaConfig(meta_steps=12, unroll_length=3, max_horizon=9, tasks=4)
+
+
+@pytest.fixture(autouse=True)
+def save_at_every_chance(monkeypatch):
+    monkeypatch.setattr(training, "SECONDS_BETWEEN_SAVES", -1.0)
+
+
+def numbers(rule):
+    return torch.cat([p.detach().flatten() for p in rule.parameters()])
+
+
+def train(config=SMALL, family=None, **how):
+    rule = MetaOptimizer(generator=generator(config.seed))
+    return rule, meta_train(rule, family or Quadratics(), config, **how)
+
+
+def test_it_lowers_the_meta_loss():
+    config = MetaConfig(meta_steps=60, unroll_length=5, max_horizon=5, tasks=8)
+    _, history = train(config, SumRegression())
+    losses = [record.meta_loss for record in history.records]
+    assert sum(losses[-15:]) < 0.6 * sum(losses[:15])
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_other_ones():
+    first, second, other = (train(MetaConfig(**{**vars(SMALL), "seed": s})) for s in (0, 0, 1))
+    assert torch.equal(numbers(first[0]), numbers(second[0]))
+    assert first[1] == second[1]
+    assert not torch.equal(numbers(first[0]), numbers(other[0]))
+
+
+def test_the_higher_backend_learns_the_same():
+    eager, _ = train()
+    via_higher, _ = train(MetaConfig(**{**vars(SMALL), "backend": "higher"}), SumRegression())
+    eager, _ = train(SMALL, SumRegression())
+    torch.testing.assert_close(numbers(via_higher), numbers(eager), rtol=1e-3, atol=1e-5)
+
+
+def test_runs_go_on_from_window_to_window_until_their_horizon():
+    _, history = train(MetaConfig(**{**vars(SMALL), "meta_steps": 30}))
+    starts = [record.inner_step for record in history.records]
+    assert set(starts) == {0, 3, 6} and starts[0] == 0
+    assert all(b in (0, a + 3) for a, b in zip(starts, starts[1:]))
+
+
+def test_hypergradients_are_clipped():
+    """Far under Adam's epsilon a clipped hypergradient cannot move the rule; the norm shown is
+    the one before."""
+    still = {"clip": 1e-15, "weight_decay": 0.0}
+    rule, history = train(MetaConfig(**{**vars(SMALL), **still}))
+    start = numbers(MetaOptimizer(generator=generator(0)))
+    assert all(record.grad_norm > 1e-6 for record in history.records)
+    torch.testing.assert_close(numbers(rule), start, rtol=0, atol=1e-6)
+    assert (numbers(train()[0]) - start).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("stop_after", [1, 4, 7, 11])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop_after):
+    whole, whole_history = train()
+
+    def stop(history):
+        if len(history.records) == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(checkpoint=tmp_path / "rule.pt", on_step=stop)
+    saved = load_checkpoint(tmp_path / "rule.pt")
+    assert len(saved["history"]) <= stop_after
+    resumed, history = train(checkpoint=tmp_path / "rule.pt", resume=True)
+    assert torch.equal(numbers(resumed), numbers(whole))
+    assert history == whole_history
+
+
+def test_a_finished_run_resumes_to_itself(tmp_path):
+    whole, whole_history = train(checkpoint=tmp_path / "rule.pt")
+    again, history = train(checkpoint=tmp_path / "rule.pt", resume=True)
+    assert torch.equal(numbers(again), numbers(whole)) and history == whole_history
+
+
+def test_without_a_checkpoint_resume_starts_from_the_beginning(tmp_path):
+    fresh, _ = train(checkpoint=tmp_path / "rule.pt", resume=True)
+    assert torch.equal(numbers(fresh), numbers(train()[0]))
+
+
+def test_a_checkpoint_of_something_else_is_refused_and_kept(tmp_path):
+    path = tmp_path / "rule.pt"
+    train(checkpoint=path)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="another config: its meta_steps is 12, here it is 13"):
+        train(MetaConfig(**{**vars(SMALL), "meta_steps": 13}), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another family: its class is Quadratics, here it is Sum"):
+        train(family=SumRegression(), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another rule"):
+        meta_train(MetaOptimizer(7), Quadratics(), SMALL, checkpoint=path, resume=True)
+    with pytest.raises(
+        ValueError, match="another rule: its class is MetaOptimizer, here it is Con"
+    ):
+        rule = ConstantRule(0.1, 0.5)
+        meta_train(rule, Quadratics(), SMALL, checkpoint=path, resume=True)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_checkpoint_of_training_is_refused(tmp_path):
+    torch.save({"weights": torch.ones(1)}, tmp_path / "rule.pt")
+    with pytest.raises(ValueError, match="has format None, not 1"):
+        train(checkpoint=tmp_path / "rule.pt", resume=True)
+
+
+class Exploding(Quadratics):
+    """Bowls so steep from some draw on that every run overflows."""
+
+    def __init__(self, bad, **settings):
+        super().__init__(**settings)
+        self.bad, self.drawn = bad, 0
+
+    def sample(self, generator):
+        self.drawn += 1
+        task = super().sample(generator)
+        steep = 1e30 if self.drawn in self.bad else 1.0
+        return type(task)(task.family, steep * task.curvature, task.centre)
+
+
+def test_a_hypergradient_that_is_not_finite_is_skipped_and_counted():
+    rule, history = train(family=Exploding(bad={1}))
+    assert history.skipped == 1 and history.records[0].skipped
+    assert history.records[1].inner_step == 0, "the broken runs are left for fresh ones"
+    assert torch.isfinite(numbers(rule)).all()
+
+
+def test_too_many_in_a_row_stop_with_the_last_good_state_saved(tmp_path):
+    path = tmp_path / "rule.pt"
+    family = Exploding(bad=set(range(17, 1000)))
+    with pytest.raises(MetaTrainingError, match="4 hypergradients in a row were not finite"):
+        train(MetaConfig(**{**vars(SMALL), "max_skips": 4}), family, checkpoint=path)
+    saved = load_checkpoint(path)
+    assert all(torch.isfinite(p).all() for p in saved["rule"].values())
+    assert len(saved["history"]) > 4
+
+
+def test_a_rule_with_nothing_to_learn_is_refused():
+    class Fixed(UpdateRule):
+        pass
+
+    with pytest.raises(ValueError, match="no parameters to learn"):
+        meta_train(Fixed(), Quadratics(), SMALL)
+
+
+def test_a_rule_whose_signals_are_detached_is_refused():
+    class Detached(MetaOptimizer):
+        def signals(self, context):
+            return tuple(signal.detach() for signal in super().signals(context))
+
+    with pytest.raises(ValueError, match="does not depend on the rule: is a signal detached"):
+        meta_train(Detached(), Quadratics(), SMALL)
+
+
+def test_data_that_are_not_finite_stop_it_at_once():
+    class Spoiled(Quadratics):
+        def sample(self, generator):
+            task = super().sample(generator)
+            task.centre[0] = float("nan")
+            return task
+
+    with pytest.raises(ValueError, match="values that are not finite"):
+        train(family=Spoiled())

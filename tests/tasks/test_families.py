@@ -1,0 +1,72 @@
+"""What every family promises: seeded draws, one shared loss, unseen queries, a disjoint sibling."""
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from nested import MetaOptimizer, unroll_tasks
+from nested.tasks import FAMILIES
+from nested.tasks.stack import stack_batch, stack_init
+from tests.problems import generator
+
+
+@pytest.fixture(params=sorted(FAMILIES))
+def family(request):
+    return FAMILIES[request.param]()
+
+
+def draw(family, seed):
+    g = generator(seed)
+    task = family.sample(g)
+    return [task.init(g), task.batch(g), task.batch(g, "query")]
+
+
+def test_the_same_seed_draws_the_same_task_and_another_seed_another(family):
+    first, again, other = (tree_leaves(draw(family, seed)) for seed in (0, 0, 1))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_the_same_seed_draws_other_tasks_on_the_held_out_side(family):
+    ours, theirs = draw(family, 3)[1], draw(family.held_out(), 3)[1]
+    assert not any(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+    assert not any(
+        torch.equal(a, b)
+        for a, b in zip(draw(family.held_out().held_out(), 3)[1], ours, strict=True)
+    ), "the sibling of the held-out side stays held out"
+
+
+def test_global_randomness_is_neither_used_nor_moved_by_draws(family):
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draw(family, 0)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_loss_is_a_shared_scalar(family):
+    g = generator()
+    first, second = family.sample(g), family.sample(g)
+    loss = first.loss(first.init(g), first.batch(g))
+    assert loss.shape == () and torch.isfinite(loss) and first.loss == second.loss
+
+
+def test_tasks_stack_and_learn_together(family):
+    g = generator()
+    tasks = [family.sample(g) for _ in range(3)]
+    batches = [stack_batch(tasks, g) for _ in range(30)]
+    run = unroll_tasks(tasks[0].loss, stack_init(tasks, g), batches, MetaOptimizer())
+    assert run.losses.shape == (3, 30)
+    assert run.losses[:, -5:].mean() < run.losses[:, :5].mean()
+
+
+def test_an_unknown_split_is_refused(family):
+    with pytest.raises(ValueError, match="split is one of .* but got 'test'"):
+        family.sample(generator()).batch(generator(), "test")
+
+
+def test_dtype_is_kept(family):
+    wide = type(family)(dtype=torch.float64)
+    params, batch, _ = draw(wide, 0)
+    floats = [leaf for leaf in tree_leaves([params, batch]) if leaf.is_floating_point()]
+    assert floats and all(leaf.dtype == torch.float64 for leaf in floats)
+    assert wide.held_out().dtype == torch.float64
