@@ -33,6 +33,7 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     ``batch`` is not a pair, and when the model writes to its buffers (BatchNorm in train mode): a
     pure function has nowhere to keep what was written.
 
+    >>> import torch
     >>> loss_fn = functional_loss(nn.Linear(2, 1, bias=False), nn.functional.mse_loss)
     >>> loss_fn({"weight": torch.ones(1, 2)}, (torch.tensor([[1.0, 2.0]]), torch.tensor([[5.0]])))
     tensor(4.)

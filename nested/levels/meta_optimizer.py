@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import Params, State
 from nested.levels.momentum import momentum_step
-from nested.levels.rule import Context, Step, UpdateRule, observe
+from nested.levels.rule import Step, UpdateRule, observe
 from nested.levels.slow_weights import slow_weights_step
 
 # (centre, width) of each feature over a typical run, to bring all of them to order one
@@ -22,7 +22,6 @@ SCALES = {
     "log_step": (2.5, 1.5),
     "log_grad_norm": (0.0, 1.5),
     "grad_cosine": (0.0, 0.5),
-    "progress": (0.5, 0.3),
 }
 START_LR, START_MOMENTUM = 0.1, 0.5
 MARGIN = 1e-3  # the share of a range kept free at either end, so that rounding cannot leave it
@@ -69,9 +68,9 @@ class MetaOptimizer(UpdateRule):
         first.bias.uniform_(-1, 1, generator=generator)
         last.weight.uniform_(-0.1, 0.1, generator=generator)  # small: starts nearly constant
         (lr_low, lr_high), (low, high) = self.lr_range, self.momentum_range
-        shares = torch.tensor([math.log(START_LR / lr_low) / math.log(lr_high / lr_low),
-                               (START_MOMENTUM - low) / (high - low)])  # fmt: skip
-        last.bias.copy_(torch.logit(shares.clamp(0.1, 0.9)))
+        lr_share = math.log(START_LR / lr_low) / math.log(lr_high / lr_low)
+        momentum_share = (START_MOMENTUM - low) / (high - low)
+        last.bias.copy_(torch.logit(torch.tensor([lr_share, momentum_share]).clamp(0.1, 0.9)))
 
     def init(self, params: Params) -> State:
         some = next(iter(params.values()))
@@ -115,6 +114,5 @@ def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple[s
         raise ValueError(f"lr_range is (low, high) with 0 < low < high, but got {lr_range}")
     if not 0 <= momentum_range[0] < momentum_range[1] < 1:
         raise ValueError(f"momentum_range lies within [0, 1), low < high, but got {momentum_range}")
-    allowed = [name for name in Context._fields if name != "progress"]
-    if isinstance(context, str) or not context or not set(context) <= set(allowed):
-        raise ValueError(f"context is a tuple of features out of {allowed}, but got {context!r}")
+    if isinstance(context, str) or not context or not set(context) <= SCALES.keys():
+        raise ValueError(f"context is a tuple out of {list(SCALES)}, but got {context!r}")

@@ -1,0 +1,49 @@
+"""Every lesson runs, and prints numbers in the range that its prose claims."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def run_lesson(name, folder):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    lesson = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(lesson)
+    numbers = lesson.main(folder)
+    picture = folder / f"lesson_{name[:2]}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    return numbers
+
+
+def test_lesson_01_a_learning_rate_has_a_gradient(tmp_path):
+    numbers = run_lesson("01_one_step", tmp_path)
+    assert numbers["autograd"] == pytest.approx(numbers["by_hand"], rel=1e-10)
+    assert numbers["autograd"] == pytest.approx(numbers["wiggling"], rel=1e-5)
+    assert numbers["autograd"] < 0 and numbers["last_lr"] > 0.5
+    assert numbers["last_loss"] < numbers["first_loss"] - 0.03
+
+
+def test_lesson_02_further_ahead_the_best_learning_rate_is_larger(tmp_path):
+    numbers = run_lesson("02_k_steps", tmp_path)
+    rates = [numbers[f"lr_{steps}"] for steps in (1, 3, 10, 30)]
+    assert rates == sorted(rates) and rates[-1] > 1.2 * rates[0]
+    assert numbers["random_start"] < 0.35 and numbers["learned_start"] > 0.7
+
+
+def test_lesson_03_feedback_pays_where_runs_differ(tmp_path):
+    numbers = run_lesson("03_learning_to_learn", tmp_path)
+    assert -0.02 < numbers["gain, all images alike"] < 0.08
+    assert numbers["gain, contrast from 1/3 to 3"] > 0.12
+    assert numbers["errors, contrast from 1/3 to 3"] > 3
+    assert numbers["over clock, contrast from 1/3 to 3"] > 0.08
+
+
+def test_every_lesson_is_short_and_has_a_test():
+    lessons = sorted(path.stem for path in EXAMPLES.glob("[0-9]*.py"))
+    tests = Path(__file__).read_text()
+    assert lessons and all(f'run_lesson("{name}"' in tests for name in lessons)
+    for name in lessons:
+        assert len((EXAMPLES / f"{name}.py").read_text().splitlines()) <= 140
