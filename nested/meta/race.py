@@ -79,6 +79,7 @@ class RaceResult:
         """The numbers of the race as plain data, with all differences paired against ``name``."""
         rows = {}
         for other, entry in self.entries.items():
+            curve, errors = self.curve(other)
             rows[other] = {
                 "mean": self.estimate(other)._asdict(),
                 "final": self.estimate(other, "final")._asdict(),
@@ -88,7 +89,8 @@ class RaceResult:
                 "settings": entry.settings,
                 "mean_above_rule": self.paired(name, other)._asdict(),
                 "final_above_rule": self.paired(name, other, "final")._asdict(),
-                "curve": self.curve(other)[0].tolist(),
+                "curve": curve.tolist(),
+                "curve_error": errors.tolist(),
             }
         return {"horizon": self.horizon, "tasks": len(self.entries[name].losses), "entries": rows}
 
