@@ -9,6 +9,11 @@ Results go to runs/: race.png (the picture), race.json (the numbers), rule.pt (w
 
 from __future__ import annotations
 
+import os
+
+# Waiting OpenMP threads spin; beside another busy process that made the demo ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+
 import argparse
 import itertools
 import sys
