@@ -72,11 +72,11 @@ def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
         lines.append("  what it learned is a schedule; seeing the loss does not help it.")
     lines.append(f"  It {compare(short, name, 'Adam')}, which scales every coordinate on its own.")
     lines.append(
-        f"At {long.horizon} steps, beyond the {short.horizon} of the short race, it"
+        f"At {long.horizon} steps, far beyond the window it learned through, it"
         f" {compare(long, name, 'best constant')}"
-        f" (final loss: it {compare(long, name, 'best constant', 'final')}) and"
-        f" {compare(long, name, 'Adam')}."
     )
+    final = compare(long, name, "best constant", "final")
+    lines.append(f"  (by its final loss it {final}) and {compare(long, name, 'Adam')}.")
     return "\n".join(lines)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from nested.support.files import load_checkpoint
 
 ROOT = Path(__file__).parents[2]
-FLAGS = ["--quick", "--meta-steps", "80", "--horizon", "4"]
+FLAGS = ["--quick", "--meta-steps", "250", "--horizon", "2"]
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen:
@@ -57,7 +57,7 @@ def main(kills: int) -> None:
                 sys.exit(f"killed after {moment:.2f} s, the numbers are not those of a whole run")
             moment_and_saved = f"killed after {moment:5.2f} s, with {learned[-1]} meta-steps saved"
             print(f"{kill + 1:>3}: {moment_and_saved}: resumed to the same numbers", flush=True)
-    inside = sum(steps is not None and 0 < steps < 80 for steps in learned)
+    inside = sum(steps is not None and 0 < steps < 250 for steps in learned)
     print(f"{kills} kills, {inside} of them between the first and the last meta-step: nothing lost")
 
 
