@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 
-# Waiting OpenMP threads spin; beside another busy process that made the demo ten times slower.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when torch is imported
+# By default OpenMP threads spin while they wait: beside one busy process that made the demo ten
+# times slower. Spinning briefly costs nothing on an idle machine. Read when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse
 import itertools
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -104,7 +106,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         help=f"inner nets trained side by side (default: {defaults.tasks})",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of everything that is random (default: 0)"
+        "--seed",
+        type=int,
+        default=0,
+        help="of all that is random, except the race's tasks (default: 0)",
     )
     parser.add_argument(
         "--device",
@@ -159,8 +164,9 @@ def run(args: argparse.Namespace) -> None:
         return result
 
     show_ladder(rule, family, config)
-    print("First a race of level 4 untrained, on tasks that meta-training never uses:\n")
-    print(table(race_now(MetaHistory(), "is untrained"), RULE), flush=True)
+    if not (args.resume and (folder / "rule.pt").exists()):
+        print("First a race of level 4 untrained, on tasks that meta-training never uses:\n")
+        print(table(race_now(MetaHistory(), "is untrained"), RULE), flush=True)
     history = learn(args, rule, family, config, folder / "rule.pt", race_now)
     learned = time.monotonic()
     races = race_both(rule, family, args)
@@ -168,6 +174,7 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join(["", table(races[0], RULE), "", table(races[1], RULE), "", words, ""]))
     seconds = {"until_learned": learned - started, "in_all": time.monotonic() - started}
     report = {
+        "family": args.family,
         "config": asdict(config),
         "races": [result.summary(RULE) for result in races],
         "skipped_updates": history.skipped,
@@ -247,13 +254,18 @@ def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
     try:
         run(args)
-    except (ValueError, TypeError, MetaTrainingError) as error:
+    except (ValueError, TypeError, OSError, MetaTrainingError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        again = " ".join(["python main.py", *(arguments or sys.argv[1:])])
-        again += "" if args.resume else " --resume"
-        print(f"\nStopped. What was learned is saved in {args.out}/; go on with: {again}")
+        flags = [*(sys.argv[1:] if arguments is None else arguments)]
+        again = shlex.join(["python", "main.py", *flags, *([] if args.resume else ["--resume"])])
+        saved = "What was learned" if (args.out / "rule.pt").exists() else "Nothing was learned yet"
+        print(
+            f"\nStopped. {saved} is saved in {args.out}/; go on with: {again}"
+            if saved.startswith("What")
+            else f"\nStopped. {saved}; start again with: {again}"
+        )
         return 130
     return 0
 

@@ -44,8 +44,8 @@ def best_lr(steps: int) -> tuple[float, torch.Tensor, list[float]]:
     start = stack_init(tasks, generator)
     batches = [stack_batch(tasks, generator)] * (steps + 1)
 
-    def final_loss(rule):
-        run = unroll_tasks(tasks[0].loss, start, batches[:-1], rule)
+    def final_loss(rule, **how):
+        run = unroll_tasks(tasks[0].loss, start, batches[:-1], rule, **how)
         return torch.vmap(tasks[0].loss)(run.params, batches[-1]).mean()
 
     rule = ConstantRule(0.1)
@@ -55,8 +55,7 @@ def best_lr(steps: int) -> tuple[float, torch.Tensor, list[float]]:
         final_loss(rule).backward()
         adam.step()
     rates = torch.logspace(-1.5, 0, 25)
-    with torch.no_grad():
-        losses = [final_loss(ConstantRule(lr)).item() for lr in rates.tolist()]
+    losses = [final_loss(ConstantRule(lr), differentiable=False).item() for lr in rates.tolist()]
     return rule.log_lr.exp().item(), rates, losses
 
 

@@ -147,7 +147,7 @@ def start(folder, *flags):
 
 
 def test_killed_at_any_moment_it_resumes_to_the_numbers_of_a_run_never_killed(tmp_path):
-    """Four moments here; ``tests/benchmarks/kill.py`` does thirty."""
+    """Three moments here; ``tests/benchmarks/kill.py`` does thirty."""
     undisturbed = start(tmp_path / "whole")
     began = time.monotonic()
     assert undisturbed.wait() == 0

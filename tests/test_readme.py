@@ -24,7 +24,7 @@ def test_its_code_runs_and_gives_level_4_a_gradient():
 
 def commands():
     lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`((?:python|pytest|pip)[^`]*)`", README)
+    lines += re.findall(r"`((?:python|pytest|pip)[^`\n]*)`", README)
     return sorted({line for line in lines if line and "venv" not in line})
 
 

@@ -42,6 +42,8 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
 
     def loss_fn(params: Params, batch: Batch) -> Tensor:
+        if not isinstance(params, dict):
+            raise TypeError(f"params is a dict of tensors, but got {type(params).__name__}")
         if params.keys() != names:
             _check_names(params, names, frozen)
         if not (isinstance(batch, (tuple, list)) and len(batch) == 2):

@@ -89,7 +89,7 @@ class MetaOptimizer(UpdateRule):
         share = MARGIN + (1 - 2 * MARGIN) * torch.sigmoid(logits.to(context.dtype))
         (lr_low, lr_high), (low, high) = self.lr_range, self.momentum_range
         # lr = low (high / low)^share,  momentum = low + (high - low) share
-        lr = lr_low * torch.exp(math.log(lr_high / lr_low) * share[..., 0])
+        lr = torch.exp(math.log(lr_low) + math.log(lr_high / lr_low) * share[..., 0])
         return lr, low + (high - low) * share[..., 1]
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
@@ -108,11 +108,12 @@ class MetaOptimizer(UpdateRule):
 
 
 def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple[str, ...]) -> None:
-    if not isinstance(hidden, int) or hidden < 1:
+    (lr_low, lr_high), (low, high) = lr_range, momentum_range
+    if type(hidden) is not int or hidden < 1:
         raise ValueError(f"hidden is a whole number of units from 1, but got {hidden!r}")
-    if not 0 < lr_range[0] < lr_range[1] < math.inf:
-        raise ValueError(f"lr_range is (low, high) with 0 < low < high, but got {lr_range}")
-    if not 0 <= momentum_range[0] < momentum_range[1] < 1:
-        raise ValueError(f"momentum_range lies within [0, 1), low < high, but got {momentum_range}")
+    if not 1e-9 <= lr_low <= lr_high / 1.1 <= 1e9:  # what float32 can keep inside with MARGIN
+        raise ValueError(f"lr_range is (low, high), 1e-9 <= low < high / 1.1, but got {lr_range}")
+    if not 0 <= low <= high - 0.01 < 0.99:
+        raise ValueError(f"momentum_range is in [0, 1), 0.01 wide, but got {momentum_range}")
     if isinstance(context, str) or not context or not set(context) <= SCALES.keys():
         raise ValueError(f"context is a tuple out of {list(SCALES)}, but got {context!r}")

@@ -104,7 +104,8 @@ def tune(grid: Sequence[HandMade], draw: Draw) -> HandMade:
 
 LRS = (0.03, 0.07, 0.15, 0.3, 0.6, 1.2, 2.5)
 MOMENTA = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
-ADAPTIVE_LRS = (1e-3, 2e-3, 4e-3, 7e-3, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.3)
+ADAPTIVE_LRS = (1e-3, 4e-3, 7e-3, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.2, 0.5, 1.5)
+DECAYING_MOMENTA = ((0.3, 1.0), (0.8, 1.0), (0.93, 1.0), (0.93, 0.6))  # first, and last / first
 
 
 def constants(horizon: int) -> list[HandMade]:
@@ -113,15 +114,14 @@ def constants(horizon: int) -> list[HandMade]:
 
 
 def decays(horizon: int) -> list[HandMade]:
-    """64 exponential decays of both: 4 learning rates x 4 ratios, 2 momenta x 2 ratios."""
+    """64 exponential decays of both: 4 learning rates x 4 ratios x 4 momenta with their ratios."""
     grid = []
     for lr in (0.2, 0.5, 1.0, 2.0):
         for lr_ratio in (1 / 30, 1 / 10, 1 / 3, 1.0):
-            for momentum in (0.8, 0.93):
-                for momentum_ratio in (0.6, 1.0):
-                    rates = _exponential(lr, lr_ratio, horizon)
-                    momenta = _exponential(momentum, momentum_ratio, horizon)
-                    grid.append(scheduled_sgd(rates, momenta))
+            for momentum, momentum_ratio in DECAYING_MOMENTA:
+                rates = _exponential(lr, lr_ratio, horizon)
+                momenta = _exponential(momentum, momentum_ratio, horizon)
+                grid.append(scheduled_sgd(rates, momenta))
     return grid
 
 

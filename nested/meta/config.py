@@ -35,8 +35,11 @@ class MetaConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is a whole number from 1, but got {value!r}")
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**31:
+        if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is a whole number from 0 to 2**31 - 1, but got {self.seed!r}")
+        for name in ("lr", "clip", "weight_decay"):
+            if not isinstance(getattr(self, name), (int, float)):
+                raise ValueError(f"{name} is a number, but got {getattr(self, name)!r}")
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(

@@ -45,8 +45,15 @@ class Entry:
     settings: str  # of a hand-made optimizer
 
     def score(self, what: str) -> Tensor:
-        """(T,) "mean": the loss averaged over the K updates; "final": the one after the last."""
-        return self.losses[:, 1:].mean(dim=1) if what == "mean" else self.losses[:, -1]
+        """(T,) "mean": the loss averaged over the K updates; "final": the one after the last;
+        "accuracy", where there is one. Anything else raises ``ValueError``."""
+        if what == "mean":
+            return self.losses[:, 1:].mean(dim=1)
+        if what == "final":
+            return self.losses[:, -1]
+        if what == "accuracy" and self.accuracy is not None:
+            return self.accuracy
+        raise ValueError(f"a race has mean, final and, to classify, accuracy, but not {what!r}")
 
 
 @dataclass(frozen=True)
@@ -59,16 +66,16 @@ class RaceResult:
 
     def estimate(self, name: str, what: str = "mean") -> Estimate:
         """Mean and standard error over tasks of "mean" loss, "final" loss or "accuracy"."""
-        entry = self.entries[name]
-        return _estimate(entry.accuracy if what == "accuracy" else entry.score(what))
+        return _estimate(self.entries[name].score(what))
 
     def paired(self, name: str, other: str, what: str = "mean") -> Estimate:
-        """How much higher the loss of ``other`` is than that of ``name``, task by task."""
+        """How much higher the score of ``other`` is than that of ``name``, task by task."""
         return _estimate(self.entries[other].score(what) - self.entries[name].score(what))
 
     def gain(self, name: str, other: str, what: str = "mean") -> float:
         """By which share the mean of ``name`` is under that of ``other`` (0.2 is 20 % better)."""
-        return 1 - self.estimate(name, what).mean / self.estimate(other, what).mean
+        theirs = self.estimate(other, what).mean
+        return 1 - self.estimate(name, what).mean / theirs if theirs else math.nan
 
     def curve(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and standard error over tasks of the loss, (K + 1,) each."""
@@ -122,8 +129,13 @@ def race(
     ):
         if not isinstance(value, int) or value < low:
             raise ValueError(f"{what} is a whole number from {low}, but got {value!r}")
+    if not isinstance(entrants, Mapping):
+        raise TypeError(
+            f"entrants is a dict from names to rules, but got {type(entrants).__name__}"
+        )
     say = on_entry or (lambda name: None)
-    tuning_draw = draw_tasks(family, tuning_tasks, horizon, _generator(seed, "tuning"))
+    if baselines:
+        tuning_draw = draw_tasks(family, tuning_tasks, horizon, _generator(seed, "tuning"))
     tuned = {}
     for name, grid in baselines.items():
         say(f"tuning {name} for {horizon} steps")

@@ -20,6 +20,7 @@ from nested.support.plots import (
 )
 
 SURE = 2.0  # standard errors from which a paired difference counts
+SMALL = 0.02  # share of the loss under which a difference does not matter
 
 
 def table(result: RaceResult, name: str) -> str:
@@ -51,10 +52,14 @@ def _the(other: str) -> str:
 
 
 def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> str:
-    """One comparison in words: "beats Adam by 7 %", "loses to ...", "is level with ..."."""
+    """One comparison in words: "beats Adam by 7%", "loses to ...", "cannot be told from ..."."""
     paired, gain = result.paired(name, other, what), result.gain(name, other, what)
+    if not math.isfinite(result.estimate(name, what).mean):
+        return f"diverges on some tasks, so cannot be held against {_the(other)}"
+    if not math.isfinite(paired.mean):
+        return f"beats {_the(other)}, which diverges on some tasks"
     if not abs(paired.mean) > SURE * paired.error:
-        return f"is level with {_the(other)}"
+        return f"cannot be told from {_the(other)}"
     if paired.mean > 0:
         return f"beats {_the(other)} by {gain:.0%}"
     return f"loses to {_the(other)} by {-gain:.0%}"
@@ -65,11 +70,13 @@ def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
     replay = f"{name}, replayed"
     lines = [f"At {short.horizon} steps the rule {compare(short, name, 'best constant')},"]
     lines.append(f"  {compare(short, name, 'best decay')}, and {compare(short, name, replay)}:")
-    reacts = short.paired(name, replay)
-    if reacts.mean > SURE * reacts.error:
+    worth, gain = short.paired(name, replay), short.gain(name, replay)
+    if worth.mean > SURE * worth.error:
         lines.append("  it reacts to what it sees; it has learned more than a schedule.")
-    else:
+    elif abs(gain) < SMALL:
         lines.append("  what it learned is a schedule; seeing the loss does not help it.")
+    else:
+        lines.append("  whether it reacts, or follows a schedule, these tasks cannot tell.")
     lines.append(f"  It {compare(short, name, 'Adam')}, which scales every coordinate on its own.")
     lines.append(
         f"At {long.horizon} steps, far beyond the window it learned through, it"

@@ -22,6 +22,7 @@ from nested.tasks.family import Task, TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import detached
+from nested.unroll.inputs import check_data
 
 FORMAT = 1  # of the checkpoint
 SECONDS_BETWEEN_SAVES = 2.0  # at least; the numbers do not depend on it
@@ -114,6 +115,9 @@ class _Training:
     """Everything that moves during meta-training, except the inner runs."""
 
     def __init__(self, rule: UpdateRule, family: TaskFamily, config: MetaConfig) -> None:
+        if not isinstance(rule, UpdateRule) or not isinstance(family, TaskFamily):
+            got = f"{type(rule).__name__} and {type(family).__name__}"
+            raise TypeError(f"meta_train takes an UpdateRule and a TaskFamily, but got {got}")
         self.rule, self.family, self.config = rule, family, config
         self.learned = [p for p in rule.parameters() if p.requires_grad]
         if not self.learned:
@@ -157,6 +161,7 @@ class _Training:
         )
         self.history.records.append(record)
         if not moved:
+            check_data([query], loss, "the query batch")
             self._stop_if_stuck()
             return None
         params, state = detached((trajectory.params, trajectory.state))
@@ -170,7 +175,7 @@ class _Training:
         for parameter, grad in zip(self.learned, grads, strict=True):
             parameter.grad = grad
         norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip).item()
-        moved = math.isfinite(norm)
+        moved = math.isfinite(norm) and math.isfinite(loss.item())
         if moved:
             done = len(self.history.records) / self.config.meta_steps
             cosine = 0.5 * (1 + math.cos(math.pi * done))
@@ -184,8 +189,8 @@ class _Training:
         if len(last) == self.config.max_skips and all(record.skipped for record in last):
             raise MetaTrainingError(
                 f"{len(last)} hypergradients in a row were not finite, the last at meta-step"
-                f" {last[-1].step}: lower the learning rates or the unroll length; the rule is as"
-                " it was before them"
+                f" {last[-1].step}: start anew, in another folder, with a lower lr or unroll"
+                " length; the rule is as it was before them"
             )
 
     def snapshot(self) -> dict[str, Any]:
@@ -204,24 +209,39 @@ class _Training:
         if content.get("format") != FORMAT:
             raise ValueError(f"the checkpoint has format {content.get('format')}, not {FORMAT}")
         for what, ours in self._made_for().items():
-            theirs = content["made_for"].get(what)
+            theirs = content.get("made_for", {}).get(what)
             if theirs != ours:
                 raise ValueError(
                     f"the checkpoint was made with another {what}: {_difference(theirs, ours)};"
                     " use the same settings, or another folder"
                 )
+        try:
+            records = [MetaRecord(*record) for record in content["history"]]
+            copy.deepcopy(self.rule).load_state_dict(content["rule"])  # before anything is changed
+            self.generator.set_state(content["generator"])
+            self.optimizer.load_state_dict(content["optimizer"])
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise ValueError("the checkpoint lacks parts of a meta-training; delete it") from error
         self.rule.load_state_dict(content["rule"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        self.generator.set_state(content["generator"])
-        self.history.records = [MetaRecord(*record) for record in content["history"]]
+        self.history.records = records
 
     def _made_for(self) -> dict[str, Any]:
-        shapes = {name: list(p.shape) for name, p in self.rule.state_dict().items()}
+        shapes = {n: f"{tuple(p.shape)} {p.dtype}" for n, p in self.rule.state_dict().items()}
         return {
-            "rule": {"class": type(self.rule).__name__, **shapes},
-            "family": {"class": type(self.family).__name__},
+            "rule": {"class": type(self.rule).__name__, **_settings(self.rule), **shapes},
+            "family": {"class": type(self.family).__name__, **_settings(self.family)},
             "config": asdict(self.config),
         }
+
+
+def _settings(part: UpdateRule | TaskFamily) -> dict[str, str]:
+    """The plain public attributes of a rule or family, as text; its device may change on resume."""
+    plain = (int, float, str, tuple, torch.dtype)
+    return {
+        name: str(value)
+        for name, value in vars(part).items()
+        if isinstance(value, plain) and name not in ("device", "training") and name[0] != "_"
+    }
 
 
 def _save(path: Path | str, snapshot: dict[str, Any]) -> None:

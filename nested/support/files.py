@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,21 +19,26 @@ def prepare_folder(path: Path | str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / ".writable", lambda temporary: temporary.write_text(""))
         (folder / ".writable").unlink()
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot write in the folder {str(folder)!r}: {reason}") from error
     return folder
 
 
 def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then move it there in one go, so that a
-    reader, or the next run, finds the old file or the new one, never half of one."""
+    reader, or the next run, finds the old file or the new one, never half of one. Raises
+    ``ValueError`` when that cannot be done."""
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # keeps the suffix: writers look
-    write(temporary)
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ValueError(f"cannot write {str(path)!r}: {reason}") from error
 
 
 def save_json(path: Path | str, content: Any) -> None:
@@ -65,7 +69,7 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no checkpoint at {str(path)!r}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # bytes that are no checkpoint make the reader raise anything
         raise ValueError(
             f"the checkpoint {str(path)!r} cannot be read: it is truncated, or not a checkpoint;"
             " delete it to start again"

@@ -11,7 +11,15 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nested.levels.forward import Batch, LossFn, Params, functional_loss
-from nested.tasks.family import Task, TaskFamily, check_split, draw_log_uniform, draw_weights
+from nested.tasks.family import (
+    Task,
+    TaskFamily,
+    check_counts,
+    check_range,
+    check_split,
+    draw_log_uniform,
+    draw_weights,
+)
 
 PIXELS, CLASSES = 64, 10
 META_TRAINING, HELD_OUT = slice(0, 1200), slice(1200, 1797)  # images in file order, split for good
@@ -52,12 +60,8 @@ class Digits(TaskFamily):
         dtype: torch.dtype = torch.float32,
         is_held_out: bool = False,
     ) -> None:
-        if min(batch_size, query_size, hidden) < 1 or not 0 < contrast[0] <= contrast[1]:
-            raise ValueError(
-                "sizes are whole numbers from 1, contrast is (low, high) with 0 < low <= high, but"
-                f" got batch_size {batch_size}, query_size {query_size}, hidden {hidden}, contrast"
-                f" {contrast}"
-            )
+        check_counts(batch_size=batch_size, query_size=query_size, hidden=hidden)
+        check_range("contrast", contrast)
         self.sizes = {"train": batch_size, "query": query_size}
         self.hidden, self.contrast, self.is_held_out = hidden, contrast, is_held_out
         self.device, self.dtype = device, dtype

@@ -67,6 +67,26 @@ def own_generator(generator: Generator, held_out: bool) -> Generator:
     return Generator().manual_seed(seed)
 
 
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` unless every argument is a whole number from 1."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name} is a whole number from 1, but got {value!r}")
+
+
+def check_range(name: str, bounds: tuple[float, float]) -> None:
+    """Raise ``ValueError`` unless ``bounds`` is (low, high) with 0 < low <= high < infinity."""
+    low, high = bounds
+    if not 0 < low <= high < math.inf:
+        raise ValueError(f"{name} is (low, high) with 0 < low <= high, but got {bounds}")
+
+
+def check_noise(noise: float) -> None:
+    """Raise ``ValueError`` unless ``noise`` is a finite number from 0."""
+    if not 0 <= noise < math.inf:
+        raise ValueError(f"noise is a finite number from 0, but got {noise}")
+
+
 def check_split(split: str) -> None:
     """Raise ``ValueError`` unless ``split`` is "train" or "query"."""
     if split not in SPLITS:

@@ -8,7 +8,15 @@ import torch
 from torch import Generator, Tensor
 
 from nested.levels.forward import Batch, Params
-from nested.tasks.family import Task, TaskFamily, check_split, own_generator
+from nested.tasks.family import (
+    Task,
+    TaskFamily,
+    check_counts,
+    check_noise,
+    check_range,
+    check_split,
+    own_generator,
+)
 
 
 def quadratic_loss(params: Params, batch: Batch) -> Tensor:
@@ -36,8 +44,9 @@ class Quadratics(TaskFamily):
         dtype: torch.dtype = torch.float32,
         is_held_out: bool = False,
     ) -> None:
-        if not 0 < curvature[0] <= curvature[1]:
-            raise ValueError(f"curvature is (low, high) with 0 < low <= high, but got {curvature}")
+        check_counts(dim=dim)
+        check_range("curvature", curvature)
+        check_noise(noise)
         self.dim, self.curvature, self.noise = dim, curvature, noise
         self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
 

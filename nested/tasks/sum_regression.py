@@ -11,6 +11,9 @@ from nested.levels.forward import Batch, LossFn, Params, functional_loss
 from nested.tasks.family import (
     Task,
     TaskFamily,
+    check_counts,
+    check_noise,
+    check_range,
     check_split,
     draw_log_uniform,
     draw_weights,
@@ -38,6 +41,9 @@ class SumRegression(TaskFamily):
         dtype: torch.dtype = torch.float32,
         is_held_out: bool = False,
     ) -> None:
+        check_counts(dim=dim, batch_size=batch_size)
+        check_range("scale", scale)
+        check_noise(noise)
         self.dim, self.batch_size, self.noise, self.scale = dim, batch_size, noise, scale
         self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
         self.model = nn.Linear(dim, 1).to(device, dtype)

@@ -18,7 +18,7 @@ from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.unroll.dispatch import check_backend, detached, unroll
 from nested.unroll.eager import Trajectory, unroll_eager
-from nested.unroll.inputs import check_data, check_inputs
+from nested.unroll.inputs import check_data, check_inputs, check_state
 
 
 def unroll_tasks(
@@ -51,13 +51,21 @@ def unroll_tasks(
                 unroll(loss_fn, one_params, one_batches, rule, one_state, backend=backend, **how)
             )
         return stack_tasks(each)
-    state = torch.vmap(rule.init)(params) if state is None else state
+    first = torch.vmap(rule.init)(params)
+    state = first if state is None else state
+    check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
     trajectory = unroll_eager(
-        torch.vmap(loss_fn), params, batches, torch.vmap(rule.forward), state, time_dim=1, **how
+        torch.vmap(loss_fn, randomness="different"),
+        params,
+        batches,
+        torch.vmap(rule.forward),
+        state,
+        time_dim=1,
+        **how,
     )
-    check_data(batches, trajectory.losses)
+    check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
 
 
@@ -75,7 +83,7 @@ def _count_tasks(params: Params, batches: Sequence[Batch]) -> int:
     shapes = {
         tuple(leaf.shape[:1]) for leaf in tree_leaves((params, batches)) if torch.is_tensor(leaf)
     }
-    if len(shapes) != 1 or shapes == {()}:
+    if len(shapes) != 1 or shapes <= {(), (0,)}:
         found = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
         raise ValueError(
             "every tensor in params and batches needs the same leading task dimension, but the"

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map_only
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.unroll.eager import Trajectory, unroll_eager
-from nested.unroll.inputs import check_data, check_inputs
+from nested.unroll.inputs import check_data, check_inputs, check_state
 from nested.unroll.via_higher import unroll_via_higher
 
 BACKENDS = {"eager": unroll_eager, "higher": unroll_via_higher}
@@ -35,16 +35,19 @@ def unroll(
     or ``trajectory.state`` to go on. None of these is changed. The result differentiates with
     respect to the rule's parameters, the initial weights and the initial state.
 
-    ``differentiable=False`` is a cheap roll-out: everything comes back detached. With
-    ``first_order=True`` inner gradients are constants to the outer one, as in FOMAML. ``backend``
-    is "eager" or "higher" (a cross-check: see ``nested.unroll.via_higher``).
+    ``differentiable=False`` is a cheap roll-out: everything comes back detached (this flag
+    decides, not ``torch.no_grad``). With ``first_order=True`` inner gradients are constants to the
+    outer one, as in FOMAML; the loss that the rule sees is not. ``backend`` is "eager" or "higher"
+    (a cross-check: see ``nested.unroll.via_higher``).
 
     Raises ``TypeError`` or ``ValueError`` for parts that do not fit together, and for data that are
     not finite; a run that diverges on finite data is returned, infinities and all.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)
-    state = rule.init(params) if state is None else state
+    first = rule.init(params)
+    state = first if state is None else state
+    check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
     trajectory = BACKENDS[backend](
@@ -56,7 +59,7 @@ def unroll(
         differentiable=differentiable,
         first_order=first_order,
     )
-    check_data(batches, trajectory.losses)
+    check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
 
 

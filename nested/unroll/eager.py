@@ -64,7 +64,8 @@ def unroll_eager(
         params, state = step.params, step.state
         losses.append(loss)
         signals.append(step.signals)
-    return stack_trajectory(params, state, losses, signals, time_dim)
+    with torch.set_grad_enabled(differentiable):
+        return stack_trajectory(params, state, losses, signals, time_dim)
 
 
 def stack_trajectory(

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_structure
 
-from nested.levels.forward import Batch, Params
+from nested.levels.forward import Batch, Params, State
 from nested.levels.rule import Step, UpdateRule
 
 
@@ -22,6 +22,9 @@ def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> 
             f"params is a dict of tensors that is not empty, but got {type(params).__name__};"
             " pass dict(model.named_parameters())"
         )
+    for name, param in params.items():
+        if not isinstance(param, Tensor) or not param.is_floating_point():
+            raise TypeError(f"params are tensors of floats, but {name!r} has {_form(param)}")
     if not isinstance(batches, list):
         hint = "; wrap a single (inputs, targets) in a list" if isinstance(batches, tuple) else ""
         raise TypeError(
@@ -46,25 +49,46 @@ def check_step(step: Any, params: Params) -> None:
     """Raise unless a rule returned a ``Step`` whose params are named and shaped as before."""
     if not isinstance(step, Step):
         raise TypeError(f"the rule must return a Step, but got {type(step).__name__}")
-    if step.params.keys() != params.keys():
+    if not isinstance(step.params, dict) or step.params.keys() != params.keys():
         raise ValueError(
-            f"the rule returned params named {sorted(step.params)}, but was given {sorted(params)}"
+            f"the rule returned params {list(step.params or ())}, but was given {list(params)}"
         )
     for name, param in params.items():
-        if step.params[name].shape != param.shape:
-            got, was = tuple(step.params[name].shape), tuple(param.shape)
-            raise ValueError(f"the rule returned {name!r} with shape {got}, but it was given {was}")
+        new = step.params[name]
+        if not isinstance(new, Tensor) or new.shape != param.shape or new.dtype != param.dtype:
+            raise ValueError(
+                f"the rule returned {name!r} with {_form(new)}, but it was given {_form(param)}"
+            )
+    if not all(isinstance(signal, Tensor) for signal in step.signals.values()):
+        raise TypeError("the rule returned signals that are not tensors; a float has no gradient")
 
 
-def check_data(batches: Sequence[Batch], losses: Tensor) -> None:
-    """Raise ``ValueError`` when a loss is not finite because a batch is not.
+def check_state(state: State, expected: State) -> None:
+    """Raise ``ValueError`` unless ``state`` is nested as the ``expected`` one of this rule."""
+    got, wanted = tree_structure(state), tree_structure(expected)
+    if got != wanted:
+        raise ValueError(f"state is not one of this rule on these params: {got} is not {wanted}")
 
-    The batches are looked at only when a loss is not finite, so that good data costs one look at
-    the K losses; a run that diverged on good data is returned as it is.
+
+def _form(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return f"type {type(value).__name__}"
+    return f"shape {tuple(value.shape)} and {value.dtype}"
+
+
+def check_data(batches: Sequence[Batch], results: Any, name: str = "batches") -> None:
+    """Raise ``ValueError`` when one of the tensors in ``results`` is not finite because a batch is
+    not, or is empty; ``name`` is what to call the batches.
+
+    The batches are looked at only when a result is not finite, so that good data costs one look at
+    the results; a run that diverged on good data is returned as it is.
     """
-    if torch.isfinite(losses).all():
+    if all(torch.isfinite(leaf).all() for leaf in tree_leaves(results)):
         return
     for k, batch in enumerate(batches):
+        which = f"{name}[{k}]" if name == "batches" else name
         for leaf in tree_leaves(batch):
+            if isinstance(leaf, Tensor) and leaf.numel() == 0:
+                raise ValueError(f"{which} is empty")
             if isinstance(leaf, Tensor) and not torch.isfinite(leaf).all():
-                raise ValueError(f"batches[{k}] has values that are not finite (NaN or infinity)")
+                raise ValueError(f"{which} has values that are not finite (NaN or infinity)")

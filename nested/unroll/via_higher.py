@@ -62,6 +62,7 @@ def unroll_via_higher(
             check_step(step, params)
             chosen = _lr_and_momentum(step.signals)
             sgd.step(loss, override=chosen, grad_callback=_constants if first_order else None)
+            _check_same(step.params, dict(zip(names, fmodel.fast_params, strict=True)))
             moved = {names[i]: buffers[i]["momentum_buffer"] for i in moving}
             state = {**step.state, "momentum": {**step.state["momentum"], **moved}}
             losses.append(loss if differentiable else loss.detach())
@@ -108,7 +109,18 @@ def _lr_and_momentum(signals: dict[str, Tensor]) -> dict[str, list[Tensor]]:
             "the higher backend needs a rule whose signals are the scalars lr and momentum, but got"
             f" {({name: tuple(s.shape) for name, s in signals.items()})}; use 'eager'"
         )
+    if signals["momentum"] == 0:
+        raise TypeError("higher takes a momentum of exactly 0 for none at all; use 'eager'")
     return {name: [signal] for name, signal in signals.items()}
+
+
+def _check_same(ours: Params, theirs: Params) -> None:
+    for name, weight in ours.items():
+        if not torch.allclose(weight, theirs[name], rtol=1e-4, atol=1e-6, equal_nan=True):
+            raise TypeError(
+                "the higher backend serves rules that move by momentum SGD with their signals, and"
+                f" this one moved {name!r} otherwise; use 'eager'"
+            )
 
 
 def _constants(grads: Sequence[Tensor | None]) -> list[Tensor | None]:

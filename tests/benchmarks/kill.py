@@ -58,6 +58,8 @@ def main(kills: int) -> None:
             moment_and_saved = f"killed after {moment:5.2f} s, with {learned[-1]} meta-steps saved"
             print(f"{kill + 1:>3}: {moment_and_saved}: resumed to the same numbers", flush=True)
     inside = sum(steps is not None and 0 < steps < 250 for steps in learned)
+    if kills >= 10 and not inside:
+        sys.exit("no kill fell inside meta-training: give it more meta-steps")
     print(f"{kills} kills, {inside} of them between the first and the last meta-step: nothing lost")
 
 

@@ -60,6 +60,19 @@ def test_it_starts_near_its_defaults_with_a_live_gradient_at_both_heads():
         assert all(g.abs().max() > 1e-4 for g in grads)
 
 
+@pytest.mark.parametrize("lr_range", [(1e-9, 1e9), (0.3, 0.33), (5.0, 1e4)])
+@pytest.mark.parametrize("momentum_range", [(0.0, 0.01), (0.98, 0.99), (0.9, 0.999)])
+def test_bounds_hold_in_every_range_that_is_accepted(lr_range, momentum_range):
+    rule = MetaOptimizer(lr_range=lr_range, momentum_range=momentum_range)
+    for scale in (1.0, 1e6):
+        with torch.no_grad():
+            rule.net[2].weight.mul_(scale)
+        lr, momentum = rule.signals(torch.tensor([[9.0] * 4, [-9.0] * 4, [0.0] * 4]))
+        assert (lr.double() > lr_range[0]).all() and (lr.double() < lr_range[1]).all()
+        assert (momentum.double() > momentum_range[0]).all()
+        assert (momentum.double() < momentum_range[1]).all()
+
+
 @pytest.mark.parametrize("loss", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_not_finite_gives_the_low_end(loss):
     rule, (params, grads) = MetaOptimizer(), parts()
@@ -99,7 +112,11 @@ def test_the_same_generator_gives_the_same_bits():
         ({"hidden": 0}, "hidden is a whole number"),
         ({"lr_range": (0.0, 1.0)}, "lr_range is"),
         ({"lr_range": (2.0, 1.0)}, "lr_range is"),
-        ({"momentum_range": (0.5, 1.0)}, "momentum_range lies"),
+        ({"momentum_range": (0.5, 1.0)}, "momentum_range is in"),
+        ({"momentum_range": (0.9, 0.900001)}, "momentum_range is in"),
+        ({"lr_range": (1e-38, 10.0)}, "lr_range is"),
+        ({"lr_range": (0.3, 0.30000001)}, "lr_range is"),
+        ({"hidden": True}, "hidden is a whole number"),
         ({"context": ()}, "context is a tuple"),
         ({"context": ("loss",)}, "context is a tuple"),
         ({"context": ("progress",)}, "context is a tuple"),

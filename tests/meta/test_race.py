@@ -117,6 +117,69 @@ def test_the_same_seed_gives_the_same_race_and_another_other_tasks():
     assert torch.equal(losses(0), losses(0)) and not torch.equal(losses(0), losses(1))
 
 
+def test_a_race_tunes_and_runs_for_its_own_horizon_and_scores_on_query_data(monkeypatch):
+    """A spy counts what is drawn: K train batches and one query batch for each task."""
+    drawn = []
+
+    class Spied(Quadratics):
+        def sample(self, generator):
+            task = super().sample(generator)
+            task_type = type(task)
+
+            class SpiedTask(task_type):
+                def batch(self, generator, split="train"):
+                    drawn.append((self.family.is_held_out, split))
+                    return super().batch(generator, split)
+
+            return SpiedTask(task.family, task.curvature, task.centre)
+
+        def held_out(self):
+            return Spied(is_held_out=True)
+
+    race({"rule": MetaOptimizer()}, Spied(), 33, **FEW)
+    counts = {key: drawn.count(key) for key in set(drawn)}
+    assert counts == {
+        (False, "train"): 33 * 3,
+        (False, "query"): 3,
+        (True, "train"): 33 * 6,
+        (True, "query"): 6,
+    }
+
+
+def test_tuning_goes_by_the_mean_over_all_updates():
+    """A large step is soon at the noise floor of a bowl, a small one ends lower but comes late."""
+    draw = draw_tasks(Quadratics(noise=1.0, curvature=(1.0, 1.0)), 40, 12, generator())
+    grid = [HandMade(torch.optim.SGD, {"lr": lr}) for lr in (0.1, 0.2, 0.4, 0.6)]
+    losses = run_hand_made(grid, draw).losses
+    best = losses[..., 1:].mean(dim=(1, 2)).argmin().item()
+    assert tune(grid, draw) is grid[best]
+    assert losses[..., -1].mean(dim=1).argmin().item() != best, "else this test could not fail"
+
+
+def test_tuning_and_race_draw_different_streams():
+    from nested.meta.race import _generator
+
+    streams = [torch.rand(4, generator=_generator(0, p)) for p in ("tuning", "race")]
+    streams.append(torch.rand(4, generator=generator(0)))
+    assert all(not torch.equal(a, b) for a, b in zip(streams, streams[1:] + streams[:1]))
+
+
+def test_a_rules_accuracy_is_that_of_its_final_weights():
+    rule = MetaOptimizer()
+    accuracies = [
+        race({"rule": rule}, Digits(), horizon, **FEW, baselines={}).estimate("rule", "accuracy")
+        for horizon in (1, 120)
+    ]
+    assert accuracies[1].mean > accuracies[0].mean + 0.2
+
+
+def test_a_score_that_does_not_exist_is_refused():
+    result = made_up(1.0, Adam=0.8)
+    for what in ("men", "accuracy"):
+        with pytest.raises(ValueError, match="a race has mean, final and"):
+            result.estimate("rule", what)
+
+
 def test_accuracy_counts_right_answers_and_is_absent_for_regression():
     sgd = {"sgd": HandMade(torch.optim.SGD, {"lr": 0.3, "momentum": 0.8})}
     entry = race(sgd, Digits(), 150, **FEW, baselines={}).entries["sgd"]
@@ -148,6 +211,8 @@ def test_estimates_are_means_and_standard_errors_over_tasks():
     assert result.estimate("rule") == pytest.approx((1.0, 0.1 / math.sqrt(3)))
     assert result.paired("rule", "Adam") == pytest.approx((-0.2, 0.02 / math.sqrt(3)))
     assert result.gain("rule", "Adam") == pytest.approx(1 - 1 / 0.8)
+    mean, error = result.curve("rule")
+    assert mean[0] == pytest.approx(1.0) and error[0] == pytest.approx(0.1 / math.sqrt(3))
 
 
 def test_the_verdict_says_what_the_numbers_say():
@@ -158,14 +223,30 @@ def test_the_verdict_says_what_the_numbers_say():
     schedule = {**OTHERS, "rule, replayed": 1.0, "best constant": 0.5}
     plain = verdict(made_up(1.0, **schedule), made_up(1.0, 20, **schedule), "rule")
     assert "loses to the best constant by 100%" in plain
-    assert "is level with its own schedule replayed blindly" in plain
+    assert "cannot be told from its own schedule replayed blindly" in plain
     assert "a schedule; seeing the loss does not help" in plain
+
+
+def test_a_run_that_diverged_is_called_so():
+    broken = made_up(float("nan"), **OTHERS)
+    text = verdict(broken, made_up(1.0, 20, **OTHERS), "rule")
+    assert "diverges on some tasks" in text and "is a schedule" not in text
+    assert compare(made_up(1.0, Adam=float("inf")), "rule", "Adam") == (
+        "beats Adam, which diverges on some tasks"
+    )
+
+
+def test_a_noisy_replay_is_no_evidence_of_a_schedule():
+    noisy = made_up(1.0, **OTHERS)
+    far_apart = torch.tensor([[0.1], [1.0], [9.0]]).expand(3, 5)
+    noisy.entries["rule, replayed"].losses.copy_(far_apart)
+    assert "these tasks cannot tell" in verdict(noisy, made_up(1.0, 20, **OTHERS), "rule")
 
 
 def test_comparisons_need_two_standard_errors():
     noisy = made_up(1.0, Adam=1.0)
     noisy.entries["Adam"].losses.copy_(torch.tensor([[0.5], [1.2], [1.6]]).expand(3, 5))
-    assert compare(noisy, "rule", "Adam") == "is level with Adam"
+    assert compare(noisy, "rule", "Adam") == "cannot be told from Adam"
 
 
 def test_the_table_has_everyone_best_first_also_when_somebody_diverged():

@@ -55,6 +55,74 @@ def test_runs_go_on_from_window_to_window_until_their_horizon():
     assert all(b in (0, a + 3) for a, b in zip(starts, starts[1:]))
 
 
+def test_a_window_starts_from_the_weights_and_state_that_the_last_one_left():
+    run = training._Training(MetaOptimizer(), Quadratics(), SMALL)
+    runs = run.start_runs()
+    runs.horizon = 9
+    after = run.step(runs)
+    assert after.made == 3 and after.tasks is runs.tasks
+    assert (after.state["step"] == 3).all()
+    assert all(v.abs().max() > 0 for v in after.state["momentum"].values())
+    assert not torch.equal(after.params["w"], runs.params["w"])
+    assert not after.params["w"].requires_grad
+    assert (run.step(after).state["step"] == 6).all()
+
+
+def test_it_learns_from_train_batches_and_is_scored_on_query_batches():
+    drawn = []
+
+    class Spied(Quadratics):
+        def sample(self, generator):
+            task = super().sample(generator)
+
+            class SpiedTask(type(task)):
+                def batch(self, generator, split="train"):
+                    drawn.append(split)
+                    return super().batch(generator, split)
+
+            return SpiedTask(task.family, task.curvature, task.centre)
+
+    train(MetaConfig(**{**vars(SMALL), "meta_steps": 2}), Spied())
+    assert drawn.count("train") == 2 * 3 * 4 and drawn.count("query") == 2 * 4
+
+
+@pytest.mark.parametrize("changed", [{"objective": "query"}, {"first_order": True}])
+def test_settings_change_what_is_learned(changed):
+    plain, other = train()[0], train(MetaConfig(**{**vars(SMALL), **changed}))[0]
+    assert not torch.equal(numbers(plain), numbers(other))
+
+
+def test_adams_rate_falls_and_weight_decay_acts():
+    run = training._Training(MetaOptimizer(), Quadratics(), SMALL)
+    rates = []
+    for _ in range(SMALL.meta_steps):
+        run.step(run.start_runs())
+        rates.append(run.optimizer.param_groups[0]["lr"])
+    assert rates == sorted(rates, reverse=True)
+    assert rates[0] == pytest.approx(SMALL.lr) and rates[-1] < 0.1 * SMALL.lr
+    assert run.optimizer.param_groups[0]["weight_decay"] == SMALL.weight_decay
+
+
+def test_a_meta_loss_that_is_not_finite_is_no_step_even_with_a_zero_hypergradient():
+    run = training._Training(MetaOptimizer(), Quadratics(), SMALL)
+    dead = torch.tensor(float("nan")) + sum((0 * p * p).sum() for p in run.learned)
+    assert run._move_rule(dead)[1] is False
+
+
+@pytest.mark.parametrize("missing", ["rule", "optimizer", "generator", "history", "made_for"])
+def test_a_checkpoint_that_lacks_a_part_is_refused_and_nothing_is_changed(tmp_path, missing):
+    path = tmp_path / "rule.pt"
+    train(checkpoint=path)
+    content = load_checkpoint(path)
+    del content[missing]
+    torch.save(content, path)
+    rule = MetaOptimizer(generator=generator(5))
+    before = numbers(rule)
+    with pytest.raises(ValueError, match="lacks parts of a meta-training|was made with another"):
+        meta_train(rule, Quadratics(), SMALL, checkpoint=path, resume=True)
+    assert torch.equal(numbers(rule), before)
+
+
 def test_hypergradients_are_clipped():
     """Far under Adam's epsilon a clipped hypergradient cannot move the rule; the norm shown is
     the one before."""
@@ -102,8 +170,11 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(tmp_path):
         train(MetaConfig(**{**vars(SMALL), "meta_steps": 13}), checkpoint=path, resume=True)
     with pytest.raises(ValueError, match="another family: its class is Quadratics, here it is Sum"):
         train(family=SumRegression(), checkpoint=path, resume=True)
-    with pytest.raises(ValueError, match="another rule"):
-        meta_train(MetaOptimizer(7), Quadratics(), SMALL, checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another family: its dim is 8, here it is 3"):
+        train(family=Quadratics(dim=3), checkpoint=path, resume=True)
+    for other in (MetaOptimizer(7), MetaOptimizer(lr_range=(1e-6, 1e-2)), MetaOptimizer().double()):
+        with pytest.raises(ValueError, match="another rule"):
+            meta_train(other, Quadratics(), SMALL, checkpoint=path, resume=True)
     with pytest.raises(
         ValueError, match="another rule: its class is MetaOptimizer, here it is Con"
     ):
@@ -175,3 +246,24 @@ def test_data_that_are_not_finite_stop_it_at_once():
 
     with pytest.raises(ValueError, match="values that are not finite"):
         train(family=Spoiled())
+
+
+def test_query_data_that_are_not_finite_are_named():
+    class Spoiled(Quadratics):
+        def sample(self, generator):
+            task = super().sample(generator)
+
+            class SpoiledTask(type(task)):
+                def batch(self, generator, split="train"):
+                    curvature, centre = super().batch(generator, split)
+                    return curvature, centre * float("nan") if split == "query" else centre
+
+            return SpoiledTask(task.family, task.curvature, task.centre)
+
+    with pytest.raises(ValueError, match="the query batch has values that are not finite"):
+        train(family=Spoiled())
+
+
+def test_parts_of_another_kind_are_refused():
+    with pytest.raises(TypeError, match="takes an UpdateRule and a TaskFamily, but got str"):
+        meta_train("rule", Quadratics())

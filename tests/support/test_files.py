@@ -37,6 +37,20 @@ def test_a_writer_that_dies_leaves_the_old_file(tmp_path):
     assert load_checkpoint(tmp_path / "a.pt")["nested"] == {"name": "x"}
 
 
+@pytest.mark.parametrize("content", [b".", b"PK\x03\x04", b"\x80\x02K.", b"}q."])
+def test_bytes_that_are_no_checkpoint_are_refused(tmp_path, content):
+    (tmp_path / "a.pt").write_bytes(content)
+    with pytest.raises(ValueError, match="cannot be read|does not hold"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+def test_a_place_that_cannot_be_written_is_a_value_error(tmp_path):
+    (tmp_path / "folder.pt").mkdir()
+    for path in (tmp_path / "missing" / "a.pt", tmp_path / "folder.pt", "/proc/a.pt"):
+        with pytest.raises(ValueError, match="cannot write"):
+            save_checkpoint(path, CONTENT)
+
+
 @pytest.mark.parametrize("keep", [0, 1, 100, 700, -1])
 def test_a_truncated_checkpoint_is_refused_in_one_sentence(tmp_path, keep):
     save_checkpoint(tmp_path / "a.pt", CONTENT)

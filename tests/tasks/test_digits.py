@@ -36,6 +36,14 @@ def test_every_class_is_in_every_pool():
             assert labels.unique().numel() == 10
 
 
+@pytest.mark.parametrize("split", ["train", "query"])
+def test_a_batch_comes_from_its_own_split(split):
+    family, g = Digits(batch_size=200, query_size=200), generator()
+    task = family.sample(g)
+    images = (task.batch(g, split)[0] / task.contrast * 16).round() / 16
+    assert rows(images) <= rows(family.pools[split][0])
+
+
 def count_inversions(permutation):
     return sum(a > b for a, b in itertools.combinations(permutation.tolist(), 2))
 
@@ -68,7 +76,9 @@ def test_a_batch_is_relabelled_and_scaled():
         assert task.relabelling[lookup[tuple(image)]] == label
 
 
-@pytest.mark.parametrize("wrong", [{"batch_size": 0}, {"hidden": 0}, {"contrast": (3.0, 0.3)}])
+@pytest.mark.parametrize(
+    "wrong", [{"batch_size": 0}, {"hidden": 0}, {"batch_size": 2.5}, {"contrast": (3.0, 0.3)}]
+)
 def test_wrong_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="whole numbers from 1"):
+    with pytest.raises(ValueError, match="whole number from 1|contrast is"):
         Digits(**wrong)

@@ -43,6 +43,17 @@ def test_quadratics_are_noisy_only_in_training():
     assert torch.equal(task.batch(g, "query")[1], task.centre)
 
 
-def test_an_empty_range_of_curvature_is_refused():
-    with pytest.raises(ValueError, match="curvature is"):
-        Quadratics(curvature=(2.0, 1.0))
+@pytest.mark.parametrize(
+    ("family", "wrong", "message"),
+    [
+        (Quadratics, {"curvature": (2.0, 1.0)}, "curvature is"),
+        (Quadratics, {"curvature": (1.0, float("inf"))}, "curvature is"),
+        (Quadratics, {"dim": 0}, "dim is a whole number"),
+        (Quadratics, {"noise": float("nan")}, "noise is a finite number"),
+        (SumRegression, {"batch_size": 0}, "batch_size is a whole number"),
+        (SumRegression, {"scale": (0.0, 1.0)}, "scale is"),
+    ],
+)
+def test_wrong_settings_are_refused(family, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        family(**wrong)

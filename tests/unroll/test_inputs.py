@@ -20,7 +20,8 @@ def start(request):
     if request.param == "unroll":
         return unroll
 
-    def start_tasks(loss_fn, params, batches, rule, **how):
+    def start_tasks(loss_fn, params, batches, rule, state=None, **how):
+        how["state"] = state if state is None else repeat_tasks(state)
         params = repeat_tasks(params) if isinstance(params, dict) else params
         if isinstance(batches, list):
             batches = [repeat_tasks(b) for b in batches]
@@ -90,6 +91,10 @@ class Wrong(UpdateRule):
     def forward(self, params, grads, state, loss):
         if self.how == "shape":
             params = {name: p[None] for name, p in params.items()}
+        if self.how == "dtype":
+            params = {name: p.float() for name, p in params.items()}
+        if self.how == "signals":
+            return Step(params, state, {"lr": 0.1})
         if self.how == "names":
             params = {name.upper(): p for name, p in params.items()}
         return (params, state) if self.how == "tuple" else Step(params, state, {})
@@ -101,9 +106,10 @@ class Wrong(UpdateRule):
         (
             "shape",
             ValueError,
-            r"returned '0.weight' with shape \(.*1, 4, 3\), but it was given \(.*4, 3\)",
+            r"returned '0.weight' with shape \(.*1, 4, 3\) .* given shape \(.*4, 3\)",
         ),
-        ("names", ValueError, "returned params named"),
+        ("dtype", ValueError, "and torch.float32, but it was given .* and torch.float64"),
+        ("names", ValueError, "returned params"),
         ("tuple", TypeError, "must return a Step, but got tuple"),
     ],
 )
@@ -113,6 +119,12 @@ def test_a_rule_that_returns_something_else(start, parts, how, error, message):
         start(loss_fn, params, batches, Wrong(how))
 
 
+def test_a_rule_whose_signals_are_floats(parts):
+    loss_fn, params, batches, _ = parts
+    with pytest.raises(TypeError, match="signals that are not tensors"):
+        unroll(loss_fn, params, batches, Wrong("signals"))
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("backend", ["eager", "higher"])
 def test_data_that_are_not_finite(start, parts, bad, backend):
@@ -120,6 +132,56 @@ def test_data_that_are_not_finite(start, parts, bad, backend):
     batches[1][0][2, 1] = bad
     with pytest.raises(ValueError, match=r"batches\[1\] has values that are not finite"):
         start(loss_fn, params, batches, rule, backend=backend)
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_data_that_are_not_finite_in_the_last_batch_alone(start, parts, bad):
+    """The losses may all be finite: only the weights after the last update are not."""
+    loss_fn, params, batches, rule = parts
+    batches[2][0][2, 1] = bad
+    with pytest.raises(ValueError, match=r"batches\[2\] has values that are not finite"):
+        start(loss_fn, params, batches, rule)
+
+
+def test_a_batch_without_rows(start, parts):
+    loss_fn, params, batches, rule = parts
+    batches[1] = tuple(part[:0] for part in batches[1])
+    with pytest.raises(ValueError, match=r"batches\[1\] is empty"):
+        start(loss_fn, params, batches, rule)
+
+
+def test_a_state_of_something_else(start, parts):
+    for state in ({}, {"momentum": {}, "step": torch.zeros(2)}):
+        with pytest.raises(ValueError, match="state is not one of this rule"):
+            start(*parts, state=state)
+
+
+def test_params_of_whole_numbers(start, parts):
+    loss_fn, params, batches, rule = parts
+    params = {name: p.detach().long() for name, p in params.items()}
+    with pytest.raises(TypeError, match="params are tensors of floats, but '0.weight' has shape"):
+        start(loss_fn, params, batches, rule)
+
+
+def test_no_tasks_at_all(parts):
+    _, params, batches, rule = parts
+    none = {name: p[None][:0] for name, p in params.items()}
+    with pytest.raises(ValueError, match="same leading task dimension"):
+        unroll_tasks(parts[0], none, [tuple(x[None][:0] for x in batches[0])], rule)
+
+
+def test_higher_refuses_a_momentum_of_zero_and_moves_that_are_not_its_own(parts):
+    loss_fn, params, batches, _ = parts
+    with pytest.raises(TypeError, match="momentum of exactly 0"):
+        unroll(loss_fn, params, batches, ConstantRule(0.1, 0.0), backend="higher")
+
+    class Decaying(ConstantRule):
+        def forward(self, *arguments):
+            step = super().forward(*arguments)
+            return step._replace(params={name: 0.9 * p for name, p in step.params.items()})
+
+    with pytest.raises(TypeError, match="moved '0.weight' otherwise"):
+        unroll(loss_fn, params, batches, Decaying(0.1, 0.5), backend="higher")
 
 
 def test_a_run_that_diverges_on_good_data_is_returned(start):
