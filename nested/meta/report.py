@@ -101,7 +101,8 @@ def draw_report(
         curves = {other: result.curve(other) for other in result.entries}
         dashed = [other for other in curves if other.endswith("replayed")]
         draw_curves(axes, curves, highlight=name, dashed=dashed)
-        axes.set_title(f"the race, {result.horizon} steps (bands: 2 standard errors)", fontsize=9)
+        note = "bands: 2 standard errors; last point: query data"
+        axes.set_title(f"{result.horizon} steps ({note})", fontsize=8)
     if len(races) == 1:
         top[1].set_axis_off()
     means = {other: races[0].estimate(other) for other in races[0].entries}
