@@ -260,12 +260,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         flags = [*(sys.argv[1:] if arguments is None else arguments)]
         again = shlex.join(["python", "main.py", *flags, *([] if args.resume else ["--resume"])])
-        saved = "What was learned" if (args.out / "rule.pt").exists() else "Nothing was learned yet"
-        print(
-            f"\nStopped. {saved} is saved in {args.out}/; go on with: {again}"
-            if saved.startswith("What")
-            else f"\nStopped. {saved}; start again with: {again}"
-        )
+        if (args.out / "rule.pt").exists():
+            print(f"\nStopped. What was learned is saved in {args.out}/; go on with: {again}")
+        else:
+            print(f"\nStopped before anything was learned; start again with: {again}")
         return 130
     return 0
 

@@ -42,9 +42,7 @@ class Context(NamedTuple):
     log_loss: Tensor | None = None  # log |loss|
     log_step: Tensor | None = None  # log(1 + inner step), steps counted from 0
     log_grad_norm: Tensor | None = None  # log of the gradient's length over all parameters
-    grad_cosine: Tensor | None = (
-        None  # cosine of gradient and momentum buffer, in [-1, 1]; 0 at first
-    )
+    grad_cosine: Tensor | None = None  # of the angle between gradient and buffer; 0 at first
     progress: Tensor | None = None  # inner step / total steps: only for rules told the total
 
 
@@ -84,9 +82,8 @@ def observe(
 
 
 def _wide(x: Tensor) -> Tensor:
-    return x.to(
-        torch.promote_types(x.dtype, torch.float32)
-    )  # half precision is too coarse for logs
+    """At least float32: half precision is too coarse for logarithms."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _finite_log(x: Tensor) -> Tensor:
