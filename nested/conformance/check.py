@@ -1,0 +1,65 @@
+"""What a check is: a probe that runs the code in question, and a judge of what came back.
+
+The two are kept apart so that a grader can run the probe in one process, with code it does not
+trust, and the judge in another, on nothing but the tensors, numbers and words that came back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Evidence = dict[str, Any]  # nested containers of tensors, numbers, strings; no code
+
+
+class Verdict(NamedTuple):
+    """A judgement: ``measured`` says what was found; ``hint``, on failure, where to look."""
+
+    passed: bool
+    measured: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One property. ``probe(subject) -> Evidence`` may raise; ``judge(evidence) -> Verdict`` sees
+    nothing of the subject but the evidence."""
+
+    name: str
+    probe: Callable[[Any], Evidence]
+    judge: Callable[[Evidence], Verdict]
+
+
+class Result(NamedTuple):
+    """A check's name and its verdict."""
+
+    name: str
+    verdict: Verdict
+
+
+class ConformanceError(AssertionError):
+    """A subject breaks its contract; the message has one line for each check that failed."""
+
+
+def run_check(check: Check, subject: Any) -> Result:
+    """Probe and judge in this process; an exception in the probe is a failure, with its words."""
+    try:
+        evidence = check.probe(subject)
+    except Exception as error:  # whatever the code in question raises is its failure
+        return Result(check.name, broken(error))
+    return Result(check.name, check.judge(evidence))
+
+
+def broken(error: BaseException) -> Verdict:
+    """The verdict on a probe that raised."""
+    said = str(error).strip().splitlines()
+    return Verdict(False, f"{type(error).__name__}: {said[0] if said else ''}", "it raised this")
+
+
+def require(results: Sequence[Result], subject: Any) -> None:
+    """Raise ``ConformanceError`` if any check failed."""
+    failed = [(name, verdict) for name, verdict in results if not verdict.passed]
+    if failed:
+        lines = [f"  {name}: {v.measured}. {v.hint}".rstrip() for name, v in failed]
+        raise ConformanceError("\n".join([f"{subject} breaks its contract:", *lines]))

@@ -1,0 +1,240 @@
+"""Checks of one move of an update rule: repeatable, pure, in form, and calm at the extremes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_flatten, tree_leaves
+
+from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.small_problem import (
+    cut,
+    in_float64,
+    small_batches,
+    small_loss,
+    small_params,
+    used_state,
+)
+from nested.levels.forward import Params, State
+from nested.levels.rule import Step, UpdateRule
+from nested.unroll.dispatch import unroll
+
+STEPS = 3  # K
+
+
+def _one_step(rule: UpdateRule, params: Params, state: State, seed: int = 0, scale: float = 1.0):
+    """A step on gradients of the small problem times ``scale``."""
+    some = next(iter(params.values()))
+    (batch,) = small_batches(1, seed, some.dtype)
+    with torch.enable_grad():
+        points = {name: p.detach().requires_grad_() for name, p in params.items()}
+        loss = small_loss(points, batch)
+        grads = torch.autograd.grad(loss, list(points.values()), materialize_grads=True)
+    grads = {name: scale * g for name, g in zip(points, grads, strict=True)}
+    return rule(params, grads, state, scale * loss.detach())
+
+
+# --- the same every time -------------------------------------------------------------------------
+
+
+def _probe_repeats(rule: UpdateRule) -> Evidence:
+    rule = in_float64(rule)
+    params, batches = small_params(0), small_batches(STEPS, 0)
+    runs = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)  # global randomness must not matter
+        run = unroll(small_loss, params, batches, rule, differentiable=False)
+        runs.append([run.losses, *run.params.values()])
+    return {"runs": cut(runs)}
+
+
+def _judge_repeats(evidence: Evidence) -> Verdict:
+    first, second = evidence["runs"]
+    apart = max((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
+    hint = "does the rule draw random numbers, or keep something between runs?"
+    return Verdict(apart == 0.0, f"two equal runs differ by {apart:.2g}", hint)
+
+
+# --- nothing passed in is changed ----------------------------------------------------------------
+
+
+def _probe_purity(rule: UpdateRule) -> Evidence:
+    rule = in_float64(rule)
+    params, state = used_state(rule, small_params(0), 0)
+    own = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
+    watched = {"params": params, "state": state, "rule": own}
+    before = cut(watched)
+    with torch.no_grad():
+        _one_step(rule, params, state)
+    return {"before": before, "after": cut(watched)}
+
+
+def _judge_purity(evidence: Evidence) -> Verdict:
+    changed = []
+    for part, before in evidence["before"].items():
+        pairs = zip(tree_leaves(before), tree_leaves(evidence["after"][part]), strict=True)
+        if not all(torch.equal(a, b) for a, b in pairs):
+            changed.append(part)
+    hint = "make new tensors (a + b) instead of writing into old ones (a += b, a.add_(b))"
+    return Verdict(not changed, f"changed in place: {', '.join(changed) or 'nothing'}", hint)
+
+
+# --- names, shapes, dtypes -----------------------------------------------------------------------
+
+
+def _probe_shapes(rule: UpdateRule) -> Evidence:
+    found = {}
+    for dtype in (torch.float32, torch.float64):
+        params = small_params(0, dtype)
+        precise = in_float64(rule).to(dtype)
+        state = precise.init(params)
+        with torch.no_grad():
+            step = _one_step(precise, params, state)
+            again = _one_step(precise, step.params, step.state)
+        found[str(dtype)] = {
+            "is_step": isinstance(step, Step),
+            "wanted": _outline(params),
+            "params": [_outline(step.params), _outline(again.params)],
+            "states": [_outline(state), _outline(step.state), _outline(again.state)],
+        }
+    return found
+
+
+def _outline(tree: Any) -> str:
+    leaves, spec = tree_flatten(tree)
+    kinds = [f"{tuple(x.shape)} {x.dtype}" if torch.is_tensor(x) else repr(x) for x in leaves]
+    return f"{spec} {kinds}"
+
+
+def _judge_shapes(evidence: Evidence) -> Verdict:
+    for dtype, found in evidence.items():
+        if not found["is_step"]:
+            return Verdict(False, "forward does not return a Step", "return Step(params, state, …)")
+        for got in found["params"]:
+            if got != found["wanted"]:
+                hint = f"they were {found['wanted']}"
+                return Verdict(False, f"in {dtype} the params returned are {got}", hint)
+        if len(set(found["states"])) > 1:
+            hint = "the state must keep its structure, shapes and dtypes from step to step"
+            return Verdict(False, f"in {dtype} the state changes its form", hint)
+    return Verdict(True, "params and state keep names, shapes and dtypes")
+
+
+# --- extreme inputs ------------------------------------------------------------------------------
+
+SCALES = (0.0, 1e-30, 1e-8, 1e8, 1e30)  # of gradients and loss
+
+
+def _probe_extremes(rule: UpdateRule) -> Evidence:
+    precise = in_float64(rule).float()
+    found = {}
+    for scale in SCALES:
+        params = small_params(0, torch.float32)
+        with torch.no_grad():
+            step = _one_step(precise, params, precise.init(params), scale=scale)
+        found[f"{scale:g}"] = _finite_parts(step)
+    return found
+
+
+def _finite_parts(step: Step) -> dict[str, bool]:
+    parts = {"params": step.params, "state": step.state, "signals": step.signals}
+    return {
+        part: all(torch.isfinite(x).all().item() for x in tree_leaves(tree) if torch.is_tensor(x))
+        for part, tree in parts.items()
+    }
+
+
+def _judge_extremes(evidence: Evidence) -> Verdict:
+    bad = [
+        f"{part} at gradients times {scale}"
+        for scale, parts in evidence.items()
+        for part, finite in parts.items()
+        if not finite
+    ]
+    hint = "guard divisions and logarithms; squares of large numbers overflow"
+    return Verdict(not bad, f"not finite: {', '.join(bad) or 'nothing'}", hint)
+
+
+def _probe_not_a_number(rule: UpdateRule) -> Evidence:
+    """A loss that is NaN at gradients that are not: a finite answer, or a clear error."""
+    precise = in_float64(rule)
+    params = small_params(0)
+    grads = {name: torch.ones_like(p) for name, p in params.items()}
+    nan = torch.tensor(torch.nan, dtype=torch.float64)
+    try:
+        with torch.no_grad():
+            step = precise(params, grads, precise.init(params), nan)
+    except (ValueError, FloatingPointError) as error:
+        return {"said": str(error)}
+    return {"finite": _finite_parts(step)}
+
+
+def _judge_not_a_number(evidence: Evidence) -> Verdict:
+    if "said" in evidence:
+        return Verdict(bool(evidence["said"]), f"refused: {evidence['said']}", "say what is wrong")
+    bad = [part for part, finite in evidence["finite"].items() if not finite]
+    hint = "a NaN loss must not reach the weights: replace it before use, or raise a ValueError"
+    return Verdict(not bad, f"after a NaN loss, not finite: {', '.join(bad) or 'nothing'}", hint)
+
+
+# --- symmetries ----------------------------------------------------------------------------------
+
+
+def _probe_renaming(rule: UpdateRule) -> Evidence:
+    """Rename all parameters and reverse their order: nothing else may change."""
+    precise = in_float64(rule)
+    params = small_params(0)
+    plain = _three_moves(precise, params, small_loss)
+    names = {name: f"renamed.{i}" for i, name in enumerate(reversed(params))}
+    back = {new: old for old, new in names.items()}
+    renamed = {names[old]: params[old] for old in reversed(params)}
+    moved = _three_moves(
+        precise, renamed, lambda p, b: small_loss({back[n]: w for n, w in p.items()}, b)
+    )
+    return {"plain": plain, "moved": {back[name]: w for name, w in moved.items()}}
+
+
+def _probe_permutation(rule: UpdateRule) -> Evidence:
+    """Shuffle the coordinates of each weight, where the class says that it treats all alike."""
+    if not getattr(rule, "coordinatewise", False):
+        return {}
+    precise = in_float64(rule)
+    params = small_params(0)
+    generator = torch.Generator().manual_seed(7)
+    orders = {n: torch.randperm(p.numel(), generator=generator) for n, p in params.items()}
+
+    def shuffle(p: Params, back: bool = False) -> Params:
+        order = {n: torch.argsort(o) if back else o for n, o in orders.items()}
+        return {n: w.reshape(-1)[order[n]].reshape(w.shape) for n, w in p.items()}
+
+    plain = _three_moves(precise, params, small_loss)
+    moved = _three_moves(
+        precise, shuffle(params), lambda p, b: small_loss(shuffle(p, back=True), b)
+    )
+    return {"plain": plain, "moved": shuffle(moved, back=True)}
+
+
+def _three_moves(rule: UpdateRule, params: Params, loss_fn: Any) -> Params:
+    run = unroll(loss_fn, params, small_batches(STEPS, 0), rule, differentiable=False)
+    return cut(run.params)
+
+
+def _judge_symmetry(evidence: Evidence) -> Verdict:
+    if not evidence:
+        return Verdict(True, "not claimed")
+    plain, moved = evidence["plain"], evidence["moved"]
+    apart = max((plain[name] - moved[name]).abs().max().item() for name in plain)
+    hint = "a rule sees tensors, not their names, order or place"
+    return Verdict(apart < 1e-9, f"the weights differ by {apart:.2g}", hint)
+
+
+BASIC_CHECKS = [
+    Check("the same every time", _probe_repeats, _judge_repeats),
+    Check("changes nothing passed in", _probe_purity, _judge_purity),
+    Check("keeps names, shapes and dtypes", _probe_shapes, _judge_shapes),
+    Check("finite at zero, tiny and huge gradients", _probe_extremes, _judge_extremes),
+    Check("a NaN loss is refused or survived", _probe_not_a_number, _judge_not_a_number),
+    Check("blind to names and order", _probe_renaming, _judge_symmetry),
+    Check("blind to permuted coordinates", _probe_permutation, _judge_symmetry),
+]

@@ -1,0 +1,238 @@
+"""Checks of K moves of an update rule: hypergradients, carried state, many tasks.
+
+Letters: K inner steps, T tasks, D directions of finite differences.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.func import functional_call
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.small_problem import (
+    cut,
+    in_float64,
+    small_batches,
+    small_loss,
+    small_params,
+    used_state,
+)
+from nested.levels.forward import Params, State
+from nested.levels.rule import Step, UpdateRule
+from nested.unroll.batched import pick_task, stack_tasks, unroll_tasks
+from nested.unroll.dispatch import unroll
+
+STEPS = 3  # K
+DIRECTIONS = 4  # D, for each group of inputs
+WIGGLE = 1e-5  # of the finite differences
+
+
+# --- the hypergradient ---------------------------------------------------------------------------
+
+
+def _groups(rule: UpdateRule, seed: int) -> tuple[dict[str, list[Tensor]], Any]:
+    """The inputs of an unroll in groups, and a function from groups to its outcome, a vector."""
+    names = [name for name, _ in rule.named_parameters()]
+    start, state = used_state(rule, small_params(seed), seed)
+    leaves, spec = tree_flatten(state)
+    moving = [i for i, x in enumerate(leaves) if torch.is_tensor(x) and x.is_floating_point()]
+    groups = {
+        "level 4": [p.detach().clone() for p in rule.parameters()],
+        "the initial weights": list(start.values()),
+        "the initial state": [leaves[i] for i in moving],
+    }
+    batches = small_batches(STEPS, seed)
+
+    def outcome(groups: dict[str, list[Tensor]]) -> Tensor:
+        weights = dict(zip(names, groups["level 4"], strict=True))
+        params = dict(zip(start, groups["the initial weights"], strict=True))
+        own = list(leaves)
+        for i, leaf in zip(moving, groups["the initial state"], strict=True):
+            own[i] = leaf
+        run = unroll(
+            small_loss, params, batches, _Borrowing(rule, weights), tree_unflatten(own, spec)
+        )
+        return torch.cat([run.losses, *(p.reshape(-1) for p in run.params.values())])
+
+    return groups, outcome
+
+
+class _Borrowing(UpdateRule):
+    """A rule run with weights that are arguments, to differentiate with respect to them."""
+
+    def __init__(self, rule: UpdateRule, weights: Params) -> None:
+        super().__init__()
+        self.rule, self.weights = rule, weights
+
+    def init(self, params: Params) -> State:
+        return self.rule.init(params)
+
+    def forward(self, *arguments: Any) -> Step:
+        return functional_call(self.rule, self.weights, arguments)
+
+
+def _probe_hypergradient(rule: UpdateRule) -> Evidence:
+    """Slopes along random directions, by autograd and by central differences, at two points: one
+    point may lie on a kink (a clamp, a ReLU), two hardly do."""
+    return {f"point {seed}": _slopes(in_float64(rule), seed) for seed in (0, 1)}
+
+
+def _slopes(rule: UpdateRule, seed: int) -> Evidence:
+    groups, outcome = _groups(rule, seed)
+    generator = Generator().manual_seed(seed)
+    points = {g: [x.clone().requires_grad_() for x in xs] for g, xs in groups.items()}
+    result = outcome(points)
+    mix = torch.randn(result.shape, generator=generator, dtype=result.dtype)
+    flat = [x for xs in points.values() for x in xs]
+    grads = iter(torch.autograd.grad((result * mix).sum(), flat, materialize_grads=True))
+    slopes = {}
+    for group, tensors in groups.items():
+        gradient = [next(grads) for _ in tensors]
+        rows = []
+        for _ in range(DIRECTIONS if tensors else 0):
+            along = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in tensors]
+            length = math.sqrt(sum((d**2).sum().item() for d in along))
+            along = [d / length for d in along]
+            ends = []
+            for sign in (1, -1):
+                moved = [x + sign * WIGGLE * d for x, d in zip(tensors, along, strict=True)]
+                ends.append((outcome({**groups, group: moved}).detach() * mix).sum())
+            by_autograd = sum((g * d).sum() for g, d in zip(gradient, along, strict=True))
+            rows.append([by_autograd.item(), ends[0].item(), ends[1].item()])
+        slopes[group] = torch.tensor(rows, dtype=torch.float64).reshape(-1, 3)
+    return slopes
+
+
+def _judge_hypergradient(evidence: Evidence) -> Verdict:
+    worst = {}
+    for slopes in evidence.values():
+        for group, rows in slopes.items():
+            by_autograd, by_wiggling = rows[:, 0], (rows[:, 1] - rows[:, 2]) / (2 * WIGGLE)
+            size = torch.maximum(by_autograd.abs(), by_wiggling.abs()).clamp(min=1e-3)
+            error = ((by_autograd - by_wiggling).abs() / size).max().item() if len(rows) else 0.0
+            error = math.inf if math.isnan(error) else error
+            worst[group] = min(worst.get(group, math.inf), error)
+    group, error = max(worst.items(), key=lambda item: item[1])
+    measured = f"autograd and finite differences differ by {error:.1g} of the slope"
+    hint = f"the hypergradient with respect to {group} is wrong: is something detached, or a float?"
+    return Verdict(error < 1e-4, measured, hint)
+
+
+# --- who is reached ------------------------------------------------------------------------------
+
+
+def _probe_reach(rule: UpdateRule) -> Evidence:
+    """How large the hypergradient is for each meta-parameter, and how each step's loss depends on
+    the initial state."""
+    rule = in_float64(rule)
+    start, state = used_state(rule, small_params(0), 0)
+    leaves, spec = tree_flatten(state)
+    shapes = {p.shape for p in start.values()} - {torch.Size(())}
+    leaves = [x.requires_grad_() if torch.is_tensor(x) and x.shape in shapes else x for x in leaves]
+    run = unroll(small_loss, start, small_batches(STEPS + 1, 0), rule, tree_unflatten(leaves, spec))
+    sources = dict(rule.named_parameters())
+    total = run.losses[1:].sum()
+    grads = torch.autograd.grad(
+        total, list(sources.values()), retain_graph=True, materialize_grads=True
+    )
+    memory = [x for x in leaves if torch.is_tensor(x) and x.requires_grad]
+    by_step = []
+    for loss in run.losses[1:] if memory else ():
+        parts = torch.autograd.grad(loss, memory, retain_graph=True, materialize_grads=True)
+        by_step.append(max(g.abs().max().item() for g in parts))
+    sizes = {name: g.abs().max().item() for name, g in zip(sources, grads, strict=True)}
+    return {"parameters": sizes, "state_by_step": by_step}
+
+
+def _judge_reach(evidence: Evidence) -> Verdict:
+    dead = [name for name, size in evidence["parameters"].items() if not size > 0]
+    if dead:
+        hint = "is a signal detached, rounded, clamped, or turned into a float?"
+        return Verdict(False, f"no hypergradient reaches {', '.join(dead)}", hint)
+    for step, size in enumerate(evidence["state_by_step"], start=1):
+        if not size > 0:
+            measured = f"the loss after {step} updates does not depend on the initial state"
+            return Verdict(False, measured, "is the state detached on its way from step to step?")
+    return Verdict(True, "all meta-parameters and the initial state are reached")
+
+
+# --- an unroll is nothing but a loop -------------------------------------------------------------
+
+
+def _probe_loop(rule: UpdateRule) -> Evidence:
+    rule = in_float64(rule)
+    params, batches = small_params(0), small_batches(STEPS, 0)
+    run = unroll(small_loss, params, batches, rule, differentiable=False)
+    by_hand, state, losses = params, rule.init(params), []
+    for batch in batches:
+        points = {name: p.detach().requires_grad_() for name, p in by_hand.items()}
+        loss = small_loss(points, batch)
+        grads = torch.autograd.grad(loss, list(points.values()), materialize_grads=True)
+        with torch.no_grad():
+            grads = dict(zip(points, grads, strict=True))
+            by_hand, state, _ = rule(by_hand, grads, state, loss.detach())
+        losses.append(loss.detach())
+    manual = [torch.stack(losses), *by_hand.values()]
+    return {"ours": cut([run.losses, *run.params.values()]), "others": cut(manual)}
+
+
+def _probe_carried(rule: UpdateRule) -> Evidence:
+    rule = in_float64(rule)
+    params, batches = small_params(0), small_batches(2 * STEPS, 0)
+    whole = unroll(small_loss, params, batches, rule, differentiable=False)
+    first = unroll(small_loss, params, batches[:STEPS], rule, differentiable=False)
+    rest = unroll(
+        small_loss, first.params, batches[STEPS:], rule, first.state, differentiable=False
+    )
+    pieces = [torch.cat([first.losses, rest.losses]), *rest.params.values()]
+    return {"ours": cut([whole.losses, *whole.params.values()]), "others": cut(pieces)}
+
+
+def _probe_tasks(rule: UpdateRule) -> Evidence:
+    """Three tasks together, and each alone."""
+    rule = in_float64(rule)
+    params = [small_params(seed) for seed in range(3)]
+    batches = [small_batches(STEPS, seed) for seed in range(3)]
+    stacked = [stack_tasks([batches[t][k] for t in range(3)]) for k in range(STEPS)]
+    together = unroll_tasks(small_loss, stack_tasks(params), stacked, rule, differentiable=False)
+    ours, others = [], []
+    for t in range(3):
+        alone = unroll(small_loss, params[t], batches[t], rule, differentiable=False)
+        ours += [together.losses[t], *pick_task(together.params, t).values()]
+        others += [alone.losses, *alone.params.values()]
+    return {"ours": cut(ours), "others": cut(others)}
+
+
+def _judge_equal(hint: str) -> Any:
+    def judge(evidence: Evidence) -> Verdict:
+        pairs = list(zip(evidence["ours"], evidence["others"], strict=True))
+        apart = max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
+        return Verdict(apart < 1e-9, f"they differ by {apart:.2g}", hint)
+
+    return judge
+
+
+GRADIENT_CHECKS = [
+    Check("the hypergradient is right", _probe_hypergradient, _judge_hypergradient),
+    Check("every meta-parameter and the state are reached", _probe_reach, _judge_reach),
+    Check(
+        "an unroll is a loop over the rule",
+        _probe_loop,
+        _judge_equal("does the rule depend on how it is called, or on the graph?"),
+    ),
+    Check(
+        "carried state continues a run",
+        _probe_carried,
+        _judge_equal("everything that the next step needs belongs in the state"),
+    ),
+    Check(
+        "tasks in a batch do not mix",
+        _probe_tasks,
+        _judge_equal("a rule sees one task; do not branch on values or reduce over other tasks"),
+    ),
+]

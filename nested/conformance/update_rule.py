@@ -1,0 +1,61 @@
+"""The contract of ``nested.UpdateRule``, as checks that any rule can be put through."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Generator
+
+from nested.conformance.check import Check, Evidence, Result, Verdict, require, run_check
+from nested.conformance.rule_basics import BASIC_CHECKS
+from nested.conformance.rule_gradients import GRADIENT_CHECKS
+from nested.levels.rule import UpdateRule
+from nested.meta.baselines import draw_tasks
+from nested.meta.config import MetaConfig
+from nested.meta.objective import meta_loss
+from nested.meta.training import meta_train
+from nested.tasks.sum_regression import SumRegression
+from nested.unroll.batched import unroll_tasks
+
+BRIEFLY = MetaConfig(meta_steps=40, unroll_length=8, max_horizon=8, tasks=8, lr=0.02)
+
+
+def check_update_rule(rule: UpdateRule) -> list[Result]:
+    """Check that ``rule`` keeps the contract of an update rule; the rule itself is not changed.
+
+    Runs ``UPDATE_RULE_CHECKS`` on copies of the rule, on a small problem with a scalar, a vector, a
+    matrix and a weight without gradient. Returns the results; raises ``ConformanceError``, with one
+    line for each check that failed, if any did.
+    """
+    results = [run_check(check, rule) for check in UPDATE_RULE_CHECKS]
+    require(results, type(rule).__name__)
+    return results
+
+
+def _probe_learning(rule: UpdateRule) -> Evidence:
+    """The meta-loss on held-out sum regressions, before and after 40 meta-steps."""
+    learner, family = copy.deepcopy(rule).float(), SumRegression()
+    before = _held_out_loss(learner, family)
+    meta_train(learner, family, BRIEFLY)
+    return {"before": before, "after": _held_out_loss(learner, family)}
+
+
+@torch.no_grad()
+def _held_out_loss(rule: UpdateRule, family: SumRegression) -> float:
+    draw = draw_tasks(family.held_out(), 64, BRIEFLY.unroll_length, Generator().manual_seed(1))
+    run = unroll_tasks(draw.loss_fn, draw.params, draw.batches, rule, differentiable=False)
+    return meta_loss(draw.loss_fn, run, draw.query).item()
+
+
+def _judge_learning(evidence: Evidence) -> Verdict:
+    before, after = evidence["before"], evidence["after"]
+    hint = "does the meta-loss reach the rule, and do its first weights leave room to learn?"
+    return Verdict(after < 0.98 * before, f"held-out meta-loss {before:.3f} -> {after:.3f}", hint)
+
+
+UPDATE_RULE_CHECKS = [
+    *BASIC_CHECKS,
+    *GRADIENT_CHECKS,
+    Check("briefly meta-trained it improves", _probe_learning, _judge_learning),
+]
