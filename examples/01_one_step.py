@@ -76,7 +76,7 @@ def draw(folder, loss_after_one_step, path, losses, slope):
     values = [loss_after_one_step(rate)[0].item() for rate in rates]
     figure, ((axes,),) = new_figure(1, 1, width=6)
     axes.plot(rates, values, label="loss after one step")
-    near = torch.linspace(0.02, 0.5, 2)
+    near = torch.linspace(0.02, 0.5, 50)  # straight in lr, so curved on a log axis
     axes.plot(near, losses[0] + slope * (near - path[0]), "--", label="the hypergradient at 0.1")
     axes.plot(path, losses, "o-", ms=3, lw=0.8, label="30 steps down it")
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss on fresh images", ylim=(2.2, 2.5))
