@@ -10,6 +10,10 @@ Results go to runs/: race.png (the picture), race.json (the numbers), rule.pt (w
 from __future__ import annotations
 
 import os
+import signal
+
+if __name__ == "__main__":  # until main() runs there is nothing to save: Ctrl-C just ends it
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # By default OpenMP threads spin while they wait: beside one busy process that made the demo ten
 # times slower. Spinning briefly costs nothing on an idle machine. Read when torch is imported.
@@ -153,7 +157,7 @@ def run(args: argparse.Namespace) -> None:
     """The demo: introduce, race, learn, race again, say what came out."""
     started = time.monotonic()
     config, device = configure(args), find_device(args.device)
-    folder = prepare_folder(args.out)
+    folder = prepare_folder(args.out, "race.png", "race.json", "rule.pt", "rule.previous.pt")
     family = FAMILIES[args.family](device=device)
     rule = MetaOptimizer(generator=Generator().manual_seed(args.seed)).to(device)
 
@@ -252,6 +256,7 @@ def race_both(
 
 def main(arguments: list[str] | None = None) -> int:
     args = parse(arguments)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run(args)
     except (ValueError, TypeError, OSError, MetaTrainingError) as error:

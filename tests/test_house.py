@@ -1,6 +1,7 @@
 """The house: imports point down, files and functions stay small, public names are documented."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_files_and_functions_stay_small(path):
         if isinstance(node, ast.FunctionDef) and node.name != "parse":  # a list of flags
             documented = ast.get_docstring(node, clean=False) or ""
             code = node.end_lineno - node.lineno - documented.count("\n")
-            assert code <= 50, f"{node.name} in {path.name} has {code} lines"
+            assert code <= 45, f"{node.name} in {path.name} has {code} lines"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: p.name)
@@ -83,3 +84,38 @@ def test_public_names_are_documented_and_typed(path):
             if isinstance(node, ast.FunctionDef):
                 assert node.returns is not None, f"{node.name} does not say what it returns"
                 assert all(a.annotation for a in node.args.args + node.args.kwonlyargs), node.name
+
+
+TENSORS = {"Tensor", "Params", "State", "Batch"}
+SHAPE = re.compile(
+    r"\((\.\.\.|[A-Z]|([A-Z]|[0-9])[^()]*,[^()]*|)\)"
+)  # (...), (T, K), (1797, 64), ()
+
+
+def public_functions(path):
+    """Each public function of a file, and what its docstring and its class's say."""
+    tree = ast.parse(path.read_text())
+    for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
+        around = "" if owner is tree else ast.get_docstring(owner) or ""
+        for node in owner.body:
+            if isinstance(node, ast.FunctionDef) and node.name[0] != "_":
+                yield node, f"{around} {ast.get_docstring(node) or ''}", owner is not tree
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_public_docstrings_give_shapes_errors_and_source(path):
+    for node, said, is_method in public_functions(path):
+        if not (is_method and ast.get_docstring(node) is None):  # documented by its base class
+            types = [a.annotation for a in [*node.args.args, *node.args.kwonlyargs]]
+            types = {
+                n.id for t in [*types, node.returns] if t for n in ast.walk(t) if hasattr(n, "id")
+            }
+            if types & TENSORS:
+                assert SHAPE.search(said), f"{node.name} takes or gives tensors of what shape?"
+        for child in ast.walk(node):
+            if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call):
+                error = child.exc.func.id
+                assert error in said, f"{node.name} does not say that it raises {error}"
+    room = path.relative_to(ROOT / "nested").parts[0]
+    if room in ROOMS and room != "support" and path.name != "__init__.py":
+        assert "Source:" in path.read_text(), f"{path.name} does not name its source"

@@ -108,6 +108,26 @@ def test_wrong_values_get_one_sentence_before_any_work(flags, message, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["race.png", "race.json", "rule.pt", "rule.previous.pt"])
+def test_a_folder_where_a_file_goes_is_found_before_any_work(name, tmp_path, capsys):
+    (tmp_path / name).mkdir()
+    assert run(folder=tmp_path) == 1
+    captured = capsys.readouterr()
+    assert (
+        captured.err.count("\n") == 1 and f"{name}' is a folder where a file goes" in captured.err
+    )
+    assert captured.out == "" and [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_ctrl_c_during_the_imports_just_ends_it(tmp_path):
+    process = start(tmp_path / "never")
+    time.sleep(0.5)  # importing torch takes longer
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == -signal.SIGINT and out == err == ""
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_device_this_machine_lacks(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run("--device", "cuda", folder=tmp_path) == 1

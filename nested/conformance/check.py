@@ -1,7 +1,8 @@
 """What a check is: a probe that runs the code in question, and a judge of what came back.
 
-The two are kept apart so that a grader can run the probe in one process, with code it does not
-trust, and the judge in another, on nothing but the tensors, numbers and words that came back.
+Source: the spirit of scikit-learn's ``check_estimator``. The two are kept apart so that a grader
+can run the probe in one process, with code it does not trust, and the judge in another, on nothing
+but the tensors, numbers and words that came back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""A small smooth inner problem with a scalar, a vector, a matrix and an unused weight."""
+"""A small smooth inner problem with a scalar, a vector, a matrix and an unused weight.
+
+Letters: B rows. Source: ours; smooth, so that finite differences can be trusted.
+"""
 
 from __future__ import annotations
 
@@ -17,21 +20,21 @@ ROWS = 4
 
 
 def small_loss(params: Params, batch: Batch) -> Tensor:
-    """Mean squared error of ``(2 + scalar) tanh(matrix x + vector)`` on a batch (x (B, 2),
-    y (B, 3)): smooth, so that finite differences can be trusted; "unused" has no part in it."""
+    """Mean squared error, (), of ``(2 + scalar) tanh(matrix x + vector)`` on a batch (x (B, 2),
+    y (B, 3)); the weight "unused" has no part in it. Raises ``KeyError`` for other weights."""
     inputs, targets = batch
     hidden = torch.tanh(inputs @ params["matrix"].T + params["vector"])
     return (((2 + params["scalar"]) * hidden - targets) ** 2).mean()
 
 
 def small_params(seed: int, dtype: torch.dtype = torch.float64) -> Params:
-    """Weights with the names and shapes of ``SHAPES``."""
+    """Weights {name: (...)} with the names and shapes of ``SHAPES``."""
     generator = Generator().manual_seed(seed)
     return {n: torch.randn(s, generator=generator).to(dtype) for n, s in SHAPES.items()}
 
 
 def small_batches(steps: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Batch]:
-    """K = ``steps`` batches of random data."""
+    """K = ``steps`` batches (x (B, 2), y (B, 3)) of random data."""
     generator = Generator().manual_seed(1000 + seed)
     return [
         (
@@ -48,7 +51,8 @@ def in_float64(rule: UpdateRule) -> UpdateRule:
 
 
 def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, State]:
-    """Weights and state after one step, detached: past the zeros that states start from."""
+    """Weights {name: (...)} and state after one step, detached: past the zeros that states start
+    from. Raises whatever the rule raises."""
     (batch,) = small_batches(1, seed + 500)
     points = {name: p.detach().requires_grad_() for name, p in params.items()}
     loss = small_loss(points, batch)
@@ -59,5 +63,5 @@ def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, Sta
 
 
 def cut(tree: Any) -> Any:
-    """Copies of all tensors of a nested structure, without their graphs."""
+    """Copies of all tensors (...) of a nested structure, without their graphs."""
     return tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), tree)

@@ -1,6 +1,7 @@
 """Update frequency (the paper's Definition 2): how often a level moves.
 
 A level off its clock still takes part in every forward pass; only its update waits.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ class Clock:
             raise ValueError(f"a clock's period is a whole number from 1, but got {self.period!r}")
 
     def due(self, step: int) -> bool:
-        """Whether the level moves at ``step`` (counted from 1; 0 or less raises ``ValueError``)."""
+        """Whether the level moves at ``step``, a whole number counted from 1; raises ``ValueError``
+        for 0 or less. Source: Definition 2."""
         if step < 1:
             raise ValueError(f"steps count from 1, but got step {step}")
         return step % self.period == 0

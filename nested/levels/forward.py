@@ -1,6 +1,7 @@
 """Level 1: a forward pass and its loss, as a pure function of the weights.
 
 State: none of its own.  It sees: one batch.  Clock: every batch.
+Source: ``torch.func.functional_call``, PyTorch's way to lend a module other weights.
 
 A ``torch.nn.Module`` hides its weights; the levels above need them in the open, as an argument to
 differentiate with respect to. ``functional_loss`` turns the one into the other.
@@ -23,15 +24,17 @@ LossFn = Callable[[Params, Batch], Tensor]
 def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
     """Return ``loss_fn(params, batch) -> scalar``, a pure function of ``params``.
 
-    ``batch`` is ``(inputs, targets)``; the loss is ``criterion(model(inputs), targets)``. The model
-    is never changed: it lends its code, its buffers (used as they are) and its frozen parameters
+    ``params`` is {name: (...)}, shaped as the model's own; ``batch`` is ``(inputs, targets)``, any
+    shapes that ``model`` and ``criterion`` take. The loss, (), is ``criterion(model(inputs),
+    targets)``, in the criterion's unit (nats for cross entropy). The model is never changed: it
+    lends its code, its buffers (used as they are) and its frozen parameters
     (``requires_grad=False`` when this function is called), which are constants: they may be left
     out of ``params`` and get a zero gradient when passed. ``loss_fn.model`` and
     ``loss_fn.criterion`` keep the two arguments.
 
-    ``loss_fn`` raises ``ValueError`` when the names in ``params`` are not the model's, when
-    ``batch`` is not a pair, and when the model writes to its buffers (BatchNorm in train mode): a
-    pure function has nowhere to keep what was written.
+    ``loss_fn`` raises ``TypeError`` when ``params`` is no dict, and ``ValueError`` when its names
+    are not the model's, when ``batch`` is not a pair, and when the model writes to its buffers
+    (BatchNorm in train mode): a pure function has nowhere to keep what was written.
 
     >>> import torch
     >>> loss_fn = functional_loss(nn.Linear(2, 1, bias=False), nn.functional.mse_loss)

@@ -1,7 +1,7 @@
 """Level 4: a small net that decides, at every inner step, how levels 2 and 3 move.
 
 State: its own weights, moved by meta-training.  It sees: the context of each inner step.  Clock:
-every K inner steps.
+every K inner steps.  Source: Daniel et al. 2016 (step size controllers), by hypergradients.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MetaOptimizer(UpdateRule):
     both heads have a gradient from the first step. The start is lr 0.1 and momentum 0.5 (or as near
     as the ranges allow). ``generator`` draws the first weights; without one they are always alike.
 
-    Signals: ``lr`` and ``momentum``, scalars. A non-finite loss gives the low end of both ranges.
+    Signals: ``lr`` and ``momentum``, (). A non-finite loss gives the low end of both ranges.
     State: ``momentum``, a buffer named as the params, and ``step``, a scalar that counts from 0.
     Raises ``ValueError`` for a range, width or feature that is not allowed.
     """

@@ -1,6 +1,7 @@
 """Level 2: the momentum buffer, a memory of past gradients.
 
 State: one buffer for each weight.  It sees: gradients.  Clock: every batch.
+Source: Polyak 1964, in the form of ``torch.optim.SGD``; Behrouz et al. 2025, eq. 10-13.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from nested.levels.forward import Params
 def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Params:
     """Return the next buffer, ``v <- mu v + g``: pure, and differentiable in all three arguments.
 
-    ``buffer`` and ``grads`` have the same names and shapes; ``momentum`` (mu, no unit, usually in
-    [0, 1)) is a float or a scalar tensor. This is PyTorch's convention (``torch.optim.SGD`` without
-    dampening): the learning rate acts later, in level 3. The paper's, ``m <- a m - eta g``,
-    ``W <- W + m`` (eq. 10-13), is the same only while the learning rate is constant.
+    ``buffer`` and ``grads`` are {name: (...)} with the same names and shapes, in units of loss per
+    unit of weight, and so is the result; ``momentum`` (mu, no unit, usually in [0, 1)) is a float
+    or a scalar tensor. Raises ``KeyError`` for a gradient without a buffer. This is PyTorch's
+    convention (``torch.optim.SGD`` without dampening): the learning rate acts later, in level 3.
+    The paper's, ``m <- a m - eta g``, ``W <- W + m`` (eq. 10-13), is the same only while the
+    learning rate is constant.
     """
     # v <- mu v + g     (.to: a wider mu must not widen the buffer)
     return {name: (momentum * buffer[name] + g).to(g.dtype) for name, g in grads.items()}

@@ -1,4 +1,9 @@
-"""Level 4's contract: what an update rule is, and what it may see."""
+"""Level 4's contract: what an update rule is, and what it may see.
+
+Source: learned update rules after Andrychowicz et al. 2016 (arXiv 1606.04474), whose appendix A
+gives gradients as logarithms; the cosine after Baydin et al. 2018 (arXiv 1703.04782): a product of
+successive gradients is the hypergradient of one step's learning rate.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,8 @@ from nested.levels.forward import Params, State
 
 
 class Step(NamedTuple):
-    """What a rule returns: next weights, next state, and the signals it chose, all in the graph."""
+    """What a rule returns, all in the graph: the next weights, {name: (...)} as they came; the next
+    state; and the signals it chose, {name: (...)}, to be shown and recorded."""
 
     params: Params
     state: State
@@ -26,18 +32,20 @@ class UpdateRule(nn.Module):
     """
 
     def init(self, params: Params) -> State:
-        """Return the state before the first step, nested dicts of tensors on the params' device."""
+        """Return the state before the first step: nested dicts of tensors of any shapes, on the
+        device of ``params`` {name: (...)}. Raises ``NotImplementedError`` where a rule lacks it."""
         raise NotImplementedError
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        """Make one move. ``grads`` is named and shaped as ``params``; ``loss``, a scalar, was taken
-        at ``params``. Returns a ``Step`` whose params and state keep names, shapes and dtypes.
-        """
+        """Make one move. ``grads`` is named and shaped as ``params`` {name: (...)}; ``loss``, (),
+        was taken at ``params``. Returns a ``Step`` whose params and state keep names, shapes and
+        dtypes. Raises ``NotImplementedError`` where a rule lacks it."""
         raise NotImplementedError
 
 
 class Context(NamedTuple):
-    """What level 4 sees: scalars, finite for any input; ``None`` for a feature not asked for."""
+    """What level 4 sees, pure numbers without a unit, () each or (T,) for T tasks, finite for any
+    input; ``None`` for a feature not asked for."""
 
     log_loss: Tensor | None = None  # log |loss|
     log_step: Tensor | None = None  # log(1 + inner step), steps counted from 0
@@ -57,8 +65,10 @@ def observe(
 ) -> Context:
     """Compute the features in ``names``: after the gradient, before the update.
 
-    ``loss`` and ``step`` are scalars; ``grads`` and ``buffer`` are named alike. Each feature is a
-    scalar of at least float32, finite even where loss or gradients are not (a NaN reads as 0).
+    ``loss`` and ``step`` (inner steps made so far) are (); ``grads`` and ``buffer`` are {name:
+    (...)}, named alike; ``total_steps`` (inner steps) is for ``progress``. Each feature is a scalar
+    of at least float32, finite even where loss or gradients are not (a NaN reads as 0). Raises
+    ``TypeError`` for ``progress`` without ``total_steps``.
     """
     features = {}
     if "log_loss" in names:

@@ -1,6 +1,7 @@
 """Level 3: the slow weights, a memory of momentum buffers.
 
 State: the weights.  It sees: the momentum buffer.  Clock: every batch.
+Source: ``torch.optim.SGD``; Behrouz et al. 2025, eq. 10-13.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from nested.levels.forward import Params
 def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Params:
     """Return the next weights, ``w <- w - eta v``: pure, and differentiable in all three arguments.
 
-    ``params`` and ``buffer`` have the same names and shapes; ``lr`` (eta, weight change per unit of
-    buffer and inner step) is a float or a scalar tensor. A tensor keeps its gradient: that is how
-    level 4 learns. With ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
+    ``params`` and ``buffer`` are {name: (...)} with the same names and shapes, and so is the
+    result; ``lr`` (eta, weight change per unit of buffer and inner step) is a float or a scalar
+    tensor. Raises ``KeyError`` for a weight without a buffer. A tensor keeps its gradient: that is
+    how level 4 learns. With ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
     """
     # w <- w - eta v     (.to: a wider eta must not widen the weights)
     return {name: (w - lr * buffer[name]).to(w.dtype) for name, w in params.items()}

@@ -1,4 +1,7 @@
-"""What can be chosen about meta-training, checked before any work."""
+"""What can be chosen about meta-training, checked before any work.
+
+Source: truncated unrolls, clipping and Adam on level 4 as in Metz et al. 2019 (arXiv 1810.10180).
+"""
 
 from __future__ import annotations
 

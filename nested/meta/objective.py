@@ -1,4 +1,8 @@
-"""The meta-loss: what level 4 is scored by."""
+"""The meta-loss: what level 4 is scored by.
+
+Letters: T tasks, K inner steps. Source: the summed losses of Andrychowicz et al. 2016 (arXiv
+1606.04474), eq. 3; a fresh query batch as in Finn et al. 2017 (arXiv 1703.03400).
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,12 @@ OBJECTIVES = ("mean", "query")
 
 
 def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tensor:
-    """Return (T, K): the loss after each of the K updates, for T tasks.
+    """Return (T, K): the loss after each of the K updates, for T tasks, in the loss's own unit.
 
     ``losses[k]`` is taken before update k, so it scores updates 0 to k - 1: those from 1 on score
     all updates but the last, and the last is scored on ``query`` (T, ...). A mean over
     ``trajectory.losses`` alone would give it no credit, and at K = 1 a hypergradient of zero.
+    Raises ``ValueError`` or ``RuntimeError`` for a query batch of another T.
     """
     after_last = torch.vmap(loss_fn)(trajectory.params, query)
     return torch.cat([trajectory.losses[:, 1:], after_last[:, None]], dim=1)
@@ -25,7 +30,7 @@ def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tens
 def meta_loss(
     loss_fn: LossFn, trajectory: Trajectory, query: Batch, objective: str = "mean"
 ) -> Tensor:
-    """The scalar that level 4 learns to lower, of a trajectory of T tasks.
+    """The scalar, (), that level 4 learns to lower, of a trajectory of T tasks.
 
     "mean" averages the loss after each of the K updates; "query" takes the one after the last.
     Anything else raises ``ValueError``.

@@ -1,4 +1,8 @@
-"""What came out of a race, as a table, a verdict in plain words and a picture."""
+"""What came out of a race, as a table, a verdict in plain words and a picture.
+
+Everything here takes a ``RaceResult`` and the name of the rule in it, and raises ``KeyError`` for a
+name that did not race. Source: the words are ours, the numbers are those of ``nested.meta.race``.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,8 @@ SMALL = 0.02  # share of the loss under which a difference does not matter
 
 
 def table(result: RaceResult, name: str) -> str:
-    """The race as text: one line an entrant, best mean loss first; ``name`` is the rule's."""
+    """The race as text: one line an entrant, best mean loss first; ``name`` is the rule's. Raises
+    ``KeyError`` for a name that did not race."""
     means = {other: result.estimate(other).mean for other in result.entries}
     order = sorted(means, key=lambda other: (math.isnan(means[other]), means[other]))
     head = f"{'':<26}{'mean loss':>16}{'final loss':>17}{'accuracy':>10}   paired with the rule"
@@ -52,7 +57,9 @@ def _the(other: str) -> str:
 
 
 def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> str:
-    """One comparison in words: "beats Adam by 7%", "loses to ...", "cannot be told from ..."."""
+    """One comparison in words: "beats Adam by 7%", "loses to ...", "cannot be told from ..."; a
+    difference counts from ``SURE`` standard errors. Raises ``KeyError`` for a name that did not
+    race."""
     paired, gain = result.paired(name, other, what), result.gain(name, other, what)
     if not math.isfinite(result.estimate(name, what).mean):
         return f"diverges on some tasks, so cannot be held against {_the(other)}"
@@ -66,7 +73,8 @@ def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> st
 
 
 def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
-    """What was learned, in plain words, from the race it was trained for and one much longer."""
+    """What was learned, in plain words, from the race it was trained for and one much longer; both
+    raced the same entrants, or ``KeyError`` is raised."""
     replay = f"{name}, replayed"
     lines = [f"At {short.horizon} steps the rule {compare(short, name, 'best constant')},"]
     lines.append(f"  {compare(short, name, 'best decay')}, and {compare(short, name, replay)}:")
@@ -95,7 +103,8 @@ def draw_report(
     *,
     title: str,
 ) -> None:
-    """Draw one or two races (curves, mean losses), the signals in the last, and the meta-loss."""
+    """Draw one or two races (curves, mean losses), the signals in the last, and the meta-loss, as a
+    PNG at ``path``. Raises ``ValueError`` when it cannot be written."""
     figure, (top, bottom) = new_figure(2, 3)
     for axes, result in zip(top, races):
         curves = {other: result.curve(other) for other in result.entries}

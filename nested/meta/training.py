@@ -1,4 +1,8 @@
-"""Learning level 4: batched tasks -> K-step unroll -> meta-loss -> clip -> Adam, and again."""
+"""Learning level 4: batched tasks -> K-step unroll -> meta-loss -> clip -> Adam, and again.
+
+Letters: T tasks, K inner steps. Source: Andrychowicz et al. 2016 (arXiv 1606.04474); truncated
+windows that carry the inner run on, and random horizons, as in Metz et al. 2019 (arXiv 1810.10180).
+"""
 
 from __future__ import annotations
 
@@ -29,7 +33,8 @@ SECONDS_BETWEEN_SAVES = 2.0  # at least; the numbers do not depend on it
 
 
 class MetaRecord(NamedTuple):
-    """One meta-step, as plain numbers."""
+    """One meta-step, as plain numbers: losses in the task's unit, norms in loss per unit of
+    rule."""
 
     step: int  # meta-step, from 1
     inner_step: int  # inner steps the runs had made before this window

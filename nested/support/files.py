@@ -12,9 +12,13 @@ from typing import Any
 import torch
 
 
-def prepare_folder(path: Path | str) -> Path:
-    """Make a folder and check that files can be written in it; raises ``ValueError`` if not."""
+def prepare_folder(path: Path | str, *names: str) -> Path:
+    """Make a folder and check that files, those called ``names`` above all, can be written in it;
+    raises ``ValueError`` if not."""
     folder = Path(path)
+    for name in names:
+        if (folder / name).is_dir():
+            raise ValueError(f"{str(folder / name)!r} is a folder where a file goes: move it away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / ".writable", lambda temporary: temporary.write_text(""))
@@ -42,7 +46,8 @@ def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
 
 
 def save_json(path: Path | str, content: Any) -> None:
-    """Save plain data as JSON; numbers that are not finite, which JSON lacks, become null."""
+    """Save plain data as JSON; numbers that are not finite, which JSON lacks, become null. Raises
+    ``ValueError`` when the file cannot be written, ``TypeError`` for what JSON cannot hold."""
     text = json.dumps(_without_infinities(content), indent=1, allow_nan=False)
     write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
@@ -56,12 +61,14 @@ def _without_infinities(content: Any) -> Any:
 
 
 def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
-    """Save a dict of tensors, numbers, strings and containers of them."""
+    """Save a dict of tensors (...), numbers, strings and containers of them. Raises ``ValueError``
+    when the file cannot be written."""
     write_whole(path, lambda temporary: torch.save(content, temporary))
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Load what ``save_checkpoint`` saved, onto the CPU. Never runs code from the file.
+    """Load what ``save_checkpoint`` saved, tensors (...) onto the CPU. Never runs code from the
+    file.
 
     Raises ``FileNotFoundError`` when there is none, and ``ValueError`` when it cannot be read.
     """

@@ -1,4 +1,7 @@
-"""Pictures, drawn without a screen and moved into place whole. Plain numbers in, a PNG out."""
+"""Pictures, drawn without a screen and moved into place whole. Plain numbers in, a PNG out.
+
+Letters: T tasks, K inner steps. Lengths are inches, as matplotlib's.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ def new_figure(rows: int, columns: int, width: float = 4.6, height: float = 3.6)
 
 
 def save_figure(figure: Figure, path: Path | str) -> None:
-    """Save as PNG, 110 dots an inch."""
+    """Save as PNG, 110 dots an inch; raises ``ValueError`` when it cannot be written."""
     write_whole(path, lambda temporary: figure.savefig(temporary, dpi=110))
 
 
@@ -36,7 +39,9 @@ def draw_curves(
     highlight: str,
     dashed: Sequence[str] = (),
 ) -> None:
-    """Draw {name: (mean (K + 1,), standard error (K + 1,))} with bands of two standard errors."""
+    """Draw {name: (mean (K + 1,), standard error (K + 1,))} of losses against inner steps, with
+    bands of two standard errors; the one named ``highlight`` is thick, those in ``dashed``
+    dashed."""
     for i, (name, (mean, error)) in enumerate(curves.items()):
         steps = range(len(mean))
         style = {"linewidth": 2.6 if name == highlight else 1.3, "color": COLOURS[i % 10]}
@@ -49,7 +54,8 @@ def draw_curves(
 
 
 def draw_bars(axes: Axes, values: Mapping[str, tuple[float, float]], *, highlight: str) -> None:
-    """Draw {name: (mean, standard error)} as bars, in the colours of ``draw_curves``."""
+    """Draw {name: (mean, standard error)} as bars, in the colours of ``draw_curves``. Raises
+    ``ValueError`` when ``highlight`` is not one of them."""
     names = list(values)
     means, errors = zip(*values.values())
     colours = [COLOURS[i % 10] for i in range(len(names))]

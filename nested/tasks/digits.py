@@ -1,4 +1,8 @@
-"""Real handwritten digits: each task relabels them, changes their contrast and starts anew."""
+"""Real handwritten digits: each task relabels them, changes their contrast and starts anew.
+
+Source: UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), by way of
+scikit-learn; relabelled classes as tasks after Santoro et al. 2016 (arXiv 1605.06065).
+"""
 
 from __future__ import annotations
 
@@ -99,7 +103,8 @@ class Digits(TaskFamily):
 
 @dataclass(frozen=True)
 class DigitsTask(Task):
-    """A task of ``Digits``: ``relabelling`` (10,) maps true digits to the labels of this task."""
+    """A task of ``Digits``: ``relabelling`` (10,) maps true digits to the labels of this task, and
+    ``contrast`` (no unit) multiplies its images (B, 64)."""
 
     family: Digits
     relabelling: Tensor

@@ -1,4 +1,8 @@
-"""What a family of inner problems is: it draws tasks, and has a sibling never trained on."""
+"""What a family of inner problems is: it draws tasks, and has a sibling never trained on.
+
+Letters: B rows of a batch. Source: distributions over tasks as in Finn et al. 2017 (arXiv
+1703.03400), meta-train and meta-test tasks apart.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +26,14 @@ class Task(ABC):
 
     @abstractmethod
     def batch(self, generator: Generator, split: str = "train") -> Batch:
-        """Draw a batch to learn from ("train"), or to be scored on ("query": data no "train" batch
-        has). Any other split raises ``ValueError``."""
+        """Draw a batch, nested tensors (B, ...) or of any shapes that ``loss`` takes: to learn from
+        ("train"), or to be scored on ("query": data no "train" batch has). Any other split raises
+        ``ValueError``."""
 
     @abstractmethod
     def loss(self, params: Params, batch: Batch) -> Tensor:
-        """The scalar loss of ``params`` on ``batch``: the same function for the whole family."""
+        """The loss, (), of ``params`` {name: (...)} on ``batch``, in any one unit: the same
+        function for the whole family."""
 
 
 class TaskFamily(ABC):
@@ -43,8 +49,9 @@ class TaskFamily(ABC):
 
 
 def draw_weights(model: nn.Module, generator: Generator) -> Params:
-    """Draw weights for the layers of ``model`` as PyTorch's Linear and Conv layers do, uniform in
-    +-1 / sqrt(fan in), but from ``generator``; on the device and in the dtype of the model."""
+    """Draw weights {name: (...)} for the layers of ``model`` as PyTorch's Linear and Conv layers
+    do, uniform in +-1 / sqrt(fan in), but from ``generator``; on the model's device, in its dtype.
+    Raises ``AttributeError`` for a layer that has parameters but no ``weight``."""
     params = {}
     for prefix, layer in model.named_modules():
         for name, own in layer.named_parameters(prefix, recurse=False):
@@ -55,15 +62,17 @@ def draw_weights(model: nn.Module, generator: Generator) -> Params:
 
 
 def draw_log_uniform(low: float, high: float, generator: Generator) -> float:
-    """Draw a number whose logarithm is uniform between those of ``low`` and ``high`` (both > 0)."""
+    """Draw a number whose logarithm is uniform between those of ``low`` and ``high``. Raises
+    ``ZeroDivisionError`` for a ``low`` of 0: see ``check_range``."""
     share = torch.rand((), generator=generator).item()
     return low * (high / low) ** share
 
 
-def own_generator(generator: Generator, held_out: bool) -> Generator:
-    """Draw a new generator, from even seeds for meta-training and odd ones for held-out tasks, so
-    that a task drawn from it is never met on the other side."""
-    seed = 2 * torch.randint(2**31, (), generator=generator).item() + held_out
+def own_generator(generator: Generator, other_side: bool) -> Generator:
+    """Draw a new generator, from even seeds for one side and odd ones for the other, so that what
+    is drawn from it on one side (meta-training, train) is never met on the other (held-out,
+    query)."""
+    seed = 2 * torch.randint(2**31, (), generator=generator).item() + other_side
     return Generator().manual_seed(seed)
 
 

@@ -1,4 +1,8 @@
-"""Quadratic bowls of random curvature: the inner problem whose every step can be done by hand."""
+"""Quadratic bowls of random curvature: the inner problem whose every step can be done by hand.
+
+Source: the quadratics of Andrychowicz et al. 2016 (arXiv 1606.04474), section 3.1, with set
+eigenvalues. Letters: D dimensions.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,8 @@ from nested.tasks.family import (
 
 
 def quadratic_loss(params: Params, batch: Batch) -> Tensor:
-    """``1/2 (w - c)^T A (w - c)`` for ``params`` {"w": (D,)} and a batch (A (D, D), c (D,))."""
+    """``1/2 (w - c)^T A (w - c)``, (), for ``params`` {"w": (D,)} and a batch (A (D, D), c (D,)).
+    Raises ``RuntimeError`` where their dimensions differ."""
     curvature, centre = batch
     away = params["w"] - centre
     return 0.5 * away @ curvature @ away
@@ -31,7 +36,8 @@ class Quadratics(TaskFamily):
 
     Each task draws a rotation, eigenvalues (log-uniform in ``curvature``) and a centre. Batches are
     (curvature (D, D), centre (D,)); in train batches the centre is seen with noise of standard
-    deviation ``noise``, in query batches as it is. Raises ``ValueError`` for an empty range.
+    deviation ``noise``, in query batches as it is. Raises ``ValueError`` for a ``dim`` under 1, a
+    negative noise or an empty range.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Many tasks side by side: their weights and batches with a leading dimension T."""
+"""Many tasks side by side: their weights and batches with a leading dimension T.
+
+Source: the layout that ``nested.unroll_tasks`` takes. Raises what ``stack_tasks`` raises.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ from nested.unroll.batched import stack_tasks
 
 
 def stack_init(tasks: Sequence[Task], generator: Generator) -> Params:
-    """Draw the initial weights of T tasks, {name: (T, ...)}."""
+    """Draw the initial weights of T tasks, {name: (T, ...)}; raises ``RuntimeError`` for tasks
+    whose weights differ in shape."""
     return stack_tasks([task.init(generator) for task in tasks])
 
 
 def stack_batch(tasks: Sequence[Task], generator: Generator, split: str = "train") -> Batch:
-    """Draw one batch of each of T tasks, tensors (T, ...)."""
+    """Draw one batch of each of T tasks, tensors (T, ...); raises ``ValueError`` for a split that
+    is neither "train" nor "query"."""
     return stack_tasks([task.batch(generator, split) for task in tasks])

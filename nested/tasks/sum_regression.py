@@ -1,4 +1,7 @@
-"""The smallest family: learn that the target is the sum of the inputs."""
+"""The smallest family: learn that the target is the sum of the inputs.
+
+Source: linear regression by gradient descent, the least problem on which a step size matters.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,9 @@ class SumRegression(TaskFamily):
 
     Letters: B ``batch_size``, D ``dim``. Each task draws the scale of its inputs (log-uniform in
     ``scale``), and with it the learning rate that suits it. Batches are (inputs (B, D), targets
-    (B, 1)), drawn anew each time, so train and query data never meet. ``noise`` is the standard
-    deviation of the noise: the best loss is its square.
+    (B, 1)), drawn anew each time, train and query from other seeds, so that they never meet.
+    ``noise`` is the standard deviation of the noise: the best loss is its square. Raises
+    ``ValueError`` for sizes under 1, a negative noise or an empty range.
     """
 
     def __init__(
@@ -82,7 +86,8 @@ class SumRegressionTask(Task):
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)
         family = self.family
-        inputs = self.scale * torch.randn(family.batch_size, family.dim, generator=generator)
-        noise = family.noise * torch.randn(family.batch_size, 1, generator=generator)
+        own = own_generator(generator, split == "query")
+        inputs = self.scale * torch.randn(family.batch_size, family.dim, generator=own)
+        noise = family.noise * torch.randn(family.batch_size, 1, generator=own)
         targets = inputs.sum(1, keepdim=True) + noise
         return inputs.to(family.device, family.dtype), targets.to(family.device, family.dtype)

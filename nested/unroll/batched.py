@@ -2,7 +2,8 @@
 
 Letters: T tasks, K inner steps. The tasks share the loss and the rule; their weights, state and
 batches are stacked along a leading dimension. The loop is ``eager``'s own: ``torch.vmap`` turns the
-loss and the rule of one task into those of T tasks.
+loss and the rule of one task into those of T tasks. Source: ``torch.vmap``, PyTorch's form of
+JAX's.
 """
 
 from __future__ import annotations
@@ -56,26 +57,32 @@ def unroll_tasks(
     check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
-    trajectory = unroll_eager(
-        torch.vmap(loss_fn, randomness="different"),
-        params,
-        batches,
-        torch.vmap(rule.forward),
-        state,
-        time_dim=1,
-        **how,
-    )
+    try:
+        trajectory = unroll_eager(
+            torch.vmap(loss_fn, randomness="different"),
+            params,
+            batches,
+            torch.vmap(rule.forward),
+            state,
+            time_dim=1,
+            **how,
+        )
+    except RuntimeError:
+        loss_fn(*pick_task((params, batches[0]), 0))  # says plainly what vmap says in its own words
+        raise
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
 
 
 def stack_tasks(trees: Sequence[Any]) -> Any:
-    """Stack the tensors of T equal nested structures along a new leading dimension."""
+    """Stack the tensors (...) of T equal nested structures into (T, ...). Raises ``ValueError`` or
+    ``RuntimeError`` where structures or shapes differ."""
     return tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
 def pick_task(tree: Any, task: int) -> Any:
-    """Undo ``stack_tasks`` for one task: index every tensor's leading dimension."""
+    """Undo ``stack_tasks`` for one task: tensors (T, ...) in, (...) out. Raises ``IndexError`` for
+    a task that is not there."""
     return tree_map_only(Tensor, lambda leaf: leaf[task], tree)
 
 

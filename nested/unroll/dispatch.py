@@ -1,4 +1,9 @@
-"""``unroll``: one door to all backends, which return the same numbers."""
+"""``unroll``: one door to all backends, which return the same numbers.
+
+Letters: K inner steps. Source: Maclaurin et al. 2015 (arXiv 1502.03492), learning by
+hypergradients; Finn et al. 2017 (MAML, arXiv 1703.03400), whose first-order form is
+``first_order``.
+"""
 
 from __future__ import annotations
 
@@ -30,10 +35,11 @@ def unroll(
 ) -> Trajectory:
     """Make K moves of ``rule`` on ``params``, one per batch, in a graph the level above can use.
 
-    ``loss_fn(params, batch)`` is a scalar; ``params`` {name: (...)} are the initial weights;
+    ``loss_fn(params, batch)`` is a scalar, (); ``params`` {name: (...)} are the initial weights;
     ``batches`` is a list of K batches; ``state`` is the rule's, ``rule.init(params)`` by default,
-    or ``trajectory.state`` to go on. None of these is changed. The result differentiates with
-    respect to the rule's parameters, the initial weights and the initial state.
+    or ``trajectory.state`` to go on. None of these is changed. The ``Trajectory``, with losses (K,)
+    and signals {name: (K, ...)}, differentiates with respect to the rule's parameters, the initial
+    weights and the initial state.
 
     ``differentiable=False`` is a cheap roll-out: everything comes back detached (this flag
     decides, not ``torch.no_grad``). With ``first_order=True`` inner gradients are constants to the
@@ -64,7 +70,8 @@ def unroll(
 
 
 def detached(tree: Any) -> Any:
-    """The same nested structure with every tensor cut off from its graph (values are shared)."""
+    """The same nested structure with every tensor (...) cut off from its graph; values are
+    shared."""
     return tree_map_only(Tensor, Tensor.detach, tree)
 
 

@@ -1,4 +1,7 @@
-"""K differentiable inner steps, the readable way: the reference for all other backends."""
+"""K differentiable inner steps, the readable way: the reference for all other backends.
+
+Source: Maclaurin et al. 2015 (arXiv 1502.03492), hypergradients through every step of training.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,9 @@ from nested.unroll.inputs import check_loss, check_step
 class Trajectory(NamedTuple):
     """What K inner steps leave behind. With many tasks at once every tensor has a leading T.
 
-    ``losses[k]`` is batch k's loss at the weights *before* update k; ``params`` and ``state`` are
-    those after all K updates; ``signals`` are what the rule chose at each step.
+    ``losses[k]`` is batch k's loss, in the criterion's unit, at the weights *before* update k;
+    ``params`` {name: (...)} and ``state`` are those after all K updates; ``signals`` are what the
+    rule chose at each step.
     """
 
     params: Params
@@ -39,12 +43,15 @@ def unroll_eager(
 ) -> Trajectory:
     """Make ``len(batches)`` moves of ``rule``; see ``nested.unroll`` for the meaning of each part.
 
-    The one loop behind everything: forward pass, gradient, move. ``loss_fn`` may return one loss
-    per task, (T,), and then ``rule`` moves T tasks and time is dimension 1 of what is returned.
+    The one loop behind everything: forward pass, gradient, move. ``loss_fn`` returns a scalar, ();
+    with ``time_dim=1`` it returns one loss per task, (T,), ``rule`` moves T tasks, and time is
+    dimension 1 of what comes back. Raises ``TypeError`` or ``ValueError`` for a loss that is no
+    scalar, or a rule whose ``Step`` is not shaped as its params.
     """
     losses, signals = [], []  # K of each
     for batch in batches:
         with torch.enable_grad():  # levels 1-3 need their gradient in a roll-out too
+            # a weight outside every graph still needs a gradient; one inside keeps its graph
             points = {
                 n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
             }
@@ -75,6 +82,8 @@ def stack_trajectory(
     signals: list[dict[str, Tensor]],
     time_dim: int = 0,
 ) -> Trajectory:
-    """Join what K steps left, K losses and K dicts of signals, along ``time_dim``."""
+    """Join what K steps left, K losses and K dicts of signals, along the dimension ``time_dim``:
+    losses (K,) and signals {name: (K, ...)}. Raises ``RuntimeError`` for signals whose shapes
+    change from step to step."""
     joined = {name: torch.stack([s[name] for s in signals], time_dim) for name in signals[0]}
     return Trajectory(params, state, torch.stack(losses, time_dim), joined)

@@ -1,4 +1,7 @@
-"""What can be wrong with the parts of an unroll, said in one sentence each."""
+"""What can be wrong with the parts of an unroll, said in one sentence each.
+
+Source: the contracts of ``nested.levels``: nothing here is mathematics. Letters: K steps, T tasks.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from nested.levels.rule import Step, UpdateRule
 
 
 def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> None:
-    """Raise ``TypeError`` or ``ValueError`` unless these can start an unroll."""
+    """Raise ``TypeError`` or ``ValueError`` unless these can start an unroll: ``params`` {name:
+    (...)} of floats, a list of K >= 1 batches, and a rule."""
     if not isinstance(rule, UpdateRule):
         raise TypeError(f"rule must be an UpdateRule, but got {type(rule).__name__}")
     if not isinstance(params, dict) or not params:
@@ -35,7 +39,8 @@ def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> 
 
 
 def check_loss(loss: Any, dims: int) -> None:
-    """Raise unless the loss is a tensor in the params' graph of ``dims`` dimensions (tasks: 1)."""
+    """Raise ``TypeError`` or ``ValueError`` unless the loss is a tensor in the params' graph, ()
+    for ``dims`` 0 and (T,) for ``dims`` 1."""
     if not isinstance(loss, Tensor):
         raise TypeError(f"the loss must be a scalar tensor, but got {type(loss).__name__}")
     if loss.dim() != dims:
@@ -46,7 +51,8 @@ def check_loss(loss: Any, dims: int) -> None:
 
 
 def check_step(step: Any, params: Params) -> None:
-    """Raise unless a rule returned a ``Step`` whose params are named and shaped as before."""
+    """Raise ``TypeError`` or ``ValueError`` unless a rule returned a ``Step`` whose params are
+    named and shaped as ``params`` {name: (...)}."""
     if not isinstance(step, Step):
         raise TypeError(f"the rule must return a Step, but got {type(step).__name__}")
     if not isinstance(step.params, dict) or step.params.keys() != params.keys():
@@ -64,7 +70,8 @@ def check_step(step: Any, params: Params) -> None:
 
 
 def check_state(state: State, expected: State) -> None:
-    """Raise ``ValueError`` unless ``state`` is nested as the ``expected`` one of this rule."""
+    """Raise ``ValueError`` unless ``state`` is nested as the ``expected`` one of this rule, tensors
+    (...); shapes are left to the rule, for a leading T may be there."""
     got, wanted = tree_structure(state), tree_structure(expected)
     if got != wanted:
         raise ValueError(f"state is not one of this rule on these params: {got} is not {wanted}")
@@ -78,7 +85,7 @@ def _form(value: Any) -> str:
 
 def check_data(batches: Sequence[Batch], results: Any, name: str = "batches") -> None:
     """Raise ``ValueError`` when one of the tensors in ``results`` is not finite because a batch is
-    not, or is empty; ``name`` is what to call the batches.
+    not, or is empty (batches are nested tensors (B, ...)); ``name`` is what to call the batches.
 
     The batches are looked at only when a result is not finite, so that good data costs one look at
     the results; a run that diverged on good data is returned as it is.

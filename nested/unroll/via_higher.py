@@ -1,4 +1,7 @@
-"""The same K steps through the library ``higher``: a cross-check we did not write."""
+"""The same K steps through the library ``higher``: a cross-check we did not write.
+
+Source: Grefenstette et al. 2019 (arXiv 1910.01727), ``higher.innerloop_ctx``.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,8 @@ def unroll_via_higher(
 
     Only lr and momentum come from ``rule``. That asks for a loss made by ``functional_loss``, a
     rule whose signals are the scalars ``lr`` and ``momentum``, and a state that keeps the buffer
-    under ``"momentum"``: anything else raises ``TypeError``. The gradient is taken twice (once for
+    under ``"momentum"``: anything else raises ``TypeError``, and ``ImportError`` says that higher
+    is missing. Returns losses (K,) and signals {name: (K,)}. The gradient is taken twice (once for
     the rule to see, once by ``higher``), so this is for checking, not for speed.
     """
     higher = _import_higher()
@@ -43,20 +47,13 @@ def unroll_via_higher(
         for i in moving:
             buffers[i]["momentum_buffer"] = state["momentum"][names[i]]
         for inputs, targets in batches:
-            fast = fmodel.fast_params
+            fast = dict(zip(names, fmodel.fast_params, strict=True))
             loss = criterion(fmodel(inputs), targets)
             check_loss(loss, dims=0)
-            wanted = [fast[i] for i in moving]
-            grads = torch.autograd.grad(
-                loss,
-                wanted,
-                create_graph=differentiable and not first_order,
-                retain_graph=True,
-                materialize_grads=True,
-            )
-            params = {name: w for name, w in zip(names, fast, strict=True) if name in params}
-            seen = {name: torch.zeros_like(p) for name, p in params.items()}
-            seen.update({names[i]: g for i, g in zip(moving, grads, strict=True)})
+            wanted = {names[i]: fast[names[i]] for i in moving}
+            grads = _gradients(loss, wanted, create_graph=differentiable and not first_order)
+            params = {name: w for name, w in fast.items() if name in params}
+            seen = {name: grads.get(name, torch.zeros_like(p)) for name, p in params.items()}
             with torch.set_grad_enabled(differentiable):
                 step = rule(params, seen, state, loss if differentiable else loss.detach())
             check_step(step, params)
@@ -70,6 +67,17 @@ def unroll_via_higher(
         last = dict(zip(names, fmodel.fast_params, strict=True))
     params = {name: last[name] if differentiable else last[name].detach() for name in params}
     return stack_trajectory(params, state, losses, signals)
+
+
+def _gradients(loss: Tensor, weights: Params, create_graph: bool) -> Params:
+    grads = torch.autograd.grad(
+        loss,
+        tuple(weights.values()),
+        create_graph=create_graph,
+        retain_graph=True,
+        materialize_grads=True,
+    )
+    return dict(zip(weights, grads, strict=True))
 
 
 def _import_higher():

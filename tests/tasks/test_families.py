@@ -36,6 +36,12 @@ def test_the_same_seed_draws_other_tasks_on_the_held_out_side(family):
     ), "the sibling of the held-out side stays held out"
 
 
+def test_train_and_query_batches_differ_even_from_equal_generators(family):
+    task = family.sample(generator(0))
+    train, query = (task.batch(generator(1), split) for split in ("train", "query"))
+    assert not all(torch.equal(a, b) for a, b in zip(train, query, strict=True))
+
+
 def test_global_randomness_is_neither_used_nor_moved_by_draws(family):
     torch.manual_seed(0)
     before = torch.get_rng_state()

@@ -54,9 +54,7 @@ def test_gradcheck_with_respect_to_level_4_weights_and_momentum(steps):
 
     inputs = [*rule.parameters(), *params.values(), *momentum.values()]
     inputs = [x.detach().requires_grad_() for x in inputs]
-    assert torch.autograd.gradcheck(outcome, inputs, fast_mode=True)
-    if steps == 3:
-        assert torch.autograd.gradcheck(outcome, inputs)
+    assert torch.autograd.gradcheck(outcome, inputs)  # the whole Jacobian
 
 
 @pytest.mark.parametrize("first_order", [False, True])

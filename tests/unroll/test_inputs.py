@@ -217,3 +217,25 @@ def test_higher_says_what_it_cannot_serve(parts):
 
     with pytest.raises(TypeError, match="signals are the scalars lr and momentum"):
         unroll(loss_fn, params, batches, ThreeSignals().double(), backend="higher")
+
+
+class Counts(torch.nn.Module):
+    """Keeps what it has seen in a buffer, by its own code."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(3))
+
+    def forward(self, inputs):
+        self.seen += inputs.detach().sum(0)
+        return self.layer(inputs)
+
+
+def test_a_model_that_writes_to_a_buffer_is_refused_with_many_tasks_too(parts):
+    model = Counts()
+    loss_fn = functional_loss(model, torch.nn.functional.mse_loss)
+    params = {name: torch.stack([p, p]) for name, p in model.named_parameters()}
+    batch = torch.randn(2, 4, 3), torch.randn(2, 4, 1)
+    with pytest.raises(ValueError, match="writes to its buffers"):
+        unroll_tasks(loss_fn, params, [batch], MetaOptimizer())
