@@ -20,7 +20,7 @@ class MetaConfig:
     of 20 in the same time: hypergradients through longer windows have heavier tails.
     """
 
-    meta_steps: int = 500  # updates of level 4, one per window
+    meta_steps: int = 350  # updates of level 4, one per window
     unroll_length: int = 10  # K: inner steps in a window, each differentiated through
     max_horizon: int = 100  # inner steps after which a run ends at the latest
     tasks: int = 16  # T: inner runs side by side

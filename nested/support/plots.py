@@ -50,7 +50,7 @@ def draw_curves(
         axes.fill_between(steps, low, high, color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel="inner step", ylabel="loss on held-out tasks")
     plain_log_scale(axes)
-    axes.legend(fontsize=7, loc="upper right")
+    axes.legend(fontsize=6, labelspacing=0.2, loc="best")
 
 
 def draw_bars(axes: Axes, values: Mapping[str, tuple[float, float]], *, highlight: str) -> None:
