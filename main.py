@@ -12,7 +12,9 @@ from __future__ import annotations
 import os
 import signal
 
-if __name__ == "__main__":  # until main() runs there is nothing to save: Ctrl-C just ends it
+# Until main() runs there is nothing to save, so Ctrl-C just ends it (unless it is to be ignored).
+HEARS_CTRL_C = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+if __name__ == "__main__" and HEARS_CTRL_C:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 # By default OpenMP threads spin while they wait: beside one busy process that made the demo ten
@@ -76,6 +78,7 @@ Meta-training: {steps} updates of level 4. The line is about the last window of 
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the flags; wrong ones end the program with usage."""
     defaults = MetaConfig()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -101,13 +104,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--meta-steps",
         type=int,
         metavar="N",
-        help=f"updates of level 4 (default: {defaults.meta_steps})",
+        help=f"updates of level 4 (default: {defaults.meta_steps}, or {QUICK['meta_steps']} with"
+        " --quick)",
     )
     parser.add_argument(
         "--tasks",
         type=int,
         metavar="T",
-        help=f"inner nets trained side by side (default: {defaults.tasks})",
+        help=f"inner nets trained side by side (default: {defaults.tasks}, or {QUICK['tasks']} with"
+        " --quick)",
     )
     parser.add_argument(
         "--seed",
@@ -143,6 +148,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def configure(args: argparse.Namespace) -> MetaConfig:
+    """What the flags choose; raises ``ValueError`` for values that are not allowed."""
     if args.horizon < 1:
         raise ValueError(f"--horizon is a whole number from 1, but got {args.horizon}")
     chosen = dict(QUICK) if args.quick else {}
@@ -193,6 +199,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def show_ladder(rule: MetaOptimizer, family: TaskFamily, config: MetaConfig) -> None:
+    """Print each level: its state, what it sees, when it moves."""
     weights = family.sample(Generator().manual_seed(0)).init(Generator().manual_seed(0))
     print(
         LADDER.format(
@@ -255,8 +262,8 @@ def race_both(
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     args = parse(arguments)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         run(args)
     except (ValueError, TypeError, OSError, MetaTrainingError) as error:
@@ -274,4 +281,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    if HEARS_CTRL_C:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(main())

@@ -1,7 +1,10 @@
 """The house: imports point down, files and functions stay small, public names are documented."""
 
 import ast
+import importlib
+import inspect
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -86,36 +89,56 @@ def test_public_names_are_documented_and_typed(path):
                 assert all(a.annotation for a in node.args.args + node.args.kwonlyargs), node.name
 
 
-TENSORS = {"Tensor", "Params", "State", "Batch"}
-SHAPE = re.compile(
-    r"\((\.\.\.|[A-Z]|([A-Z]|[0-9])[^()]*,[^()]*|)\)"
-)  # (...), (T, K), (1797, 64), ()
+TENSORS = {"Tensor", "Params", "State", "Batch", "Trajectory", "Step"}
+ITEM = r"(\.\.\.|[A-Z0-9]+( [+-] \d+)?)"
+SHAPE = re.compile(rf"(^|[\s:])\(({ITEM}(, {ITEM})*,?)?\)")  # (...), (T, K + 1), (B,), ()
 
 
 def public_functions(path):
-    """Each public function of a file, and what its docstring and its class's say."""
-    tree = ast.parse(path.read_text())
-    for owner in [tree, *(node for node in tree.body if isinstance(node, ast.ClassDef))]:
-        around = "" if owner is tree else ast.get_docstring(owner) or ""
-        for node in owner.body:
-            if isinstance(node, ast.FunctionDef) and node.name[0] != "_":
-                yield node, f"{around} {ast.get_docstring(node) or ''}", owner is not tree
+    """Each public function and method of a file, with all that is said about it: its own docstring
+    or, where it has none, the one it inherits; and for a method, that of its class."""
+    module = importlib.import_module(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    for name, value in vars(module).items():
+        if name[0] == "_" or getattr(value, "__module__", None) != module.__name__:
+            continue
+        if inspect.isfunction(value):
+            yield name, value, inspect.getdoc(value) or ""
+        elif inspect.isclass(value):
+            around = inspect.getdoc(value) or ""
+            for method, function in vars(value).items():
+                if not inspect.isfunction(function) or "<string>" in function.__code__.co_filename:
+                    continue
+                if method in ("__init__", "__post_init__"):
+                    yield f"{name}.{method}", function, around
+                elif method[0] != "_":
+                    said = inspect.getdoc(getattr(value, method))
+                    assert said, f"{name}.{method} has no docstring, of its own or inherited"
+                    yield f"{name}.{method}", function, f"{said} {around}"
+
+
+def raised(function, module, seen):
+    """The exceptions that a function raises itself, or through private functions of its file."""
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(function)))):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            error = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            yield getattr(error, "id", getattr(error, "attr", ""))
+        elif isinstance(node, ast.Call) and getattr(node.func, "id", "")[:1] == "_":
+            private = vars(module).get(node.func.id)
+            if inspect.isfunction(private) and private not in seen:
+                yield from raised(private, module, seen | {private})
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_public_docstrings_give_shapes_errors_and_source(path):
-    for node, said, is_method in public_functions(path):
-        if not (is_method and ast.get_docstring(node) is None):  # documented by its base class
-            types = [a.annotation for a in [*node.args.args, *node.args.kwonlyargs]]
-            types = {
-                n.id for t in [*types, node.returns] if t for n in ast.walk(t) if hasattr(n, "id")
-            }
-            if types & TENSORS:
-                assert SHAPE.search(said), f"{node.name} takes or gives tensors of what shape?"
-        for child in ast.walk(node):
-            if isinstance(child, ast.Raise) and isinstance(child.exc, ast.Call):
-                error = child.exc.func.id
-                assert error in said, f"{node.name} does not say that it raises {error}"
+    for name, function, said in public_functions(path):
+        module = inspect.getmodule(function)
+        types = set(re.findall(r"\w+", str(list(inspect.signature(function).parameters.values()))))
+        types |= set(re.findall(r"\w+", str(inspect.signature(function).return_annotation)))
+        if types & TENSORS and "__" not in name:
+            assert SHAPE.search(said), f"{name} takes or gives tensors of what shape?"
+        for error in raised(function, module, frozenset()):
+            if error[:1].isupper():  # not `raise error`
+                assert error in said, f"{name} does not say that it raises {error}"
     room = path.relative_to(ROOT / "nested").parts[0]
-    if room in ROOMS and room != "support" and path.name != "__init__.py":
-        assert "Source:" in path.read_text(), f"{path.name} does not name its source"
+    if room not in ("support", "homework", "__init__.py") and path.name != "__init__.py":
+        assert "Source:" in ast.get_docstring(ast.parse(path.read_text())), path.name

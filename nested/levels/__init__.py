@@ -3,7 +3,8 @@
 from nested.levels.forward import Batch, LossFn, Params, State, functional_loss  # isort: skip
 from nested.levels.momentum import momentum_step  # isort: skip
 from nested.levels.slow_weights import slow_weights_step  # isort: skip
-from nested.levels.rule import Context, Step, UpdateRule, observe  # isort: skip
+from nested.levels.rule import Step, UpdateRule  # isort: skip
+from nested.levels.context import Context, look, observe  # isort: skip
 from nested.levels.meta_optimizer import MetaOptimizer  # isort: skip
 from nested.levels.clock import Clock  # isort: skip
 
@@ -18,6 +19,7 @@ __all__ = [
     "Step",
     "UpdateRule",
     "functional_loss",
+    "look",
     "momentum_step",
     "observe",
     "slow_weights_step",

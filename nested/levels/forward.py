@@ -34,7 +34,8 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
 
     ``loss_fn`` raises ``TypeError`` when ``params`` is no dict, and ``ValueError`` when its names
     are not the model's, when ``batch`` is not a pair, and when the model writes to its buffers
-    (BatchNorm in train mode): a pure function has nowhere to keep what was written.
+    (BatchNorm in train mode): a pure function has nowhere to keep what was written. Shapes and
+    dtypes that do not match raise PyTorch's own ``RuntimeError``.
 
     >>> import torch
     >>> loss_fn = functional_loss(nn.Linear(2, 1, bias=False), nn.functional.mse_loss)

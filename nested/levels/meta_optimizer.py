@@ -7,22 +7,17 @@ every K inner steps.  Source: Daniel et al. 2016 (step size controllers), by hyp
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from nested.levels.context import SCALES, look
 from nested.levels.forward import Params, State
 from nested.levels.momentum import momentum_step
-from nested.levels.rule import Step, UpdateRule, observe
+from nested.levels.rule import Step, UpdateRule
 from nested.levels.slow_weights import slow_weights_step
 
-# (centre, width) of each feature over a typical run, to bring all of them to order one
-SCALES = {
-    "log_loss": (0.0, 1.5),
-    "log_step": (2.5, 1.5),
-    "log_grad_norm": (0.0, 1.5),
-    "grad_cosine": (0.0, 0.5),
-}
 START_LR, START_MOMENTUM = 0.1, 0.5
 MARGIN = 1e-3  # the share of a range kept free at either end, so that rounding cannot leave it
 
@@ -30,16 +25,18 @@ MARGIN = 1e-3  # the share of a range kept free at either end, so that rounding 
 class MetaOptimizer(UpdateRule):
     """Momentum SGD whose learning rate and momentum a net picks from what it sees at each step.
 
-    ``hidden`` tanh units see the features named in ``context`` (fields of ``nested.levels.rule.
-    Context``, except ``progress``: this rule is not told how long it will run). Both outputs are
-    bounded by construction: a sigmoid, in log space for the learning rate, spans the *inside* of
-    ``lr_range`` (> 0) and ``momentum_range`` (within [0, 1)), so that no input can leave it and
-    both heads have a gradient from the first step. The start is lr 0.1 and momentum 0.5 (or as near
-    as the ranges allow). ``generator`` draws the first weights; without one they are always alike.
+    ``hidden`` tanh units see the features in ``context``: fields of
+    ``nested.levels.context.Context`` (except ``progress``: this rule is not told how long it will
+    run), or functions: see ``look`` there. Both outputs are bounded by construction: a sigmoid, in
+    log space for the learning rate, spans the *inside* of ``lr_range`` (> 0) and ``momentum_range``
+    (within [0, 1)), so that no input can leave it and both heads have a gradient from the first
+    step. The start is near lr 0.1 and momentum 0.5, at least a tenth inside either range.
+    ``generator`` draws the first weights; without one they are always alike.
 
-    Signals: ``lr`` and ``momentum``, (). A non-finite loss gives the low end of both ranges.
-    State: ``momentum``, a buffer named as the params, and ``step``, a scalar that counts from 0.
-    Raises ``ValueError`` for a range, width or feature that is not allowed.
+    Signals: ``lr`` (weight change per unit of buffer) and ``momentum``, (). A non-finite loss gives
+    the low end of both ranges. State: ``momentum``, a buffer named as the params, and ``step``, a
+    scalar that counts from 0. Raises ``ValueError`` for a width or feature that is not allowed, and
+    for a range narrower than float32 can keep inside: 10 % in lr, 0.01 in momentum.
     """
 
     def __init__(
@@ -47,7 +44,7 @@ class MetaOptimizer(UpdateRule):
         hidden: int = 16,
         lr_range: tuple[float, float] = (1e-3, 10.0),
         momentum_range: tuple[float, float] = (0.0, 0.99),
-        context: tuple[str, ...] = ("log_loss", "log_step", "log_grad_norm", "grad_cosine"),
+        context: tuple[str | Callable, ...] = tuple(SCALES),
         *,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -55,7 +52,7 @@ class MetaOptimizer(UpdateRule):
         _check(hidden, lr_range, momentum_range, context)
         self.hidden, self.context = hidden, tuple(context)
         self.lr_range, self.momentum_range = tuple(lr_range), tuple(momentum_range)
-        scales = torch.tensor([SCALES[name] for name in self.context])
+        scales = torch.tensor([SCALES.get(feature, (0.0, 1.0)) for feature in self.context])
         self.register_buffer("centre", scales[:, 0], persistent=False)
         self.register_buffer("width", scales[:, 1], persistent=False)
         self.net = nn.Sequential(nn.Linear(len(context), hidden), nn.Tanh(), nn.Linear(hidden, 2))
@@ -80,7 +77,8 @@ class MetaOptimizer(UpdateRule):
 
     def signals(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return (lr, momentum), each (...), for ``context`` (..., features), in ``self.context``'s
-        order. Bounded for every finite input; a row that is not finite gets the low ends."""
+        order. Bounded for every finite input; a row that is not finite gets the low ends.
+        Raises ``RuntimeError`` for another number of features."""
         finite = torch.isfinite(context).all(-1, keepdim=True)
         x = (torch.where(finite, context, 0.0) - self.centre) / self.width
         x = 4 * torch.tanh(x / 4)  # order one, for any finite input
@@ -93,10 +91,8 @@ class MetaOptimizer(UpdateRule):
         return lr, low + (high - low) * share[..., 1]
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        seen = observe(
-            self.context, loss=loss, step=state["step"], grads=grads, buffer=state["momentum"]
-        )
-        context = torch.stack([getattr(seen, name) for name in self.context], dim=-1)
+        seen = {"step": state["step"], "grads": grads, "buffer": state["momentum"]}
+        context = look(self.context, loss=loss, params=params, **seen)
         context = torch.where(torch.isfinite(loss), context, torch.nan)  # on to the safe end
         lr, momentum = self.signals(context)
         buffer = momentum_step(state["momentum"], grads, momentum)
@@ -107,7 +103,7 @@ class MetaOptimizer(UpdateRule):
         )
 
 
-def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple[str, ...]) -> None:
+def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple) -> None:
     (lr_low, lr_high), (low, high) = lr_range, momentum_range
     if type(hidden) is not int or hidden < 1:
         raise ValueError(f"hidden is a whole number of units from 1, but got {hidden!r}")
@@ -115,5 +111,5 @@ def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple[s
         raise ValueError(f"lr_range is (low, high), 1e-9 <= low < high / 1.1, but got {lr_range}")
     if not 0 <= low <= high - 0.01 < 0.99:
         raise ValueError(f"momentum_range is in [0, 1), 0.01 wide, but got {momentum_range}")
-    if isinstance(context, str) or not context or not set(context) <= SCALES.keys():
+    if isinstance(context, str) or not all(callable(f) or f in SCALES for f in context or [""]):
         raise ValueError(f"context is a tuple out of {list(SCALES)}, but got {context!r}")

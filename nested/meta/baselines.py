@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from nested.levels.forward import Batch, LossFn, Params
-from nested.tasks.family import TaskFamily
+from nested.tasks.family import TaskFamily, check_counts
 from nested.tasks.stack import stack_batch, stack_init
 
 
@@ -47,12 +47,13 @@ class Draw(NamedTuple):
 
     loss_fn: LossFn
     params: Params  # {name: (T, ...)}
-    batches: list[Batch]  # K
-    query: Batch
+    batches: list[Batch]  # K of tensors (T, ...)
+    query: Batch  # (T, ...)
 
 
 class Outcome(NamedTuple):
-    """The loss before the first of K updates and after each, (..., T, K + 1), and the weights."""
+    """The loss before the first of K updates and after each, (..., T, K + 1), and the weights after
+    all, {name: (C, T, ...)}."""
 
     losses: Tensor
     params: Params
@@ -60,7 +61,8 @@ class Outcome(NamedTuple):
 
 def draw_tasks(family: TaskFamily, tasks: int, horizon: int, generator: Generator) -> Draw:
     """Draw T = ``tasks`` tasks, with K = ``horizon`` batches and a query batch each, all tensors
-    (T, ...). Raises ``IndexError`` for no tasks."""
+    (T, ...). Raises ``ValueError`` for no tasks or no steps."""
+    check_counts(tasks=tasks, horizon=horizon)
     drawn = [family.sample(generator) for _ in range(tasks)]
     params = stack_init(drawn, generator)
     batches = [stack_batch(drawn, generator) for _ in range(horizon)]
@@ -115,7 +117,8 @@ DECAYING_MOMENTA = ((0.3, 1.0), (0.8, 1.0), (0.93, 1.0), (0.93, 0.6))  # first, 
 
 
 def constants(horizon: int) -> list[HandMade]:
-    """A 7 x 6 grid of constant learning rate and momentum."""
+    """A 7 x 6 grid of constant learning rate and momentum, the same for any ``horizon`` (inner
+    steps)."""
     return [_sgd(lr=lr, momentum=momentum) for lr in LRS for momentum in MOMENTA]
 
 

@@ -41,7 +41,7 @@ class MetaConfig:
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is a whole number from 0 to 2**31 - 1, but got {self.seed!r}")
         for name in ("lr", "clip", "weight_decay"):
-            if not isinstance(getattr(self, name), (int, float)):
+            if type(getattr(self, name)) not in (int, float):
                 raise ValueError(f"{name} is a number, but got {getattr(self, name)!r}")
         for name in ("lr", "clip"):
             if not 0 < getattr(self, name) < math.inf:
@@ -57,4 +57,6 @@ class MetaConfig:
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {OBJECTIVES}, but got {self.objective!r}")
+        if not isinstance(self.first_order, bool):
+            raise ValueError(f"first_order is True or False, but got {self.first_order!r}")
         check_backend(self.backend)

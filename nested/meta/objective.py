@@ -30,7 +30,7 @@ def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tens
 def meta_loss(
     loss_fn: LossFn, trajectory: Trajectory, query: Batch, objective: str = "mean"
 ) -> Tensor:
-    """The scalar, (), that level 4 learns to lower, of a trajectory of T tasks.
+    """The scalar, (), in the loss's own unit, that level 4 learns to lower, of T tasks.
 
     "mean" averages the loss after each of the K updates; "query" takes the one after the last.
     Anything else raises ``ValueError``.

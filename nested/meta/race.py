@@ -33,7 +33,7 @@ from nested.unroll.batched import unroll_tasks
 
 
 class Estimate(NamedTuple):
-    """A mean over tasks and its standard error."""
+    """A mean over tasks and its standard error, in the unit of what was scored."""
 
     mean: float
     error: float
@@ -80,13 +80,13 @@ class RaceResult:
 
     def gain(self, name: str, other: str, what: str = "mean") -> float:
         """By which share the mean of ``name`` is under that of ``other`` (0.2 is 20 % better); NaN
-        where the other's is 0."""
+        where the other's is 0. Raises as ``estimate`` does."""
         theirs = self.estimate(other, what).mean
         return 1 - self.estimate(name, what).mean / theirs if theirs else math.nan
 
     def curve(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and standard error over tasks of the loss, (K + 1,) each: before the first update,
-        and after each."""
+        and after each. Raises ``KeyError`` for a name that did not race."""
         losses = self.entries[name].losses
         return losses.mean(dim=0), losses.std(dim=0) / math.sqrt(len(losses))
 
@@ -129,7 +129,8 @@ def race(
     with signals ``lr`` and ``momentum`` is also raced against its own schedule, "<name>, replayed":
     plain SGD with the rule's lr (geometric mean over tasks) and momentum, blind to the losses.
     ``on_entry`` hears who is next; ``horizon`` counts inner steps. Raises ``ValueError`` for a
-    horizon or numbers of tasks that are too small, ``TypeError`` for entrants that are no dict.
+    horizon or numbers of tasks that are too small or an entrant named as a baseline, ``TypeError``
+    for entrants that are no dict.
     """
     for what, value, low in (
         ("horizon", horizon, 1),
@@ -142,6 +143,8 @@ def race(
         raise TypeError(
             f"entrants is a dict from names to rules, but got {type(entrants).__name__}"
         )
+    if entrants.keys() & baselines.keys():
+        raise ValueError(f"{sorted(entrants.keys() & baselines.keys())} are names of baselines")
     say = on_entry or (lambda name: None)
     if baselines:
         tuning_draw = draw_tasks(family, tuning_tasks, horizon, _generator(seed, "tuning"))

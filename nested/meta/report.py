@@ -73,8 +73,8 @@ def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> st
 
 
 def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
-    """What was learned, in plain words, from the race it was trained for and one much longer; both
-    raced the same entrants, or ``KeyError`` is raised."""
+    """What was learned, in plain words, from a short race and one much longer. Raises ``KeyError``
+    where the rule, its replay, the best constant, the best decay or Adam did not race."""
     replay = f"{name}, replayed"
     lines = [f"At {short.horizon} steps the rule {compare(short, name, 'best constant')},"]
     lines.append(f"  {compare(short, name, 'best decay')}, and {compare(short, name, replay)}:")
@@ -87,7 +87,7 @@ def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
         lines.append("  whether it reacts, or follows a schedule, these tasks cannot tell.")
     lines.append(f"  It {compare(short, name, 'Adam')}, which scales every coordinate on its own.")
     lines.append(
-        f"At {long.horizon} steps, far beyond the window it learned through, it"
+        f"At {long.horizon} steps, each tuned for that many, it"
         f" {compare(long, name, 'best constant')}"
     )
     final = compare(long, name, "best constant", "final")
@@ -104,7 +104,8 @@ def draw_report(
     title: str,
 ) -> None:
     """Draw one or two races (curves, mean losses), the signals in the last, and the meta-loss, as a
-    PNG at ``path``. Raises ``ValueError`` when it cannot be written."""
+    PNG at ``path``. Raises ``ValueError`` when it cannot be written, ``KeyError`` for a rule
+    without signals lr and momentum."""
     figure, (top, bottom) = new_figure(2, 3)
     for axes, result in zip(top, races):
         curves = {other: result.curve(other) for other in result.entries}

@@ -89,11 +89,15 @@ def meta_train(
     same numbers as a run never stopped. ``on_step`` is called with the
     history after each meta-step.
 
-    Raises ``ValueError`` for a checkpoint of another rule, family or config, or for a rule with
-    nothing to learn, and ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
+    Raises ``TypeError`` for a rule or family that is none; ``ValueError`` for a rule with nothing
+    to learn or no part in the meta-loss, for data that are not finite, for a checkpoint that cannot
+    be read, written or is of another rule, family or config, and for ``resume`` without a
+    checkpoint; ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
     """
+    if resume and checkpoint is None:
+        raise ValueError("resume needs the checkpoint to go on from")
     training = _Training(rule, family, config)
-    if resume and checkpoint is not None and Path(checkpoint).exists():
+    if resume and Path(checkpoint).exists():
         training.restore(load_checkpoint(checkpoint))
     runs, between_runs, saved_at = None, training.snapshot(), -math.inf
     try:
@@ -241,9 +245,15 @@ class _Training:
 
 def _settings(part: UpdateRule | TaskFamily) -> dict[str, str]:
     """The plain public attributes of a rule or family, as text; its device may change on resume."""
+
+    def text(value: Any) -> str:  # a function, such as a feature, by its name, not its address
+        if isinstance(value, tuple):
+            return f"({', '.join(map(text, value))})"
+        return getattr(value, "__qualname__", None) or repr(value)
+
     plain = (int, float, str, tuple, torch.dtype)
     return {
-        name: str(value)
+        name: text(value)
         for name, value in vars(part).items()
         if isinstance(value, plain) and name not in ("device", "training") and name[0] != "_"
     }

@@ -16,11 +16,11 @@ def prepare_folder(path: Path | str, *names: str) -> Path:
     """Make a folder and check that files, those called ``names`` above all, can be written in it;
     raises ``ValueError`` if not."""
     folder = Path(path)
-    for name in names:
-        if (folder / name).is_dir():
-            raise ValueError(f"{str(folder / name)!r} is a folder where a file goes: move it away")
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            if (folder / name).is_dir():
+                raise ValueError(f"{name!r} is a folder where a file goes: move it away")
         write_whole(folder / ".writable", lambda temporary: temporary.write_text(""))
         (folder / ".writable").unlink()
     except (OSError, ValueError) as error:

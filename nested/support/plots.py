@@ -54,7 +54,8 @@ def draw_curves(
 
 
 def draw_bars(axes: Axes, values: Mapping[str, tuple[float, float]], *, highlight: str) -> None:
-    """Draw {name: (mean, standard error)} as bars, in the colours of ``draw_curves``. Raises
+    """Draw {name: (mean, standard error)} as bars, with whiskers of two standard errors,
+    in the colours of ``draw_curves``. Raises
     ``ValueError`` when ``highlight`` is not one of them."""
     names = list(values)
     means, errors = zip(*values.values())

@@ -11,8 +11,9 @@ WIDTH = 24
 
 
 class Progress:
-    """A progress bar over ``total`` steps, e.g. ``[#####.....]  250/350  loss 0.42``, redrawn every
-    0.2 seconds on a terminal and every 10 elsewhere. ``total`` is at least 1."""
+    """A progress bar over ``total`` steps, e.g. ``[#####.....] 175/350  loss 0.42``, redrawn every
+    0.2 seconds on a terminal and every 10 elsewhere. ``total`` is at least 1, else
+    ``ZeroDivisionError`` is raised."""
 
     def __init__(self, total: int, out: TextIO | None = None) -> None:
         self.total = total

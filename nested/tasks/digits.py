@@ -47,7 +47,8 @@ class Digits(TaskFamily):
 
     Letters: B ``batch_size``, or ``query_size`` for queries. Each task draws a relabelling of the
     ten classes and a contrast (log-uniform in ``contrast``), so that no single schedule fits all.
-    Batches are (images (B, 64) times the contrast, labels (B,)). Meta-training tasks use the first
+    Batches are (images (B, 64) times the contrast, labels (B,) int64); the loss is
+    cross entropy, in nats. Meta-training tasks use the first
     1,200 images and even permutations of the labels, held-out tasks the other 597 and odd ones, so
     neither an image nor a relabelling is met on both sides; on each side every fourth image is kept
     for queries. Raises ``ValueError`` for sizes under 1 or an empty range.

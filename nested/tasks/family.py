@@ -45,7 +45,8 @@ class TaskFamily(ABC):
 
     @abstractmethod
     def held_out(self) -> TaskFamily:
-        """The sibling for testing: no task that it draws can be drawn by this family."""
+        """The sibling for testing, whose tasks are drawn from other seeds or other data, so that
+        none is met on both sides; a held-out family returns its like."""
 
 
 def draw_weights(model: nn.Module, generator: Generator) -> Params:
@@ -70,7 +71,7 @@ def draw_log_uniform(low: float, high: float, generator: Generator) -> float:
 
 def own_generator(generator: Generator, other_side: bool) -> Generator:
     """Draw a new generator, from even seeds for one side and odd ones for the other, so that what
-    is drawn from it on one side (meta-training, train) is never met on the other (held-out,
+    is drawn from it on one side (meta-training, train) is not drawn again on the other (held-out,
     query)."""
     seed = 2 * torch.randint(2**31, (), generator=generator).item() + other_side
     return Generator().manual_seed(seed)

@@ -36,8 +36,8 @@ class Quadratics(TaskFamily):
 
     Each task draws a rotation, eigenvalues (log-uniform in ``curvature``) and a centre. Batches are
     (curvature (D, D), centre (D,)); in train batches the centre is seen with noise of standard
-    deviation ``noise``, in query batches as it is. Raises ``ValueError`` for a ``dim`` under 1, a
-    negative noise or an empty range.
+    deviation ``noise``, in query batches as it is (without noise the two are the same). Raises
+    ``ValueError`` for a ``dim`` under 1, a negative noise or an empty range.
     """
 
     def __init__(

@@ -36,13 +36,13 @@ def unroll_tasks(
     """``nested.unroll`` for T tasks: the same arguments, each tensor with a leading T.
 
     ``loss_fn`` and ``rule`` are those of one task; tasks do not mix. Returns a ``Trajectory`` with
-    params and state {name: (T, ...)}, losses (T, K) and signals {name: (T, K, ...)}. Backends other
-    than "eager" take the tasks one after another. Raises what ``unroll`` raises, and ``ValueError``
-    when the parts do not agree on T.
+    params {name: (T, ...)}, a state of tensors (T, ...), losses (T, K) and signals {name: (T, K,
+    ...)}. Backends other than "eager" take the tasks one after another. Raises what ``unroll``
+    raises, and ``ValueError`` when the parts do not agree on T.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)
-    count = _count_tasks(params, batches)
+    count = _count_tasks((params, batches, state))
     how = {"differentiable": differentiable, "first_order": first_order}
     if backend != "eager":
         each = []
@@ -76,7 +76,7 @@ def unroll_tasks(
 
 def stack_tasks(trees: Sequence[Any]) -> Any:
     """Stack the tensors (...) of T equal nested structures into (T, ...). Raises ``ValueError`` or
-    ``RuntimeError`` where structures or shapes differ."""
+    ``RuntimeError`` where structures or shapes differ, ``TypeError`` for T = 0."""
     return tree_map(lambda *leaves: torch.stack(leaves), *trees)
 
 
@@ -86,14 +86,12 @@ def pick_task(tree: Any, task: int) -> Any:
     return tree_map_only(Tensor, lambda leaf: leaf[task], tree)
 
 
-def _count_tasks(params: Params, batches: Sequence[Batch]) -> int:
-    shapes = {
-        tuple(leaf.shape[:1]) for leaf in tree_leaves((params, batches)) if torch.is_tensor(leaf)
-    }
+def _count_tasks(parts: Any) -> int:
+    shapes = {tuple(leaf.shape[:1]) for leaf in tree_leaves(parts) if torch.is_tensor(leaf)}
     if len(shapes) != 1 or shapes <= {(), (0,)}:
         found = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
         raise ValueError(
-            "every tensor in params and batches needs the same leading task dimension, but the"
+            "tensors in params, batches and state need the same leading task dimension, but the"
             f" sizes found are: {found}"
         )
     return shapes.pop()[0]

@@ -46,8 +46,10 @@ def unroll(
     outer one, as in FOMAML; the loss that the rule sees is not. ``backend`` is "eager" or "higher"
     (a cross-check: see ``nested.unroll.via_higher``).
 
-    Raises ``TypeError`` or ``ValueError`` for parts that do not fit together, and for data that are
-    not finite; a run that diverges on finite data is returned, infinities and all.
+    Raises ``TypeError`` or ``ValueError`` for parts of the wrong kind, and for data that are not
+    finite where they reach a loss or a weight; ``RuntimeError``, PyTorch's own, for shapes or
+    dtypes that do not match; ``ImportError`` without higher. A run that diverges on finite data is
+    returned, infinities and all.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)
@@ -77,5 +79,5 @@ def detached(tree: Any) -> Any:
 
 def check_backend(backend: str) -> None:
     """Raise ``ValueError`` unless there is such a backend."""
-    if backend not in BACKENDS:
+    if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"there is no backend {backend!r}; choose one of {sorted(BACKENDS)}")

@@ -44,8 +44,8 @@ def unroll_eager(
     """Make ``len(batches)`` moves of ``rule``; see ``nested.unroll`` for the meaning of each part.
 
     The one loop behind everything: forward pass, gradient, move. ``loss_fn`` returns a scalar, ();
-    with ``time_dim=1`` it returns one loss per task, (T,), ``rule`` moves T tasks, and time is
-    dimension 1 of what comes back. Raises ``TypeError`` or ``ValueError`` for a loss that is no
+    with ``time_dim=1`` it returns one loss per task, (T,), ``rule`` moves T tasks, and losses come
+    back as (T, K). Raises ``TypeError`` or ``ValueError`` for a loss that is no
     scalar, or a rule whose ``Step`` is not shaped as its params.
     """
     losses, signals = [], []  # K of each
@@ -83,7 +83,9 @@ def stack_trajectory(
     time_dim: int = 0,
 ) -> Trajectory:
     """Join what K steps left, K losses and K dicts of signals, along the dimension ``time_dim``:
-    losses (K,) and signals {name: (K, ...)}. Raises ``RuntimeError`` for signals whose shapes
-    change from step to step."""
+    losses (K,) and signals {name: (K, ...)}, or (T, K) and (T, K, ...). Raises ``ValueError`` for
+    signals whose names change from step to step, ``RuntimeError`` for shapes that do."""
+    if any(chosen.keys() != signals[0].keys() for chosen in signals):
+        raise ValueError("the names of the rule's signals change from step to step")
     joined = {name: torch.stack([s[name] for s in signals], time_dim) for name in signals[0]}
     return Trajectory(params, state, torch.stack(losses, time_dim), joined)

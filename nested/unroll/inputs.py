@@ -55,9 +55,14 @@ def check_step(step: Any, params: Params) -> None:
     named and shaped as ``params`` {name: (...)}."""
     if not isinstance(step, Step):
         raise TypeError(f"the rule must return a Step, but got {type(step).__name__}")
-    if not isinstance(step.params, dict) or step.params.keys() != params.keys():
+    if not isinstance(step.params, dict) or not isinstance(step.signals, dict):
+        raise TypeError(
+            "the rule must return its params and its signals as dicts, but got"
+            f" {type(step.params).__name__} and {type(step.signals).__name__}"
+        )
+    if step.params.keys() != params.keys():
         raise ValueError(
-            f"the rule returned params {list(step.params or ())}, but was given {list(params)}"
+            f"the rule returned params {list(step.params)}, but was given {list(params)}"
         )
     for name, param in params.items():
         new = step.params[name]

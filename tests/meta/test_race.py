@@ -265,3 +265,13 @@ def test_the_picture_is_drawn_with_and_without_a_history(tmp_path):
         path = tmp_path / f"{name}.png"
         draw_report(path, shown, MetaHistory(history), "rule", title="a test")
         assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_entrant_named_as_a_baseline_is_refused():
+    with pytest.raises(ValueError, match="names of baselines"):
+        race({"Adam": MetaOptimizer()}, Quadratics(), 2, tasks=2, tuning_tasks=1)
+
+
+def test_no_tasks_to_draw_are_refused():
+    with pytest.raises(ValueError, match="tasks is a whole number from 1"):
+        draw_tasks(Quadratics(), 0, 2, torch.Generator())

@@ -267,3 +267,23 @@ def test_query_data_that_are_not_finite_are_named():
 def test_parts_of_another_kind_are_refused():
     with pytest.raises(TypeError, match="takes an UpdateRule and a TaskFamily, but got str"):
         meta_train("rule", Quadratics())
+
+
+def test_resume_needs_a_checkpoint():
+    with pytest.raises(ValueError, match="resume needs the checkpoint"):
+        meta_train(MetaOptimizer(), SumRegression(), resume=True)
+
+
+def one_of_my_own(*, loss, step, params, grads, buffer):
+    return torch.log1p(step)
+
+
+def test_a_rule_with_a_feature_of_ones_own_resumes(tmp_path):
+    config, path = MetaConfig(meta_steps=4, tasks=2), tmp_path / "rule.pt"
+    rules = [MetaOptimizer(context=("log_loss", one_of_my_own)) for _ in range(2)]
+    history = meta_train(rules[0], SumRegression(), config, checkpoint=path)
+    again = meta_train(rules[1], SumRegression(), config, checkpoint=path, resume=True)
+    assert again.records == history.records
+    other = MetaOptimizer(context=("log_loss", lambda **seen: seen["loss"]))
+    with pytest.raises(ValueError, match="made with another rule: its context"):
+        meta_train(other, SumRegression(), config, checkpoint=path, resume=True)

@@ -239,3 +239,35 @@ def test_a_model_that_writes_to_a_buffer_is_refused_with_many_tasks_too(parts):
     batch = torch.randn(2, 4, 3), torch.randn(2, 4, 1)
     with pytest.raises(ValueError, match="writes to its buffers"):
         unroll_tasks(loss_fn, params, [batch], MetaOptimizer())
+
+
+def test_signals_that_change_their_names(start, parts):
+    class Moody(type(parts[3])):
+        def forward(self, params, grads, state, loss):
+            step = super().forward(params, grads, state, loss)
+            late = state["step"] > 0 if state["step"].dim() == 0 else False
+            return step._replace(signals={"lr": step.signals["lr"]} if late else step.signals)
+
+    loss_fn, params, batches, _ = parts
+    if start is unroll:  # under vmap a rule cannot branch on values, so its names cannot change
+        with pytest.raises(ValueError, match="names of the rule's signals change"):
+            start(loss_fn, params, batches, Moody().double())
+
+
+@pytest.mark.parametrize("part", ["params", "signals"])
+def test_a_step_whose_parts_are_no_dicts(start, parts, part):
+    class Wrong(type(parts[3])):
+        def forward(self, params, grads, state, loss):
+            return super().forward(params, grads, state, loss)._replace(**{part: loss})
+
+    loss_fn, params, batches, _ = parts
+    with pytest.raises(TypeError, match="must return its params and its signals as dicts"):
+        start(loss_fn, params, batches, Wrong().double())
+
+
+def test_a_state_of_another_number_of_tasks(parts):
+    loss_fn, params, batches, rule = parts
+    state = repeat_tasks(repeat_tasks(rule.init(params)))
+    params, batches = repeat_tasks(params), [repeat_tasks(batch) for batch in batches]
+    with pytest.raises(ValueError, match="same leading task dimension"):
+        unroll_tasks(loss_fn, params, batches, rule, {**state, "step": torch.zeros(17)})
