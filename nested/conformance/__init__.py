@@ -1,13 +1,19 @@
 """One check for each contract, in the spirit of scikit-learn's ``check_estimator``."""
 
 from nested.conformance.check import Check, ConformanceError, Result, Verdict
+from nested.conformance.context import CONTEXT_CHECKS, check_context
+from nested.conformance.family import FAMILY_CHECKS, check_family
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS, check_update_rule
 
 __all__ = [
+    "CONTEXT_CHECKS",
+    "FAMILY_CHECKS",
     "UPDATE_RULE_CHECKS",
     "Check",
     "ConformanceError",
     "Result",
     "Verdict",
+    "check_context",
+    "check_family",
     "check_update_rule",
 ]

@@ -1,8 +1,7 @@
 """What a check is: a probe that runs the code in question, and a judge of what came back.
 
-Source: the spirit of scikit-learn's ``check_estimator``. The two are kept apart so that a grader
-can run the probe in one process, with code it does not trust, and the judge in another, on nothing
-but the tensors, numbers and words that came back.
+Source: the spirit of scikit-learn's ``check_estimator``. The two are kept apart so that what was
+measured can be looked at without what is thought of it, and one judge can serve several probes.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """One property. ``probe(subject) -> Evidence`` may raise; ``judge(evidence) -> Verdict`` sees
-    nothing of the subject but the evidence."""
+    """One property. ``probe(subject, seed) -> Evidence`` may raise; ``judge(evidence) -> Verdict``
+    sees nothing of the subject but the evidence. ``seed`` draws the problem it is probed on."""
 
     name: str
-    probe: Callable[[Any], Evidence]
+    probe: Callable[[Any, int], Evidence]
     judge: Callable[[Evidence], Verdict]
 
 
@@ -43,10 +42,10 @@ class ConformanceError(AssertionError):
     """A subject breaks its contract; the message has one line for each check that failed."""
 
 
-def run_check(check: Check, subject: Any) -> Result:
+def run_check(check: Check, subject: Any, seed: int = 0) -> Result:
     """Probe and judge in this process; an exception in the probe is a failure, with its words."""
     try:
-        evidence = check.probe(subject)
+        evidence = check.probe(subject, seed)
     except Exception as error:  # whatever the code in question raises is its failure
         return Result(check.name, broken(error))
     return Result(check.name, check.judge(evidence))

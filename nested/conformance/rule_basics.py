@@ -1,4 +1,7 @@
-"""Checks of one move of an update rule: repeatable, pure, in form, and calm at the extremes."""
+"""Checks of one move of an update rule: repeatable, pure, in form, and calm at the extremes.
+
+Source: the contract in ``nested.levels.rule``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from nested.unroll.dispatch import unroll
 STEPS = 3  # K
 
 
-def _one_step(rule: UpdateRule, params: Params, state: State, seed: int = 0, scale: float = 1.0):
+def _one_step(rule: UpdateRule, params: Params, state: State, seed: int, scale: float = 1.0):
     """A step on gradients of the small problem times ``scale``."""
     some = next(iter(params.values()))
     (batch,) = small_batches(1, seed, some.dtype)
@@ -38,13 +41,14 @@ def _one_step(rule: UpdateRule, params: Params, state: State, seed: int = 0, sca
 # --- the same every time -------------------------------------------------------------------------
 
 
-def _probe_repeats(rule: UpdateRule) -> Evidence:
+def _probe_repeats(rule: UpdateRule, seed: int) -> Evidence:
     rule = in_float64(rule)
-    params, batches = small_params(0), small_batches(STEPS, 0)
+    params, batches = small_params(seed), small_batches(STEPS, seed)
     runs = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)  # global randomness must not matter
-        run = unroll(small_loss, params, batches, rule, differentiable=False)
+    for other in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(other)  # global randomness must not matter
+            run = unroll(small_loss, params, batches, rule, differentiable=False)
         runs.append([run.losses, *run.params.values()])
     return {"runs": cut(runs)}
 
@@ -59,14 +63,14 @@ def _judge_repeats(evidence: Evidence) -> Verdict:
 # --- nothing passed in is changed ----------------------------------------------------------------
 
 
-def _probe_purity(rule: UpdateRule) -> Evidence:
+def _probe_purity(rule: UpdateRule, seed: int) -> Evidence:
     rule = in_float64(rule)
-    params, state = used_state(rule, small_params(0), 0)
+    params, state = used_state(rule, small_params(seed), seed)
     own = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
     watched = {"params": params, "state": state, "rule": own}
     before = cut(watched)
     with torch.no_grad():
-        _one_step(rule, params, state)
+        _one_step(rule, params, state, seed)
     return {"before": before, "after": cut(watched)}
 
 
@@ -83,15 +87,15 @@ def _judge_purity(evidence: Evidence) -> Verdict:
 # --- names, shapes, dtypes -----------------------------------------------------------------------
 
 
-def _probe_shapes(rule: UpdateRule) -> Evidence:
+def _probe_shapes(rule: UpdateRule, seed: int) -> Evidence:
     found = {}
     for dtype in (torch.float32, torch.float64):
-        params = small_params(0, dtype)
+        params = small_params(seed, dtype)
         precise = in_float64(rule).to(dtype)
         state = precise.init(params)
         with torch.no_grad():
-            step = _one_step(precise, params, state)
-            again = _one_step(precise, step.params, step.state)
+            step = _one_step(precise, params, state, seed)
+            again = _one_step(precise, step.params, step.state, seed)
         found[str(dtype)] = {
             "is_step": isinstance(step, Step),
             "wanted": _outline(params),
@@ -126,13 +130,13 @@ def _judge_shapes(evidence: Evidence) -> Verdict:
 SCALES = (0.0, 1e-30, 1e-8, 1e8, 1e30)  # of gradients and loss
 
 
-def _probe_extremes(rule: UpdateRule) -> Evidence:
+def _probe_extremes(rule: UpdateRule, seed: int) -> Evidence:
     precise = in_float64(rule).float()
     found = {}
     for scale in SCALES:
-        params = small_params(0, torch.float32)
+        params = small_params(seed, torch.float32)
         with torch.no_grad():
-            step = _one_step(precise, params, precise.init(params), scale=scale)
+            step = _one_step(precise, params, precise.init(params), seed, scale)
         found[f"{scale:g}"] = _finite_parts(step)
     return found
 
@@ -156,10 +160,10 @@ def _judge_extremes(evidence: Evidence) -> Verdict:
     return Verdict(not bad, f"not finite: {', '.join(bad) or 'nothing'}", hint)
 
 
-def _probe_not_a_number(rule: UpdateRule) -> Evidence:
+def _probe_not_a_number(rule: UpdateRule, seed: int) -> Evidence:
     """A loss that is NaN at gradients that are not: a finite answer, or a clear error."""
     precise = in_float64(rule)
-    params = small_params(0)
+    params = small_params(seed)
     grads = {name: torch.ones_like(p) for name, p in params.items()}
     nan = torch.tensor(torch.nan, dtype=torch.float64)
     try:
@@ -181,26 +185,28 @@ def _judge_not_a_number(evidence: Evidence) -> Verdict:
 # --- symmetries ----------------------------------------------------------------------------------
 
 
-def _probe_renaming(rule: UpdateRule) -> Evidence:
-    """Rename all parameters and reverse their order: nothing else may change."""
+def _probe_renaming(rule: UpdateRule, seed: int) -> Evidence:
+    """Rename all parameters, and reverse their order unless the class says that it goes by it:
+    nothing else may change."""
     precise = in_float64(rule)
-    params = small_params(0)
-    plain = _three_moves(precise, params, small_loss)
-    names = {name: f"renamed.{i}" for i, name in enumerate(reversed(params))}
+    params = small_params(seed)
+    plain = _three_moves(precise, params, small_loss, seed)
+    order = list(params) if getattr(rule, "ordered", False) else list(reversed(params))
+    names = {name: f"renamed.{i}" for i, name in enumerate(order)}
     back = {new: old for old, new in names.items()}
-    renamed = {names[old]: params[old] for old in reversed(params)}
+    renamed = {names[old]: params[old] for old in order}
     moved = _three_moves(
-        precise, renamed, lambda p, b: small_loss({back[n]: w for n, w in p.items()}, b)
+        precise, renamed, lambda p, b: small_loss({back[n]: w for n, w in p.items()}, b), seed
     )
     return {"plain": plain, "moved": {back[name]: w for name, w in moved.items()}}
 
 
-def _probe_permutation(rule: UpdateRule) -> Evidence:
+def _probe_permutation(rule: UpdateRule, seed: int) -> Evidence:
     """Shuffle the coordinates of each weight, where the class says that it treats all alike."""
     if not getattr(rule, "coordinatewise", False):
         return {}
     precise = in_float64(rule)
-    params = small_params(0)
+    params = small_params(seed)
     generator = torch.Generator().manual_seed(7)
     orders = {n: torch.randperm(p.numel(), generator=generator) for n, p in params.items()}
 
@@ -208,15 +214,15 @@ def _probe_permutation(rule: UpdateRule) -> Evidence:
         order = {n: torch.argsort(o) if back else o for n, o in orders.items()}
         return {n: w.reshape(-1)[order[n]].reshape(w.shape) for n, w in p.items()}
 
-    plain = _three_moves(precise, params, small_loss)
+    plain = _three_moves(precise, params, small_loss, seed)
     moved = _three_moves(
-        precise, shuffle(params), lambda p, b: small_loss(shuffle(p, back=True), b)
+        precise, shuffle(params), lambda p, b: small_loss(shuffle(p, back=True), b), seed
     )
     return {"plain": plain, "moved": shuffle(moved, back=True)}
 
 
-def _three_moves(rule: UpdateRule, params: Params, loss_fn: Any) -> Params:
-    run = unroll(loss_fn, params, small_batches(STEPS, 0), rule, differentiable=False)
+def _three_moves(rule: UpdateRule, params: Params, loss_fn: Any, seed: int) -> Params:
+    run = unroll(loss_fn, params, small_batches(STEPS, seed), rule, differentiable=False)
     return cut(run.params)
 
 

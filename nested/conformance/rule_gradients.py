@@ -1,6 +1,7 @@
 """Checks of K moves of an update rule: hypergradients, carried state, many tasks.
 
-Letters: K inner steps, T tasks, D directions of finite differences.
+Letters: K inner steps, T tasks, D directions of finite differences. Source: the contract in
+``nested.levels.rule``; central differences are ``torch.autograd.gradcheck``'s.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ class _Borrowing(UpdateRule):
         return functional_call(self.rule, self.weights, arguments)
 
 
-def _probe_hypergradient(rule: UpdateRule) -> Evidence:
+def _probe_hypergradient(rule: UpdateRule, seed: int) -> Evidence:
     """Slopes along random directions, by autograd and by central differences, at two points: one
     point may lie on a kink (a clamp, a ReLU), two hardly do."""
-    return {f"point {seed}": _slopes(in_float64(rule), seed) for seed in (0, 1)}
+    return {f"point {at}": _slopes(in_float64(rule), at) for at in (seed, seed + 1)}
 
 
 def _slopes(rule: UpdateRule, seed: int) -> Evidence:
@@ -126,15 +127,16 @@ def _judge_hypergradient(evidence: Evidence) -> Verdict:
 # --- who is reached ------------------------------------------------------------------------------
 
 
-def _probe_reach(rule: UpdateRule) -> Evidence:
+def _probe_reach(rule: UpdateRule, seed: int) -> Evidence:
     """How large the hypergradient is for each meta-parameter, and how each step's loss depends on
     the initial state."""
     rule = in_float64(rule)
-    start, state = used_state(rule, small_params(0), 0)
+    start, state = used_state(rule, small_params(seed), seed)
     leaves, spec = tree_flatten(state)
     shapes = {p.shape for p in start.values()} - {torch.Size(())}
     leaves = [x.requires_grad_() if torch.is_tensor(x) and x.shape in shapes else x for x in leaves]
-    run = unroll(small_loss, start, small_batches(STEPS + 1, 0), rule, tree_unflatten(leaves, spec))
+    batches = small_batches(STEPS + 1, seed)
+    run = unroll(small_loss, start, batches, rule, tree_unflatten(leaves, spec))
     sources = dict(rule.named_parameters())
     total = run.losses[1:].sum()
     grads = torch.autograd.grad(
@@ -164,9 +166,9 @@ def _judge_reach(evidence: Evidence) -> Verdict:
 # --- an unroll is nothing but a loop -------------------------------------------------------------
 
 
-def _probe_loop(rule: UpdateRule) -> Evidence:
+def _probe_loop(rule: UpdateRule, seed: int) -> Evidence:
     rule = in_float64(rule)
-    params, batches = small_params(0), small_batches(STEPS, 0)
+    params, batches = small_params(seed), small_batches(STEPS, seed)
     run = unroll(small_loss, params, batches, rule, differentiable=False)
     by_hand, state, losses = params, rule.init(params), []
     for batch in batches:
@@ -181,9 +183,9 @@ def _probe_loop(rule: UpdateRule) -> Evidence:
     return {"ours": cut([run.losses, *run.params.values()]), "others": cut(manual)}
 
 
-def _probe_carried(rule: UpdateRule) -> Evidence:
+def _probe_carried(rule: UpdateRule, seed: int) -> Evidence:
     rule = in_float64(rule)
-    params, batches = small_params(0), small_batches(2 * STEPS, 0)
+    params, batches = small_params(seed), small_batches(2 * STEPS, seed)
     whole = unroll(small_loss, params, batches, rule, differentiable=False)
     first = unroll(small_loss, params, batches[:STEPS], rule, differentiable=False)
     rest = unroll(
@@ -193,11 +195,11 @@ def _probe_carried(rule: UpdateRule) -> Evidence:
     return {"ours": cut([whole.losses, *whole.params.values()]), "others": cut(pieces)}
 
 
-def _probe_tasks(rule: UpdateRule) -> Evidence:
+def _probe_tasks(rule: UpdateRule, seed: int) -> Evidence:
     """Three tasks together, and each alone."""
     rule = in_float64(rule)
-    params = [small_params(seed) for seed in range(3)]
-    batches = [small_batches(STEPS, seed) for seed in range(3)]
+    params = [small_params(seed + t) for t in range(3)]
+    batches = [small_batches(STEPS, seed + t) for t in range(3)]
     stacked = [stack_tasks([batches[t][k] for t in range(3)]) for k in range(STEPS)]
     together = unroll_tasks(small_loss, stack_tasks(params), stacked, rule, differentiable=False)
     ours, others = [], []

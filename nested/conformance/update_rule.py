@@ -1,8 +1,12 @@
-"""The contract of ``nested.UpdateRule``, as checks that any rule can be put through."""
+"""The contract of ``nested.UpdateRule``, as checks that any rule can be put through.
+
+Source: the contract in ``nested.levels.rule``, and what the unroll relies on.
+"""
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Generator
@@ -21,29 +25,31 @@ from nested.unroll.batched import unroll_tasks
 BRIEFLY = MetaConfig(meta_steps=40, unroll_length=8, max_horizon=8, tasks=8, lr=0.02)
 
 
-def check_update_rule(rule: UpdateRule) -> list[Result]:
+def check_update_rule(rule: UpdateRule, seed: int = 0) -> list[Result]:
     """Check that ``rule`` keeps the contract of an update rule; the rule itself is not changed.
 
-    Runs ``UPDATE_RULE_CHECKS`` on copies of the rule, on a small problem with a scalar, a vector, a
-    matrix and a weight without gradient. Returns the results; raises ``ConformanceError``, with one
-    line for each check that failed, if any did.
+    Runs ``UPDATE_RULE_CHECKS`` on copies of the rule: the last meta-trains it on sum regressions,
+    the others use a small problem with a scalar, a vector, a
+    matrix and a weight without gradient, drawn from ``seed``. Returns the results; raises
+    ``ConformanceError``, with one line for each check that failed, if any did.
     """
-    results = [run_check(check, rule) for check in UPDATE_RULE_CHECKS]
+    results = [run_check(check, rule, seed) for check in UPDATE_RULE_CHECKS]
     require(results, type(rule).__name__)
     return results
 
 
-def _probe_learning(rule: UpdateRule) -> Evidence:
+def _probe_learning(rule: UpdateRule, seed: int) -> Evidence:
     """The meta-loss on held-out sum regressions, before and after 40 meta-steps."""
     learner, family = copy.deepcopy(rule).float(), SumRegression()
-    before = _held_out_loss(learner, family)
-    meta_train(learner, family, BRIEFLY)
-    return {"before": before, "after": _held_out_loss(learner, family)}
+    before = _held_out_loss(learner, family, seed)
+    meta_train(learner, family, replace(BRIEFLY, seed=seed))
+    return {"before": before, "after": _held_out_loss(learner, family, seed)}
 
 
 @torch.no_grad()
-def _held_out_loss(rule: UpdateRule, family: SumRegression) -> float:
-    draw = draw_tasks(family.held_out(), 64, BRIEFLY.unroll_length, Generator().manual_seed(1))
+def _held_out_loss(rule: UpdateRule, family: SumRegression, seed: int) -> float:
+    generator = Generator().manual_seed(1000 + seed)
+    draw = draw_tasks(family.held_out(), 64, BRIEFLY.unroll_length, generator)
     run = unroll_tasks(draw.loss_fn, draw.params, draw.batches, rule, differentiable=False)
     return meta_loss(draw.loss_fn, run, draw.query).item()
 

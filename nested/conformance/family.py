@@ -1,0 +1,280 @@
+"""The contract of ``nested.TaskFamily``, as checks that any family can be put through.
+
+Letters: B rows of a batch, T tasks. Source: what ``meta_train`` and ``race`` rely on.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves
+
+from nested.conformance.check import Check, Evidence, Result, Verdict, require, run_check
+from nested.conformance.small_problem import cut
+from nested.tasks.family import SPLITS, Task, TaskFamily
+from nested.tasks.stack import stack_batch, stack_init
+
+TASKS, BATCHES = 6, 12  # looked at
+ADAM_STEPS, ADAM_LRS = 100, (0.003, 0.03, 0.3)
+
+
+def check_family(family: TaskFamily, seed: int = 0) -> list[Result]:
+    """Check that ``family`` keeps the contract of a family of tasks, on draws from ``seed``.
+
+    Returns the results of ``FAMILY_CHECKS``; raises ``ConformanceError``, with one line for each
+    check that failed, if any did.
+    """
+    results = [run_check(check, family, seed) for check in FAMILY_CHECKS]
+    require(results, type(family).__name__)
+    return results
+
+
+def _from(seed: int) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def _drawn(family: TaskFamily, seed: int) -> dict[str, list[Tensor]]:
+    """All that a task hands out, each part from the same seed."""
+    task = family.sample(_from(seed))
+    parts = {"weights": task.init(_from(seed))}
+    parts |= {f"{split} batch": task.batch(_from(seed), split) for split in SPLITS}
+    return {what: cut(tree_leaves(tree)) for what, tree in parts.items()}
+
+
+def _same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+# --- draws ---------------------------------------------------------------------------------------
+
+
+def _probe_draws(family: TaskFamily, seed: int) -> Evidence:
+    runs = []
+    for other in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(other)  # global randomness must not matter
+            runs.append(_drawn(family, seed))
+    return {"first": runs[0], "again": runs[1], "another": _drawn(family, seed + 1)}
+
+
+def _judge_draws(evidence: Evidence) -> Verdict:
+    first, again, another = evidence["first"], evidence["again"], evidence["another"]
+    loose = [what for what in first if not _same(first[what], again[what])]
+    if loose:
+        hint = "draw with generator=generator; nothing else may be random, or be kept between draws"
+        return Verdict(False, f"drawn twice from one seed, these differ: {', '.join(loose)}", hint)
+    stuck = [what for what in first if _same(first[what], another[what])]
+    hint = "does the draw use the generator?"
+    found = f"drawn from two seeds, the same: {', '.join(stuck)}" if stuck else "as seeded"
+    return Verdict(not stuck, found, hint)
+
+
+def _probe_forms(family: TaskFamily, seed: int) -> Evidence:
+    tasks = [side.sample(_from(seed + t)) for side in _sides(family) for t in range(TASKS)]
+    return {
+        "weights": sorted({_outline(task.init(_from(seed))) for task in tasks}),
+        "batches": sorted({_outline(t.batch(_from(seed), "train")) for t in tasks}),
+        "queries": sorted({_outline(t.batch(_from(seed), "query")) for t in tasks}),
+    }
+
+
+def _sides(family: TaskFamily) -> tuple[TaskFamily, TaskFamily]:
+    return family, family.held_out()
+
+
+def _outline(tree: Any) -> str:
+    leaves, spec = tree_flatten(tree)
+    kinds = [f"{tuple(x.shape)} {x.dtype}" if torch.is_tensor(x) else "no tensor" for x in leaves]
+    return f"{spec} {kinds}"
+
+
+def _judge_forms(evidence: Evidence) -> Verdict:
+    for what, outlines in evidence.items():
+        if len(outlines) > 1:
+            measured = f"the {what} of different tasks have different forms"
+            return Verdict(False, measured, f"{outlines[0]} is not {outlines[1]}")
+        if "no tensor" in outlines[0] or "[]" in outlines[0]:
+            return Verdict(False, f"{what} are not tensors", "return tensors, in dicts or tuples")
+    return Verdict(True, "names, shapes and dtypes are those of all tasks")
+
+
+def _probe_alive(family: TaskFamily, seed: int) -> Evidence:
+    task, generator = family.sample(_from(seed)), _from(seed)
+    draws = [tree_leaves(task.batch(generator, split)) for split in SPLITS for _ in range(BATCHES)]
+    numbers = torch.cat([leaf.double().flatten() for leaves in draws for leaf in leaves])
+    return {
+        "finite": numbers.isfinite().all().item(),
+        "constant": (numbers == numbers[0]).all().item(),
+        "repeated": all(_same(leaves, draws[0]) for leaves in draws[:BATCHES]),
+    }
+
+
+def _judge_alive(evidence: Evidence) -> Verdict:
+    if not evidence["finite"]:
+        return Verdict(False, "batches have values that are not finite", "look for 0/0 and log(0)")
+    if evidence["constant"]:
+        return Verdict(False, "all data are one and the same number", "were the data filled in?")
+    hint = "each batch is a new draw; a task that has but one batch can be learned by heart"
+    return Verdict(not evidence["repeated"], f"{BATCHES} train batches differ", hint)
+
+
+# --- what may not meet ---------------------------------------------------------------------------
+
+
+def _probe_query(family: TaskFamily, seed: int) -> Evidence:
+    """Rows of train and of query batches, from equal and from different seeds."""
+    task = family.sample(_from(seed))
+    rows = {}
+    for split in SPLITS:
+        batches = [task.batch(_from(seed + i), split) for i in range(BATCHES)]
+        rows[split] = [cut(tree_leaves(batch)) for batch in batches]
+    return rows
+
+
+def _judge_query(evidence: Evidence) -> Verdict:
+    train, query = ({key for b in evidence[s] for key in _rows(b)} for s in SPLITS)
+    shared = len(train & query)
+    measured = f"{shared} of {len(query)} query rows were in a train batch"
+    return Verdict(shared == 0, measured, 'batch(generator, "query") draws from data kept for it')
+
+
+def _rows(leaves: list[Tensor]) -> list[bytes]:
+    """A batch cut into rows, if all its tensors have B rows; else whole."""
+    counts = {leaf.shape[:1] for leaf in leaves}
+    if len(counts) > 1 or counts == {torch.Size()}:
+        return [b"".join(leaf.numpy().tobytes() for leaf in leaves)]
+    return [b"".join(leaf[i].numpy().tobytes() for leaf in leaves) for i in range(len(leaves[0]))]
+
+
+def _probe_sides(family: TaskFamily, seed: int) -> Evidence:
+    sibling = family.held_out()
+    sides = {"trained on": family, "held out": sibling, "held out twice": sibling.held_out()}
+    return {
+        name: [cut(tree_leaves(side.sample(_from(seed + t)).batch(_from(0)))) for t in range(TASKS)]
+        for name, side in sides.items()
+    }
+
+
+def _judge_sides(evidence: Evidence) -> Verdict:
+    ours = evidence["trained on"]
+    for name in ("held out", "held out twice"):
+        shared = sum(any(_same(a, b) for b in ours) for a in evidence[name])
+        if shared:
+            measured = f"{shared} of {TASKS} tasks of the side {name} are met in meta-training"
+            return Verdict(False, measured, "held_out() returns a family that draws other tasks")
+    return Verdict(True, "no held-out task is met in meta-training")
+
+
+# --- the loss ------------------------------------------------------------------------------------
+
+
+def _probe_loss(family: TaskFamily, seed: int) -> Evidence:
+    tasks = [family.sample(_from(seed + t)) for t in range(2)]
+    params = {n: p.requires_grad_() for n, p in tasks[0].init(_from(seed)).items()}
+    batch = tasks[0].batch(_from(seed))
+    before = cut([params, batch])
+    losses = [task.loss(params, batch) for task in (*tasks, tasks[0])]
+    grads = torch.autograd.grad(losses[0].sum(), list(params.values()), materialize_grads=True)
+    return {
+        "shape": list(losses[0].shape),
+        "losses": cut(losses),
+        "slopes": {n: g.abs().max().item() for n, g in zip(params, grads, strict=True)},
+        "changed": not _same(tree_leaves(before), tree_leaves(cut([params, batch]))),
+    }
+
+
+def _judge_loss(evidence: Evidence) -> Verdict:
+    if evidence["shape"]:
+        return Verdict(False, f"the loss has shape {tuple(evidence['shape'])}", "take its mean")
+    one, other, again = (loss.item() for loss in evidence["losses"])
+    if not math.isfinite(one):
+        return Verdict(False, f"the loss of fresh weights is {one}", "scale data or weights")
+    if one != again or evidence["changed"]:
+        return Verdict(False, "the loss changes something", "it is a function of params and batch")
+    if one != other:
+        measured = f"two tasks give one batch the losses {one:.4g} and {other:.4g}"
+        return Verdict(False, measured, "what differs between tasks travels in the batch")
+    dead = [name for name, slope in evidence["slopes"].items() if not slope > 0]
+    hint = "every weight should have a part in the loss"
+    found = f"no gradient at {', '.join(dead)}" if dead else "a scalar, shared, with gradients"
+    return Verdict(len(dead) < len(evidence["slopes"]), found, hint)
+
+
+def _probe_batched(family: TaskFamily, seed: int) -> Evidence:
+    tasks = [family.sample(_from(seed + t)) for t in range(TASKS)]
+    params, batch = stack_init(tasks, _from(seed)), stack_batch(tasks, _from(seed))
+    together = torch.vmap(tasks[0].loss)(params, batch)
+    generators = _from(seed), _from(seed)
+    weights = [task.init(generators[0]) for task in tasks]
+    batches = [task.batch(generators[1]) for task in tasks]
+    alone = [t.loss(p, b) for t, p, b in zip(tasks, weights, batches, strict=True)]
+    return {"together": cut(together), "alone": cut(torch.stack(alone))}
+
+
+def _judge_batched(evidence: Evidence) -> Verdict:
+    together, alone = evidence["together"], evidence["alone"]
+    apart = ((together - alone).abs() / alone.abs().clamp(min=1e-6)).max().item()
+    measured = f"the losses of {TASKS} tasks together and alone differ by {apart:.1g}"
+    return Verdict(apart < 1e-3, measured, "no branches on values, and no .item(), in the loss")
+
+
+def _probe_learnable(family: TaskFamily, seed: int) -> Evidence:
+    """The mean query loss over tasks, before and after Adam at the best of three rates."""
+    tasks = [family.sample(_from(seed + t)) for t in range(TASKS)]
+    after = [sum(_adam(task, lr, seed) for task in tasks) / TASKS for lr in ADAM_LRS]
+    before = sum(_query_loss(task, task.init(_from(seed)), seed) for task in tasks) / TASKS
+    return {"before": before, "after": min(x for x in after if not math.isnan(x))}
+
+
+def _adam(task: Task, lr: float, seed: int) -> float:
+    generator = _from(seed)
+    params = {n: p.detach().requires_grad_() for n, p in task.init(generator).items()}
+    adam = torch.optim.Adam(params.values(), lr=lr)
+    for _ in range(ADAM_STEPS):
+        adam.zero_grad()
+        task.loss(params, task.batch(generator)).backward()
+        adam.step()
+    return _query_loss(task, params, seed)
+
+
+def _query_loss(task: Task, params: dict[str, Tensor], seed: int) -> float:
+    generator = _from(seed)
+    losses = [task.loss(params, task.batch(generator, "query")) for _ in range(4)]
+    return torch.stack(losses).mean().item()
+
+
+def _judge_learnable(evidence: Evidence) -> Verdict:
+    before, after = evidence["before"], evidence["after"]
+    measured = f"{ADAM_STEPS} steps of Adam take the query loss from {before:.3g} to {after:.3g}"
+    hint = "do the targets follow from the inputs, and do train and query follow one law?"
+    return Verdict(after < before - 0.1 * abs(before), measured, hint)
+
+
+def _probe_splits(family: TaskFamily, seed: int) -> Evidence:
+    try:
+        family.sample(_from(seed)).batch(_from(seed), "valid")
+    except ValueError as error:
+        return {"said": str(error)}
+    return {"said": ""}
+
+
+def _judge_splits(evidence: Evidence) -> Verdict:
+    said = evidence["said"]
+    found = f"refused: {said}" if said else 'batch(generator, "valid") is not refused'
+    return Verdict(bool(said), found, "raise ValueError for a split that is no split")
+
+
+FAMILY_CHECKS = [
+    Check("draws follow the seed and nothing else", _probe_draws, _judge_draws),
+    Check("all tasks have one form", _probe_forms, _judge_forms),
+    Check("data are alive", _probe_alive, _judge_alive),
+    Check("query data are never train data", _probe_query, _judge_query),
+    Check("held-out tasks are never trained on", _probe_sides, _judge_sides),
+    Check("all tasks share one scalar loss", _probe_loss, _judge_loss),
+    Check("many tasks at once give the same losses", _probe_batched, _judge_batched),
+    Check("an unknown split is refused", _probe_splits, _judge_splits),
+    Check("it can be learned", _probe_learnable, _judge_learnable),
+]
