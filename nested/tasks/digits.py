@@ -43,7 +43,7 @@ def load_digits() -> tuple[Tensor, Tensor]:
 
 
 class Digits(TaskFamily):
-    """Classify 8x8 digits with a small net, 64 - ``hidden`` - 10.
+    """Classify 8x8 digits with a small net, 64 - ``hidden`` - 10, of ``depth`` hidden layers.
 
     Letters: B ``batch_size``, or ``query_size`` for queries. Each task draws a relabelling of the
     ten classes and a contrast (log-uniform in ``contrast``), so that no single schedule fits all.
@@ -60,16 +60,17 @@ class Digits(TaskFamily):
         query_size: int = 64,
         hidden: int = 32,
         contrast: tuple[float, float] = (1 / 3, 3.0),
+        depth: int = 1,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         is_held_out: bool = False,
     ) -> None:
-        check_counts(batch_size=batch_size, query_size=query_size, hidden=hidden)
+        check_counts(batch_size=batch_size, query_size=query_size, hidden=hidden, depth=depth)
         check_range("contrast", contrast)
         self.sizes = {"train": batch_size, "query": query_size}
-        self.hidden, self.contrast, self.is_held_out = hidden, contrast, is_held_out
-        self.device, self.dtype = device, dtype
+        self.hidden, self.contrast, self.depth = hidden, contrast, depth
+        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
         side = HELD_OUT if is_held_out else META_TRAINING
         images, labels = (part[side] for part in load_digits())
         images, labels = images.to(device, dtype), labels.to(device)
@@ -78,8 +79,9 @@ class Digits(TaskFamily):
             "train": (images[~query], labels[~query]),
             "query": (images[query], labels[query]),
         }
-        layers = nn.Linear(PIXELS, hidden), nn.ReLU(), nn.Linear(hidden, CLASSES)
-        self.model = nn.Sequential(*layers).to(device, dtype)
+        widths = [PIXELS, *[hidden] * depth]
+        layers = [part for i in range(depth) for part in (nn.Linear(*widths[i : i + 2]), nn.ReLU())]
+        self.model = nn.Sequential(*layers, nn.Linear(hidden, CLASSES)).to(device, dtype)
         self.loss = functional_loss(self.model, nn.functional.cross_entropy)
 
     def sample(self, generator: Generator) -> DigitsTask:
@@ -96,6 +98,7 @@ class Digits(TaskFamily):
             self.sizes["query"],
             self.hidden,
             self.contrast,
+            self.depth,
             device=self.device,
             dtype=self.dtype,
             is_held_out=True,

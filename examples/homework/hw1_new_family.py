@@ -1,0 +1,59 @@
+"""Homework 1. A family of your own.
+
+Question. A rule learns to train nets on a *family* of inner problems: tasks that have something in
+common and something not. Bring one: which problem would you have a rule learn on?
+
+Equation. A task is a loss L(w; batch) and a law of batches; a family is a law of tasks. Level 4,
+theta, is trained on tasks of one side and scored on tasks of the other, which it never met:
+
+    theta* = argmin E_task [ L(w_K(theta, task); fresh data of the task) ].
+
+Tasks of a family run side by side, stacked (torch.vmap), so they share one loss; what differs from
+task to task (a frequency, a scale, a relabelling) travels in the batch.
+Source: Finn, Abbeel, Levine 2017, arXiv 1703.03400, section 2; `nested/tasks/family.py` is the
+contract, `nested/tasks/sum_regression.py` the smallest example.
+
+A good answer keeps five promises: the same generator state draws the same task and data, and
+nothing else is random; "query" batches hold data that no "train" batch has; held_out() draws tasks
+that are never trained on; the loss is one scalar, twice differentiable, the same for all tasks;
+and there is something to learn. (Ideas: sines of random amplitude and phase, as in the paper; a
+random teacher net; two spirals, turned.)
+
+Grade it:  python -m nested.homework grade --only hw1
+
+Two written questions (answer here, in a sentence or two, for your teacher):
+  1. What do your tasks have in common that a rule could exploit, and what must it find out anew?
+     ...
+  2. How could query data leak into train batches in your family, and what stops it?
+     ...
+"""
+
+from nested import Task, TaskFamily
+
+
+class MyFamily(TaskFamily):
+    """Describe it here: what a task is, what a batch is (with shapes), what the loss is."""
+
+    def sample(self, generator) -> Task:
+        """Draw a task."""
+        raise NotImplementedError
+
+    def held_out(self) -> TaskFamily:
+        """The sibling whose tasks this family never draws."""
+        raise NotImplementedError
+
+
+class MyTask(Task):
+    """One inner problem."""
+
+    def init(self, generator):
+        """Draw initial weights {name: tensor}, of the same shapes for all tasks."""
+        raise NotImplementedError
+
+    def batch(self, generator, split="train"):
+        """Draw a batch to learn from ("train") or to be scored on ("query")."""
+        raise NotImplementedError
+
+    def loss(self, params, batch):
+        """The loss, a scalar: the same function for all tasks."""
+        raise NotImplementedError

@@ -1,0 +1,36 @@
+"""Homework 2. A feature that earns its place.
+
+Question. Level 4 decides by what it sees: the context. A rule that sees nothing but the loss cannot
+tell a task of faint images from one of bright ones. Which *one number* would you show it?
+
+Equation. At inner step k a rule computes c_k = feature(loss_k, k, w_k, g_k, v_k), and from it the
+learning rate and the momentum of this step. The feature earns its place if rules that see it do
+better than rules that do not, on tasks never met:
+
+    mean over tasks of [ loss without it - loss with it ]  >  2 standard errors.
+
+Source: Metz et al. 2020, arXiv 2009.11243, appendix, lists what learned optimizers are shown; the
+built-in features are in `nested/levels/context.py`, and so are the guards that they need.
+
+A good answer is a scalar, finite whatever comes (zero gradients, 1e30, a NaN loss), of order one,
+blind to the names and the order of the weights, and not one of the built-in ones: log_loss,
+log_step, log_grad_norm, grad_cosine. In a paired race on 64 held-out tasks of digits, whose
+contrast goes from 1/3 to 3, it wins.
+
+Grade it:  python -m nested.homework grade --only hw2
+
+Two written questions (answer here, in a sentence or two, for your teacher):
+  1. What differs between these tasks, and how does your feature show it?
+     ...
+  2. Name a family of tasks in which your feature would be worth nothing.
+     ...
+"""
+
+
+def feature(*, loss, step, params, grads, buffer):
+    """Return one number, a scalar tensor.
+
+    loss and step are scalar tensors (step counts from 0); params, grads and buffer (the momentum
+    buffer) are {name: tensor}, named alike. It is called after the gradient, before the update.
+    """
+    raise NotImplementedError

@@ -1,0 +1,46 @@
+"""Homework 4. A rate for each layer, that transfers to a deeper net.
+
+Question. Layers want different learning rates. A rule could learn one number a layer, but then it
+fits only nets of that depth. Write a rule that gives each tensor of weights a rate of its own, and
+that, trained on nets of 2 hidden layers, is better than one rate for all on nets of 4.
+
+Equation. For tensors p = 1 .. P, with momentum mu,
+
+    eta_p = r_theta(what is seen of tensor p),    v_p <- mu v_p + g_p,    w_p <- w_p - eta_p v_p:
+
+one function r_theta for all tensors, so that P may be anything.
+Source: You, Gitman, Ginsburg 2017, arXiv 1708.03888 (LARS: eta_p by the norms of w_p and g_p), and
+Metz et al. 2022, arXiv 2203.11860, who feed per-tensor features to a small net.
+
+A good answer returns signals {"lr": (P,)} in the order of params, moves by exactly these rates, and
+transfers: what it sees of a tensor (depth, norms of gradient and weights) means the same in nets
+that it was not trained on. The order of params tells depth, so the rule says `ordered = True`.
+
+Grade it:  python -m nested.homework grade --only hw4
+
+Two written questions (answer here, in a sentence or two, for your teacher):
+  1. Which layers get the larger rates in your trained rule, and why should they?
+     ...
+  2. At which depth would you expect your rule to stop being better, and what would you show it then?
+     ...
+"""
+
+from nested import UpdateRule
+
+
+class DepthRule(UpdateRule):
+    """Momentum SGD with a learning rate for each tensor, from one small net for all of them."""
+
+    ordered = True  # goes by the order of params, though not by their names
+
+    def __init__(self):
+        super().__init__()
+        raise NotImplementedError
+
+    def init(self, params):
+        """The state before the first step."""
+        raise NotImplementedError
+
+    def forward(self, params, grads, state, loss):
+        """One move: return Step(params, state, {"lr": (P,), ...})."""
+        raise NotImplementedError

@@ -1,0 +1,41 @@
+"""Homework 5 (bonus). Run it backwards.
+
+Question. The unroll of lesson 02 keeps every step for the way back: memory grows with K. But
+momentum SGD can be run *backwards*: from the last weights and buffer alone, all earlier ones can be
+had again. Write an unroll whose memory does not grow with K.
+
+Equation. Forwards v_(k+1) = mu v_k + g(w_k), w_(k+1) = w_k - eta v_(k+1). Backwards, therefore,
+
+    w_k = w_(k+1) + eta v_(k+1),        v_k = (v_(k+1) - g(w_k)) / mu.
+
+On the way back, carry the cotangents (dw, dv) of weights and buffer along; at each step, with the
+cotangent dl of this step's loss,
+
+    dv <- dv - eta dw,    deta <- deta - <dw, v_(k+1)>,    dmu <- dmu + <dv, v_k>,
+    dw <- dw + H(w_k) dv + dl g(w_k),    dv <- mu dv,
+
+where H dv, a Hessian-vector product, is one more backward pass: the gradient of <g(w_k), dv>.
+Source: Maclaurin, Duvenaud, Adams 2015, arXiv 1502.03492, algorithm 2. (They also store the bits
+that the division by mu loses; in float64 and for K below a hundred that is not needed.)
+
+A good answer is a torch.autograd.Function that saves the last weights and buffer, and no step in
+between. The values are those of torch.optim.SGD, the hypergradients those of wiggling, and 66 steps
+on 250,000 weights need no more memory than 2. (0 < momentum < 1 may be taken for granted.)
+
+Grade it:  python -m nested.homework grade --only hw5
+
+Two written questions (answer here, in a sentence or two, for your teacher):
+  1. By how much does a rounding error in v_K grow until v_0? What would float32 do at K = 100?
+     ...
+  2. Which of the rules in this package could be run backwards like this, and which could not?
+     ...
+"""
+
+
+def reversible_unroll(loss_fn, params, batches, lr, momentum):
+    """Make a step of momentum SGD per batch; return (the last params, the K losses before updates).
+
+    loss_fn(params, batch) is a scalar; params is {name: tensor}; batches is a list; lr and momentum
+    are scalar tensors. Differentiable in params, lr and momentum, in memory that K does not change.
+    """
+    raise NotImplementedError

@@ -1,0 +1,101 @@
+"""What the process that runs a student's code may use; set from inside, before that code is read.
+
+Memory, time and output are limited everywhere that Python's ``resource`` module works. On Linux a
+seccomp filter also forbids new processes, programs, sockets and signals to others. Source:
+setrlimit(2), seccomp(2); the filter is classic BPF, as linux/filter.h lays it out.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import platform
+import resource
+import sys
+
+OUTPUT_BYTES = 2**20  # of what is printed, and of any other file
+OPEN_FILES = 256
+ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_...
+CLONE_THREAD = 0x10000
+NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, bytes
+# audit number of the machine, and the numbers of its system calls
+MACHINES = {
+    "x86_64": (
+        0xC000003E,
+        {
+            "clone": 56,
+            "clone3": 435,
+            "to_self": {"kill": 62, "tgkill": 234},
+            "never": [57, 58, 59, 322, 200, 41, 101, 160, 165, 272, 302, 310, 311, 424],
+        },
+    ),
+    "aarch64": (
+        0xC00000B7,
+        {
+            "clone": 220,
+            "clone3": 435,
+            "to_self": {"kill": 129, "tgkill": 131},
+            "never": [221, 281, 130, 198, 117, 164, 40, 97, 261, 270, 271, 424],
+        },
+    ),
+}
+# never: fork, vfork, execve, execveat, tkill, socket, ptrace, setrlimit, mount, unshare, prlimit,
+# process_vm_readv, process_vm_writev, pidfd_send_signal, as far as the machine has them
+
+
+def limit_this_process(seconds: int, memory: int) -> None:
+    """Allow this process ``seconds`` of processor time and ``memory`` bytes of addresses from now
+    on. Raises ``OSError`` where the system refuses a limit that it should know."""
+    for what, value in (
+        (resource.RLIMIT_CPU, seconds),
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
+        (resource.RLIMIT_NOFILE, OPEN_FILES),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        if sys.platform == "darwin" and what == resource.RLIMIT_AS:
+            continue  # macOS does not keep to it, and may refuse it
+        resource.setrlimit(what, (value, value))
+    if sys.platform == "linux" and platform.machine() in MACHINES:
+        _filter_system_calls(*MACHINES[platform.machine()])
+    else:
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
+
+
+def _filter_system_calls(architecture: int, calls: dict) -> None:
+    """Install the filter: each rule is "if the number is this, answer that"."""
+    program = [(0x20, 0, 0, ARCHITECTURE), (0x15, 1, 0, architecture), (0x06, 0, 0, KILL)]
+    program += [(0x20, 0, 0, NUMBER), (0x35, 0, 1, 0x40000000), (0x06, 0, 0, ERROR | errno.EPERM)]
+    program += _answer(calls["clone3"], ERROR | errno.ENOSYS)  # then the C library takes clone
+    for number in calls["never"]:
+        program += _answer(number, ERROR | errno.EPERM)
+    for number in calls["to_self"].values():  # allowed if the first argument is this process
+        program += _by_argument(number, (0x15, 1, 0, os.getpid()))
+    program += _by_argument(calls["clone"], (0x45, 1, 0, CLONE_THREAD))  # threads are allowed
+    program += [(0x06, 0, 0, ALLOW)]
+    code = b"".join(
+        kind.to_bytes(2, sys.byteorder) + bytes([yes, no]) + value.to_bytes(4, sys.byteorder)
+        for kind, yes, no, value in program
+    )
+    buffer = ctypes.create_string_buffer(code, len(code))
+
+    class Program(ctypes.Structure):
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
+
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    packed = Program(len(program), ctypes.addressof(buffer))
+    no_new_privileges, seccomp, filter_mode = 38, 22, 2
+    if prctl(no_new_privileges, 1, 0, 0, 0) or prctl(seccomp, filter_mode, ctypes.byref(packed)):
+        raise OSError(ctypes.get_errno(), "the system does not take a seccomp filter")
+
+
+def _answer(number: int, verdict: int) -> list[tuple[int, int, int, int]]:
+    return [(0x15, 0, 1, number), (0x06, 0, 0, verdict)]
+
+
+def _by_argument(number: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
+    """Refuse the call ``number`` unless ``test`` of its first argument jumps over the refusal."""
+    load = (0x20, 0, 0, ARGUMENTS)
+    allow, refuse = (0x06, 0, 0, ALLOW), (0x06, 0, 0, ERROR | errno.EPERM)
+    return [(0x15, 0, 4, number), load, test, refuse, allow]

@@ -1,0 +1,155 @@
+"""Stand-ins for a student's rule, family or function: they compute in the student's process.
+
+To the grader they are ordinary rules, families and functions of tensors, differentiable as often as
+one likes, so that every check runs on the grader's side, with the grader's own PyTorch: what comes
+back are values and vector-Jacobian products, and finite differences of the one judge the other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nested.homework.sandbox import Sandbox
+from nested.levels.forward import Batch, Params, State
+from nested.levels.rule import Step, UpdateRule
+from nested.tasks.family import Task, TaskFamily
+
+
+@dataclass(frozen=True)
+class _Question:
+    """A function of flat tensors (...) in the student's process."""
+
+    sandbox: Sandbox
+    function: str
+    spec: Any  # of the arguments
+    static: tuple
+    transforms: tuple = ()
+    found: dict[str, Any] = field(default_factory=dict)  # the spec of what came back
+
+    def __call__(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        count = self.spec.num_leaves  # then come cotangents
+        args, extra = tree_unflatten(list(tensors[:count]), self.spec), tensors[count:]
+        how = {"static": self.static, "transforms": self.transforms, "extra": extra}
+        reply = self.sandbox.ask(self.function, *args, **how)
+        with torch.no_grad():
+            for place, written in reply["changed"].items():
+                tensors[int(place)].copy_(written)  # a write there is a write here
+        out, spec = tree_flatten(reply["out"])
+        self.found.setdefault("spec", spec)  # that of the first answer, before any derivative
+        return tuple(out)
+
+    def then(self, transform: str, count: int) -> _Question:
+        return replace(self, transforms=(*self.transforms, (transform, count)), found=self.found)
+
+
+class _Remote(torch.autograd.Function):
+    """Ask a question; its derivative is a question too, and so is its form for many tasks."""
+
+    @staticmethod
+    def forward(question: _Question, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return question(tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+        ctx.question = inputs[0]
+        ctx.save_for_backward(*inputs[1:])
+        ctx.mark_non_differentiable(*[x for x in output if not x.is_floating_point()])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple:
+        tensors = ctx.saved_tensors
+        derivative = ctx.question.then("vjp", len(tensors))
+        grads = _Remote.apply(derivative, *tensors, *cotangents)
+        return None, *[g if x.is_floating_point() else None for g, x in zip(grads, tensors)]
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, question: _Question, *tensors: Tensor) -> tuple:
+        stacked = [
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(tensors, in_dims[1:], strict=True)
+        ]
+        out = _Remote.apply(question.then("tasks", len(tensors)), *stacked)
+        return out, (0,) * len(out)
+
+
+def call(sandbox: Sandbox, function: str, *args: Any, static: tuple = ()) -> Any:
+    """Call ``function`` in the student's process with nested tensors (...); differentiable in all
+    that are floats. Raises what the student's code raises, or ``StudentError``."""
+    leaves, spec = tree_flatten(args)
+    question = _Question(sandbox, function, spec, static)
+    out = _Remote.apply(question, *leaves)
+    return tree_unflatten(list(out), question.found["spec"])
+
+
+class RemoteRule(UpdateRule):
+    """A student's rule: its parameters and buffers are here, its code is there."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__()
+        self._sandbox = sandbox
+        about = sandbox.ask("describe")["out"]
+        self.coordinatewise, self.ordered = about["coordinatewise"], about["ordered"]
+        for name, tensor in about["parameters"].items():
+            _plant(self, name, nn.Parameter(tensor))
+        for name, tensor in about["buffers"].items():
+            _plant(self, name, tensor)
+
+    def init(self, params: Params) -> State:
+        return call(self._sandbox, "init", params)
+
+    def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return Step(*call(self._sandbox, "forward", own, params, grads, state, loss))
+
+
+def _plant(root: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a parameter or buffer called "a.b.c" where a module of that name would have it."""
+    *path, last = name.split(".")
+    for part in path:
+        if not hasattr(root, part):
+            root.add_module(part, nn.Module())
+        root = getattr(root, part)
+    if isinstance(tensor, nn.Parameter):
+        root.register_parameter(last, tensor)
+    else:
+        root.register_buffer(last, tensor)
+
+
+def _seed(generator: Generator) -> int:
+    return torch.randint(2**31, (), generator=generator).item()
+
+
+class RemoteFamily(TaskFamily):
+    """A student's family: draws happen there, from seeds drawn here."""
+
+    def __init__(self, sandbox: Sandbox, sides: int = 0) -> None:
+        self._sandbox, self.sides = sandbox, sides  # how often held_out() was taken
+
+    def sample(self, generator: Generator) -> RemoteTask:
+        number = self._sandbox.ask("sample", static=(_seed(generator), self.sides))["out"]
+        return RemoteTask(self._sandbox, number)
+
+    def held_out(self) -> RemoteFamily:
+        return RemoteFamily(self._sandbox, self.sides + 1)
+
+
+@dataclass(frozen=True)
+class RemoteTask(Task):
+    """A student's task, known there by its number."""
+
+    sandbox: Sandbox
+    number: int
+
+    def init(self, generator: Generator) -> Params:
+        return self.sandbox.ask("init", static=(self.number, _seed(generator)))["out"]
+
+    def batch(self, generator: Generator, split: str = "train") -> Batch:
+        return self.sandbox.ask("batch", static=(self.number, _seed(generator), split))["out"]
+
+    def loss(self, params: Params, batch: Batch) -> Tensor:
+        return call(self.sandbox, "loss", params, batch, static=(self.number,))

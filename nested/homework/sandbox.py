@@ -1,0 +1,168 @@
+"""The grader's end of the process that runs a student's code: start it, ask it, end it.
+
+Whatever that process does, the grader reads nothing from it but tensors, numbers and words, and
+waits no longer than it said. Source: the limits are those of ``nested.homework.limits``.
+"""
+
+from __future__ import annotations
+
+import builtins
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nested
+from nested.homework.wire import receive, send
+
+SECONDS_A_QUESTION = 15.0  # to answer one
+SECONDS_TO_START = 30.0  # to import torch and read the student's file
+MEMORY = 6 * 2**30  # bytes of addresses; torch itself takes about one half of that
+
+
+class StudentError(Exception):
+    """The student's code raised, ended or hung; the message says which, and where."""
+
+
+@dataclass
+class Sandbox:
+    """A process that runs the code in ``file`` for ``slot``, for ``seconds`` in all.
+
+    It starts at the first question, and anew after it died: a check that kills it costs the others
+    nothing but the start. Use it as a context manager, so that the process is gone afterwards.
+    """
+
+    file: Path
+    slot: str
+    seconds: float
+    process: subprocess.Popen | None = None
+    wire: socket.socket | None = None
+    refusal: str = ""  # why the file cannot be read, once that is known
+
+    def __post_init__(self) -> None:
+        self.ends_at = time.monotonic() + self.seconds
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.stop()
+
+    def __deepcopy__(self, memo: dict) -> Sandbox:
+        return self  # copies of a remote rule ask the same process
+
+    def ask(self, function: str, *args: Any, **more: Any) -> dict[str, Any]:
+        """Return the process's answer to a question about nested tensors (...), where ``more`` is
+        ``static``, ``transforms`` or ``extra``; see ``nested.homework.worker``. Raises what the
+        student's code raised, where Python knows it, else ``StudentError``."""
+        if self.process is None:
+            self._start()
+        question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
+        reply = self._exchange({**question, **more}, SECONDS_A_QUESTION)
+        if "error" in reply:
+            raise _as_exception(reply)
+        return reply
+
+    def _start(self) -> None:
+        if self.refusal:
+            raise StudentError(self.refusal)
+        ours, theirs = socket.socketpair()
+        self.wire, self.output = ours, tempfile.TemporaryFile()
+        numbers = [str(theirs.fileno()), self.slot, str(self.file.resolve())]
+        limits = [str(int(self.seconds) + 1), str(MEMORY)]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "nested.homework.worker", *numbers, *limits],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=self.output,
+            stderr=subprocess.STDOUT,
+            cwd=tempfile.gettempdir(),
+            env=_environment(),
+            start_new_session=True,
+        )
+        theirs.close()
+        reply = self._exchange(None, SECONDS_TO_START)
+        if "error" in reply:
+            self.stop()
+            self.refusal = f"the file cannot be read: {_sentence(reply)}"
+            raise StudentError(self.refusal)
+
+    def _exchange(self, question: Any, seconds: float) -> dict[str, Any]:
+        deadline = min(time.monotonic() + seconds, self.ends_at)
+        if deadline - time.monotonic() < 0.1:
+            raise StudentError(f"no time is left of the {self.seconds:.0f} seconds for this slot")
+        try:
+            if question is not None:
+                self.wire.settimeout(deadline - time.monotonic())
+                send(self.wire, question)
+            return dict(receive(self.wire, deadline))
+        except TimeoutError as error:
+            self.stop()
+            raise StudentError(
+                f"no answer within {seconds:.0f} seconds: an endless loop?"
+            ) from error
+        except (EOFError, OSError) as error:
+            code = self.process.wait(1.0) if self.process else 0
+            raise StudentError(self._last_words(code)) from error
+        except (TypeError, ValueError) as error:
+            self.stop()
+            raise StudentError(str(error)) from error
+
+    def _last_words(self, code: int) -> str:
+        self.output.seek(0)
+        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        self.stop()
+        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+        return f"the process ended {how} before it answered" + (
+            f", its last line: {lines[-1][:200]}" if lines else ""
+        )
+
+    def peak_memory(self) -> int:
+        """The most memory, in bytes, that the process has held at once, as the system counts it.
+        Raises ``StudentError`` when it is not running, or the system is not Linux."""
+        try:
+            status = Path(f"/proc/{self.process.pid}/status").read_text()
+        except (AttributeError, OSError) as error:
+            raise StudentError("memory can be measured on Linux only") from error
+        (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
+        return int(line.split()[1]) * 1024
+
+    def stop(self) -> None:
+        """End the process, and all that it started; the next question starts another."""
+        if self.process is not None:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self.process.wait()
+            self.wire.close()
+            self.output.close()
+        self.process = self.wire = None
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of the grader's own environment but where programs and this package are."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    package = str(Path(nested.__file__).parents[1])
+    return {**kept, "PYTHONPATH": package, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def _sentence(reply: dict[str, Any]) -> str:
+    where = f", line {reply['line']}: {reply['text']}" if reply.get("line") else ""
+    return f"{reply['error']}: {reply['said']}{where}"
+
+
+def _as_exception(reply: dict[str, Any]) -> Exception:
+    kind = getattr(builtins, str(reply["error"]), None)
+    if isinstance(kind, type) and issubclass(kind, Exception) and kind is not OSError:
+        try:
+            return kind(_sentence(reply).split(": ", 1)[1])
+        except TypeError:  # an exception that wants other arguments
+            pass
+    return StudentError(_sentence(reply))

@@ -1,0 +1,88 @@
+"""Slot hw1: a family of inner problems of one's own."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Generator
+from torch.utils._pytree import tree_leaves
+
+from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.family import FAMILY_CHECKS
+from nested.conformance.small_problem import cut
+from nested.homework.remote import RemoteFamily
+from nested.homework.serve import Served, serve_family
+from nested.homework.slots.slot import Slot
+from nested.levels.meta_optimizer import MetaOptimizer
+from nested.meta.baselines import draw_tasks
+from nested.meta.objective import meta_loss
+from nested.tasks import FAMILIES
+from nested.unroll.batched import unroll_tasks
+
+STEPS, TASKS = 3, 4  # K, T
+
+
+def _serve(module: ModuleType) -> Served:
+    return serve_family(module.MyFamily())
+
+
+def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
+    """What this family and each built-in one draw from the same seeds."""
+
+    def drawn(ask) -> list:
+        number = ask("sample", seed, 0)
+        return [
+            cut(tree_leaves(ask("init", number, seed))),
+            cut(tree_leaves(ask("batch", number, seed, "train"))),
+        ]
+
+    def ask_student(function: str, *static):
+        return family._sandbox.ask(function, static=static)["out"]
+
+    found = {"own": drawn(ask_student)}
+    for name, make in FAMILIES.items():
+        served = serve_family(make())
+        found[name] = drawn(lambda function, *static: served[function](*static))
+    return found
+
+
+def _judge_own(evidence: Evidence) -> Verdict:
+    own = evidence["own"]
+    for name in FAMILIES:
+        for what, ours, theirs in zip(("weights", "batches"), own, evidence[name], strict=True):
+            if len(ours) == len(theirs) and all(map(torch.equal, ours, theirs)):
+                return Verdict(False, f"its {what} are those of {name}", "bring data of your own")
+    return Verdict(True, "it draws what no built-in family draws")
+
+
+def _probe_level_4(family: RemoteFamily, seed: int) -> Evidence:
+    rule = MetaOptimizer()
+    draw = draw_tasks(family, TASKS, STEPS, Generator().manual_seed(seed))
+    run = unroll_tasks(draw.loss_fn, draw.params, draw.batches, rule)
+    loss = meta_loss(draw.loss_fn, run, draw.query)
+    grads = torch.autograd.grad(loss, list(rule.parameters()), materialize_grads=True)
+    return {"size": sum(g.abs().sum() for g in grads).detach()}
+
+
+def _judge_level_4(evidence: Evidence) -> Verdict:
+    size = evidence["size"].item()
+    measured = f"the hypergradient through {STEPS} steps of {TASKS} tasks has size {size:.3g}"
+    hint = (
+        "the loss must be differentiable twice, in params: no .detach(), no .item(), no no_grad()"
+    )
+    return Verdict(0 < size < float("inf"), measured, hint)
+
+
+SLOT = Slot(
+    name="hw1",
+    file="hw1_new_family.py",
+    title="A family of your own",
+    serve=_serve,
+    subject=RemoteFamily,
+    checks=[
+        *FAMILY_CHECKS,
+        Check("level 4 can learn from it", _probe_level_4, _judge_level_4),
+        Check("it is not a built-in family", _probe_own, _judge_own),
+    ],
+)

@@ -1,0 +1,124 @@
+"""Slot hw4: a rate for each layer, that transfers to a deeper net.
+
+Letters: P tensors of weights, in the order of the net.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.small_problem import in_float64, small_params
+from nested.conformance.update_rule import UPDATE_RULE_CHECKS
+from nested.homework.remote import RemoteRule
+from nested.homework.serve import Served, serve_rule
+from nested.homework.slots.slot import Slot
+from nested.levels.forward import Params, State
+from nested.levels.momentum import momentum_step
+from nested.levels.rule import Step, UpdateRule
+from nested.levels.slow_weights import slow_weights_step
+from nested.meta.config import MetaConfig
+from nested.meta.race import race
+from nested.meta.training import meta_train
+from nested.tasks.digits import Digits
+
+TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=30, tasks=8)
+SHALLOW, DEEP = 2, 4  # hidden layers: of the nets trained on, and of those to transfer to
+HORIZON, TASKS = 30, 64
+SURE = 2.0  # standard errors
+
+
+class OneRate(UpdateRule):
+    """The rule to beat: one learned learning rate and momentum for all layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_lr = nn.Parameter(torch.tensor(0.1).log())
+        self.logit_momentum = nn.Parameter(torch.zeros(()))
+
+    def init(self, params: Params) -> State:
+        return {name: torch.zeros_like(p) for name, p in params.items()}
+
+    def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
+        buffer = momentum_step(state, grads, self.logit_momentum.sigmoid())
+        lr = self.log_lr.exp()
+        return Step(slow_weights_step(params, buffer, lr), buffer, {"lr": lr + 0})
+
+
+def _serve(module: ModuleType) -> Served:
+    return serve_rule(module.DepthRule())
+
+
+def _probe_rates(rule: UpdateRule, seed: int) -> Evidence:
+    """The rates (P,) of a first step, and that step, flat."""
+    rule, params, grads = in_float64(rule), small_params(seed), small_params(seed + 1)
+    with torch.no_grad():
+        loss = torch.ones((), dtype=torch.float64)
+        step = rule(params, grads, rule.init(params), loss)
+    if "lr" not in step.signals:
+        raise ValueError(f"signals has no 'lr', only {sorted(step.signals)}")
+    flat = {name: [params[name], grads[name], step.params[name]] for name in params}
+    return {"lr": step.signals["lr"], "moves": [torch.stack(parts) for parts in flat.values()]}
+
+
+def _judge_own_rates(evidence: Evidence) -> Verdict:
+    lr, count = evidence["lr"], len(evidence["moves"])
+    if lr.shape != (count,):
+        measured = f"signals['lr'] has shape {tuple(lr.shape)} for {count} tensors"
+        return Verdict(False, measured, f"one rate a tensor, in the order of params: ({count},)")
+    spread = (lr.max() / lr.min()).item() - 1
+    measured = f"rates from {lr.min():.3g} to {lr.max():.3g}"
+    return Verdict(
+        lr.min() > 0 and spread > 1e-6, measured, "all layers get one rate: what tells them apart?"
+    )
+
+
+def _judge_use(evidence: Evidence) -> Verdict:
+    lr = evidence["lr"].expand(len(evidence["moves"]))
+    apart = [
+        (w - rate * g - new).abs().max().item() for rate, (w, g, new) in zip(lr, evidence["moves"])
+    ]
+    measured = f"the first step differs from w - lr g by at most {max(apart):.1g}"
+    return Verdict(max(apart) < 1e-9, measured, "v <- mu v + g from v = 0; w_p <- w_p - lr_p v_p")
+
+
+def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
+    """The mean losses (T,) of both rules on deeper nets than both were meta-trained on."""
+    shallow, deep = (Digits(contrast=(1.0, 1.0), depth=depth) for depth in (SHALLOW, DEEP))
+    rules = {"one rate": OneRate(), "a rate a layer": copy.deepcopy(rule).float()}
+    for learner in rules.values():
+        meta_train(learner, shallow, replace(TRAINING, seed=seed))
+    result = race(rules, deep, HORIZON, tasks=TASKS, seed=seed, baselines={})
+    return {name: result.entries[name].score("mean") for name in rules}
+
+
+def _judge_transfer(evidence: Evidence) -> Verdict:
+    one, many = evidence["one rate"], evidence["a rate a layer"]
+    gain = one - many
+    mean, error = gain.mean().item(), gain.std().item() / TASKS**0.5
+    measured = (
+        f"trained on {SHALLOW} hidden layers, on {DEEP}: mean loss {many.mean():.3f}, one rate for all"
+        f" {one.mean():.3f}; better by {mean:.3f} +- {error:.3f}"
+    )
+    hint = "a rate for layer number 3 says nothing of nets with more; see each layer's gradients"
+    return Verdict(mean > SURE * error and mean > 0, measured, hint)
+
+
+SLOT = Slot(
+    name="hw4",
+    file="hw4_depth_rule.py",
+    title="A rate for each layer",
+    serve=_serve,
+    subject=RemoteRule,
+    checks=[
+        *UPDATE_RULE_CHECKS,
+        Check("each layer has a rate of its own", _probe_rates, _judge_own_rates),
+        Check("it moves by its rates", _probe_rates, _judge_use),
+        Check("it transfers to a deeper net", _probe_transfer, _judge_transfer),
+    ],
+)

@@ -1,0 +1,62 @@
+"""Slot hw5: an unroll of momentum SGD that keeps one state, however long it is.
+
+Letters: K inner steps, D weights.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.small_problem import small_loss
+from nested.homework.slots.slot import Slot
+from nested.homework.slots.unrolls import UNROLL_CHECKS, RemoteUnroll, serve_unroll
+from nested.levels.forward import Batch, Params
+
+WEIGHTS = 250_000  # D, float64: 2 MB each of weights, buffer, gradient
+SHORT, LONG = 2, 66  # K
+ALLOWED = 20  # states of weights and buffer that LONG - SHORT more steps may take
+
+
+def wide_loss(params: Params, batch: Batch) -> Tensor:
+    """A loss, (), of D weights {"w": (D,)} for a batch of one number, (): curved, and cheap."""
+    return 0.5 * ((torch.tanh(params["w"]) - batch) ** 2).sum()
+
+
+def _probe_memory(unroll: RemoteUnroll, seed: int) -> Evidence:
+    """Peak memory of the student's process, in bytes, after short and after long unrolls."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.randn(WEIGHTS, generator=generator, dtype=torch.float64)
+    peaks = {}
+    for steps in (SHORT, LONG):
+        lr, momentum = (torch.tensor(x, dtype=torch.float64).requires_grad_() for x in (0.1, 0.9))
+        batches = [torch.tensor(0.1 * k, dtype=torch.float64) for k in range(steps)]
+        weights = start.clone().requires_grad_()
+        moved, losses = unroll({"w": weights}, batches, lr, momentum, loss="wide")
+        grads = torch.autograd.grad(moved["w"].sum() + losses.sum(), [weights, lr, momentum])
+        if not all(g.isfinite().all() and g.abs().sum() > 0 for g in grads):
+            raise ValueError("no hypergradient came back through the long unroll")
+        peaks[str(steps)] = unroll.sandbox.peak_memory()
+    return peaks
+
+
+def _judge_memory(evidence: Evidence) -> Verdict:
+    state = 2 * 8 * WEIGHTS  # bytes of weights and buffer
+    growth = (evidence[str(LONG)] - evidence[str(SHORT)]) / state
+    measured = (
+        f"{LONG} steps need {growth * state / 2**20:.0f} MiB more than {SHORT}: {growth:.1f} states of"
+        " weights and buffer"
+    )
+    hint = "w_k = w_(k+1) + lr v_(k+1), then v_k = (v_(k+1) - g(w_k)) / mu: nothing need be kept"
+    return Verdict(growth < ALLOWED, measured, hint)
+
+
+SLOT = Slot(
+    name="hw5",
+    file="hw5_reversible.py",
+    title="Run it backwards",
+    serve=serve_unroll("reversible_unroll", {"small": small_loss, "wide": wide_loss}),
+    subject=RemoteUnroll,
+    checks=[*UNROLL_CHECKS, Check("it keeps one state, not K", _probe_memory, _judge_memory)],
+)

@@ -1,0 +1,25 @@
+"""What a slot is: a file that a student edits, and how it is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from nested.conformance.check import Check
+from nested.homework.sandbox import Sandbox
+from nested.homework.serve import Served
+
+
+@dataclass(frozen=True)
+class Slot:
+    """``serve(module)`` runs beside the student's code and says which functions it answers for;
+    ``subject(sandbox)`` is the stand-in on the grader's side that ``checks`` look at."""
+
+    name: str  # "hw0"
+    file: str  # in examples/homework
+    title: str
+    serve: Callable[[ModuleType], Served]
+    subject: Callable[[Sandbox], Any]
+    checks: list[Check]

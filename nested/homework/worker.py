@@ -1,0 +1,142 @@
+"""The process that runs a student's code: it answers the grader's questions with tensors.
+
+``python -m nested.homework.worker SOCKET SLOT FILE SECONDS MEMORY``. Nothing is judged here. A
+question names a function that the slot serves, its arguments, and the transforms to apply: "tasks"
+(``torch.vmap``) and "vjp" (its derivative, times given cotangents; again differentiable).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from nested.homework.limits import limit_this_process
+from nested.homework.slots import SLOTS
+from nested.homework.wire import receive, send
+
+Function = Callable[..., tuple[Tensor, ...]]  # of flat tensors (...)
+
+
+def load(path: Path) -> ModuleType:
+    """Import a student's file as a module; raises whatever is wrong with it."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def answer(served: dict[str, Callable], question: dict[str, Any]) -> dict[str, Any]:
+    """Return {"out": what the function gives, "changed": {place: tensor (...)}}, the arguments that
+    it wrote to. Raises what the student's code raises."""
+    function = served[question["function"]]
+    if not question["args"]:
+        return {"out": function(*question["static"]), "changed": {}}
+    leaves, spec = tree_flatten(question["args"])
+    tensors = [*leaves, *question["extra"]]
+    shape = {}
+
+    def base(*arguments: Tensor) -> tuple[Tensor, ...]:
+        out = function(*tree_unflatten(list(arguments), spec), *question["static"])
+        found, shape["out"] = tree_flatten(out)
+        for leaf in found:
+            if not isinstance(leaf, Tensor):
+                raise TypeError(f"a {type(leaf).__name__} came back where a tensor belongs")
+        return tuple(found)
+
+    transformed = base
+    for name, count in question["transforms"]:
+        transformed = TRANSFORMS[name](transformed, count)
+    before = [x.clone() for x in tensors]
+    out = transformed(*tensors)
+    changed = {
+        str(i): x
+        for i, (x, old) in enumerate(zip(tensors, before, strict=True))
+        if not ((x == old) | (x.isnan() & old.isnan())).all()
+    }
+    is_derivative = any(name == "vjp" for name, _ in question["transforms"])
+    return {
+        "out": list(out) if is_derivative else tree_unflatten(list(out), shape["out"]),
+        "changed": changed,
+    }
+
+
+def _tasks(function: Function, count: int) -> Function:
+    return torch.vmap(function, randomness="different")
+
+
+def _vjp(function: Function, count: int) -> Function:
+    """From ``count`` arguments and a cotangent per result to a gradient per argument."""
+
+    def derivative(*tensors: Tensor) -> tuple[Tensor, ...]:
+        again = any(x.requires_grad for x in tensors)  # this derivative is differentiated too
+        with torch.enable_grad():
+            points = [
+                x if x.requires_grad or not x.is_floating_point() else x.detach().requires_grad_()
+                for x in tensors[:count]
+            ]
+            pairs = list(zip(function(*points), tensors[count:], strict=True))
+            pairs = [(out, cotangent) for out, cotangent in pairs if out.requires_grad]
+            moving = [x for x in points if x.requires_grad]
+            grads = [torch.zeros_like(x) for x in moving]
+            if pairs:
+                outs, cotangents = zip(*pairs)
+                grads = torch.autograd.grad(
+                    outs, moving, cotangents, create_graph=again, materialize_grads=True
+                )
+        found = iter(grads)
+        return tuple(next(found) if x.requires_grad else torch.zeros_like(x) for x in points)
+
+    return derivative
+
+
+TRANSFORMS = {"tasks": _tasks, "vjp": _vjp}
+
+
+def explain(error: BaseException, path: Path) -> dict[str, Any]:
+    """An exception as plain data: its type, its first line, and the student's line it came from."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if Path(frame.filename) == path]
+    line, text = (own[-1].lineno, own[-1].line) if own else (0, "")
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line, text = error.lineno or 0, (error.text or "").strip()
+    said = (str(error).strip().splitlines() or [""])[0]
+    return {"error": type(error).__name__, "said": said[:500], "line": line, "text": text}
+
+
+def main(arguments: list[str]) -> None:
+    """Read the student's file, say how that went, and answer until the grader hangs up."""
+    number, slot, file, seconds, memory = arguments
+    wire, path = socket.socket(fileno=int(number)), Path(file)
+    torch.set_num_threads(1)
+    try:
+        limit_this_process(int(seconds), int(memory))
+        served = SLOTS[slot].serve(load(path))
+        send(wire, {"out": "ready"})
+    except BaseException as error:  # SystemExit too: whatever ends the reading is to be told
+        send(wire, explain(error, path))
+        return
+    while True:
+        try:
+            question = receive(wire)
+        except EOFError:
+            return
+        try:
+            reply = answer(served, question)
+            send(wire, reply)
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            send(wire, explain(error, path))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
