@@ -9,7 +9,7 @@ Equation. With features x_k of the present step,
     h_(k+1), c_(k+1) = LSTM(x_k; h_k, c_k),     (eta_k, mu_k) = bounded(W h_(k+1) + b),
     v_(k+1) = mu_k v_k + g_k,                   w_(k+1) = w_k - eta_k v_(k+1).
 
-The hypergradient runs through h and c as well: backpropagation through time, where time is training.
+The hypergradient runs through h and c too: backpropagation through time, and time is training.
 Source: Andrychowicz et al. 2016, arXiv 1606.04474 (there an LSTM per coordinate; here one for the
 net); `nested/levels/meta_optimizer.py` shows how signals are kept in bounds.
 

@@ -21,7 +21,7 @@ Grade it:  python -m nested.homework grade --only hw4
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. Which layers get the larger rates in your trained rule, and why should they?
      ...
-  2. At which depth would you expect your rule to stop being better, and what would you show it then?
+  2. At which depth should your rule stop being better, and what would you show it then?
      ...
 """
 

@@ -150,7 +150,10 @@ def _environment() -> dict[str, str]:
     """Nothing of the grader's own environment but where programs and this package are."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
     package = str(Path(nested.__file__).parents[1])
-    return {**kept, "PYTHONPATH": package, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+    returned_at_once = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # so that memory can be measured
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+    return {**kept, "PYTHONPATH": package, **one_thread, **returned_at_once, **quiet}
 
 
 def _sentence(reply: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ from nested.conformance.context import CONTEXT_CHECKS, Feature, seen_in_a_run, v
 from nested.homework.remote import call
 from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
+from nested.homework.slots.gain import judge_gain
 from nested.homework.slots.slot import Slot
 from nested.levels.context import Context, observe
 from nested.levels.meta_optimizer import MetaOptimizer
@@ -24,8 +25,8 @@ from nested.tasks.digits import Digits
 
 BUILT_IN = tuple(name for name in Context._fields if name != "progress")
 TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=20, tasks=8)
+RANGES = {"lr_range": (1e-2, 2.0), "momentum_range": (0.0, 0.9)}  # in which no run diverges
 HORIZON, TASKS = 20, 64
-SURE = 2.0  # standard errors
 
 
 def _serve(module: ModuleType) -> Served:
@@ -68,26 +69,12 @@ def _judge_own(evidence: Evidence) -> Verdict:
 def _probe_worth(feature: Feature, seed: int) -> Evidence:
     """The mean losses (T,) of two rules, alike in all but what they see, on held-out tasks."""
     family = Digits()
-    rules = {
-        "loss only": MetaOptimizer(context=("log_loss",)),
-        "with the feature": MetaOptimizer(context=("log_loss", feature)),
-    }
+    contexts = {"loss only": ("log_loss",), "with it": ("log_loss", feature)}
+    rules = {name: MetaOptimizer(context=context, **RANGES) for name, context in contexts.items()}
     for rule in rules.values():
         meta_train(rule, family, replace(TRAINING, seed=seed))
     result = race(rules, family, HORIZON, tasks=TASKS, seed=seed, baselines={})
     return {name: result.entries[name].score("mean") for name in rules}
-
-
-def _judge_worth(evidence: Evidence) -> Verdict:
-    plain, rich = evidence["loss only"], evidence["with the feature"]
-    gain = plain - rich
-    mean, error = gain.mean().item(), gain.std().item() / TASKS**0.5
-    measured = (
-        f"mean loss {rich.mean():.3f} with it, {plain.mean():.3f} without: better by {mean:.3f} +-"
-        f" {error:.3f} over {TASKS} tasks"
-    )
-    hint = "what differs between these tasks (their contrast), and where in the gradients does it show?"
-    return Verdict(mean > SURE * error and mean > 0, measured, hint)
 
 
 SLOT = Slot(
@@ -99,6 +86,14 @@ SLOT = Slot(
     checks=[
         *CONTEXT_CHECKS,
         Check("it is not a built-in feature", _probe_own, _judge_own),
-        Check("it earns its place", _probe_worth, _judge_worth),
+        Check(
+            "it earns its place",
+            _probe_worth,
+            judge_gain(
+                "loss only",
+                "with it",
+                "what differs between these tasks, and where in the gradients does it show?",
+            ),
+        ),
     ],
 )

@@ -17,6 +17,7 @@ from nested.conformance.small_problem import in_float64, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.serve import Served, serve_rule
+from nested.homework.slots.gain import judge_gain
 from nested.homework.slots.slot import Slot
 from nested.levels.forward import Params, State
 from nested.levels.momentum import momentum_step
@@ -27,10 +28,9 @@ from nested.meta.race import race
 from nested.meta.training import meta_train
 from nested.tasks.digits import Digits
 
-TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=30, tasks=8)
+TRAINING = MetaConfig(meta_steps=50, unroll_length=10, max_horizon=30, tasks=8)
 SHALLOW, DEEP = 2, 4  # hidden layers: of the nets trained on, and of those to transfer to
 HORIZON, TASKS = 30, 64
-SURE = 2.0  # standard errors
 
 
 class OneRate(UpdateRule):
@@ -97,18 +97,6 @@ def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
     return {name: result.entries[name].score("mean") for name in rules}
 
 
-def _judge_transfer(evidence: Evidence) -> Verdict:
-    one, many = evidence["one rate"], evidence["a rate a layer"]
-    gain = one - many
-    mean, error = gain.mean().item(), gain.std().item() / TASKS**0.5
-    measured = (
-        f"trained on {SHALLOW} hidden layers, on {DEEP}: mean loss {many.mean():.3f}, one rate for all"
-        f" {one.mean():.3f}; better by {mean:.3f} +- {error:.3f}"
-    )
-    hint = "a rate for layer number 3 says nothing of nets with more; see each layer's gradients"
-    return Verdict(mean > SURE * error and mean > 0, measured, hint)
-
-
 SLOT = Slot(
     name="hw4",
     file="hw4_depth_rule.py",
@@ -119,6 +107,14 @@ SLOT = Slot(
         *UPDATE_RULE_CHECKS,
         Check("each layer has a rate of its own", _probe_rates, _judge_own_rates),
         Check("it moves by its rates", _probe_rates, _judge_use),
-        Check("it transfers to a deeper net", _probe_transfer, _judge_transfer),
+        Check(
+            "it transfers to a deeper net",
+            _probe_transfer,
+            judge_gain(
+                "one rate",
+                "a rate a layer",
+                "a rate for layer 3 says nothing of nets with more: look at each layer's gradients",
+            ),
+        ),
     ],
 )

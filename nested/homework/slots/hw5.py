@@ -16,7 +16,7 @@ from nested.levels.forward import Batch, Params
 
 WEIGHTS = 250_000  # D, float64: 2 MB each of weights, buffer, gradient
 SHORT, LONG = 2, 66  # K
-ALLOWED = 20  # states of weights and buffer that LONG - SHORT more steps may take
+ALLOWED = 8  # states of weights and buffer that LONG - SHORT more steps may take
 
 
 def wide_loss(params: Params, batch: Batch) -> Tensor:
@@ -45,8 +45,8 @@ def _judge_memory(evidence: Evidence) -> Verdict:
     state = 2 * 8 * WEIGHTS  # bytes of weights and buffer
     growth = (evidence[str(LONG)] - evidence[str(SHORT)]) / state
     measured = (
-        f"{LONG} steps need {growth * state / 2**20:.0f} MiB more than {SHORT}: {growth:.1f} states of"
-        " weights and buffer"
+        f"{LONG} steps need {growth * state / 2**20:.0f} MiB more than {SHORT}: {growth:.1f} states"
+        " of weights and buffer"
     )
     hint = "w_k = w_(k+1) + lr v_(k+1), then v_k = (v_(k+1) - g(w_k)) / mu: nothing need be kept"
     return Verdict(growth < ALLOWED, measured, hint)

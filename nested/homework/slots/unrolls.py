@@ -1,7 +1,7 @@
 """Checks of an unroll that a student wrote: K steps of momentum SGD, differentiable.
 
-Letters: K inner steps, D directions. Source: ``torch.optim.SGD`` for the values; central differences
-of the student's own values for the hypergradients.
+Letters: K inner steps. Source: ``torch.optim.SGD`` for the values; central differences of the
+student's own values for the hypergradients.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ def _judge_purity(evidence: Evidence) -> Verdict:
 
 
 def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
-    """The slope of each loss, and of a mix of the last weights, along ``what``: (K + 1,) by autograd
-    and by central differences."""
+    """The slopes (K + 1,) of the losses, and of a mix of the last weights, along ``what``: by
+    autograd and by central differences."""
 
     def probe(unroll: RemoteUnroll, seed: int) -> Evidence:
         params, batches, lr, momentum = _problem(seed)

@@ -17,7 +17,8 @@ def draw(low, high, shape, generator):
 
 class MyFamily(TaskFamily):
     """A task is a wave a sin(x + p); a batch is (x (B, 1), y (B, 1)), B = 16; the loss is the mean
-    squared error of a net 1 - 24 - 1. Amplitudes below 2.5 are for meta-training, others held out."""
+    squared error of a net 1 - 24 - 1. Amplitudes below 2.5 are for meta-training, others held out.
+    """
 
     def __init__(self, is_held_out=False):
         self.is_held_out = is_held_out

@@ -13,9 +13,7 @@ def gradient(loss_fn, names, weights, batch, create_graph=False):
     with torch.enable_grad():
         points = [w.detach().requires_grad_() for w in weights]
         loss = loss_fn(dict(zip(names, points)), batch)
-        grads = torch.autograd.grad(
-            loss, points, create_graph=create_graph, materialize_grads=True
-        )
+        grads = torch.autograd.grad(loss, points, create_graph=create_graph, materialize_grads=True)
     return loss.detach(), points, grads
 
 

@@ -1,0 +1,1 @@
+"""Homework that is graded by properties: ``python -m nested.homework``."""

@@ -1,0 +1,103 @@
+"""Grade homework, or make a copy of the course for students.
+
+python -m nested.homework                          grade examples/homework
+python -m nested.homework grade DIR ...            grade the files in one or more folders
+python -m nested.homework grade DIR --only hw3     one slot; --check NAME: one check of it
+python -m nested.homework export DIR               a course copy, without reference answers
+python -m nested.homework fingerprint FILE         what homework.toml keeps of an untouched file
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as main.py does
+
+HOMEWORK = Path("examples/homework")
+FORMATS = ("text", "json", "markdown", "gradescope", "csv")
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """Read the flags; wrong ones end the program with usage."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nested.homework",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command")
+    grade = commands.add_parser("grade", help="grade the files in one or more folders")
+    grade.add_argument("folders", nargs="*", type=Path, metavar="DIR", help=f"default: {HOMEWORK}")
+    grade.add_argument("--only", nargs="+", default=(), metavar="SLOT", help="such as hw0 hw3")
+    grade.add_argument("--check", default="", metavar="NAME", help="one check alone")
+    grade.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    grade.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    grade.add_argument("--seed", type=int, default=0, help="draws the problems (default: 0)")
+    grade.add_argument(
+        "--strict",
+        action="store_true",
+        help="for teachers: three seeds, of which the worst counts; slots not attempted fail",
+    )
+    export = commands.add_parser("export", help="make a course copy without reference answers")
+    export.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
+    fingerprint = commands.add_parser("fingerprint", help="of an untouched file")
+    fingerprint.add_argument("file", type=Path, metavar="FILE")
+    return parser.parse_args(["grade"] if arguments == [] else arguments)
+
+
+def run_grade(args: argparse.Namespace) -> int:
+    """Grade, report, and return 0 when all that was attempted is right, else 1."""
+    from nested.homework.grade import grade
+    from nested.homework.report import FORMATS as reports
+    from nested.support.files import write_whole
+
+    folders = args.folders or [HOMEWORK]
+    if args.format == "gradescope" and len(folders) > 1:
+        raise ValueError("the gradescope format takes one folder")
+    if not 0 <= args.seed < 2**31:
+        raise ValueError(f"--seed is a whole number from 0 to 2**31 - 1, but got {args.seed}")
+    how = {"only": args.only, "check": args.check, "seed": args.seed, "strict": args.strict}
+    submissions = []
+    for folder in folders:
+
+        def say(slot: str, folder: Path = folder) -> None:
+            print(f"grading {folder}: {slot}", file=sys.stderr, flush=True)
+
+        submissions.append(grade(folder, **how, on_slot=say))
+    text = reports[args.format](submissions)
+    if args.out is None:
+        print(text)
+    else:
+        write_whole(args.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    slots = [slot for submission in submissions for slot in submission.slots]
+    attempted = [slot for slot in slots if slot.status == "graded" or args.strict]
+    return 0 if all(slot.is_full for slot in attempted) else 1
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, 1 when something failed, 130 after Ctrl-C."""
+    args = parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if args.command == "grade":
+            return run_grade(args)
+        if args.command == "export":
+            from nested.homework.export import export
+
+            print(f"{len(export(args.folder))} files are in {args.folder}")
+            return 0
+        from nested.homework.registry import fingerprint
+
+        print(fingerprint(args.file))
+        return 0
+    except (ValueError, OSError, SyntaxError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; nothing was written.", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,162 @@
+"""Grade a student's folder: each slot's checks, asked of the student's code in its own process."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nested.conformance.check import Check, Verdict, run_check
+from nested.homework.registry import Worth, fingerprint, read_worth
+from nested.homework.sandbox import Sandbox
+from nested.homework.slots import SLOTS
+from nested.homework.slots.slot import Slot
+
+STRICT_SEEDS = 3
+LONGEST = 400  # characters of what is said about a check
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """One line of the report."""
+
+    name: str
+    points: float
+    out_of: float
+    measured: str
+    hint: str
+    command: str  # that looks at this check alone
+
+
+@dataclass(frozen=True)
+class SlotReport:
+    """One slot of a submission. ``status`` is "graded", "not attempted" or "missing"."""
+
+    slot: str
+    title: str
+    status: str
+    out_of: float
+    bonus: bool
+    seconds: float = 0.0
+    checks: list[CheckReport] = field(default_factory=list)
+
+    @property
+    def points(self) -> float:
+        """The points reached, to a hundredth."""
+        return round(math.fsum(check.points for check in self.checks), 2)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether every check passed."""
+        return self.status == "graded" and all(check.points for check in self.checks)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A student's folder, graded."""
+
+    name: str
+    slots: list[SlotReport]
+
+    @property
+    def points(self) -> float:
+        """The points reached, those of bonus slots too."""
+        return round(math.fsum(slot.points for slot in self.slots), 2)
+
+    @property
+    def out_of(self) -> float:
+        """The points of all slots that are no bonus."""
+        return math.fsum(slot.out_of for slot in self.slots if not slot.bonus)
+
+
+def grade(
+    folder: Path | str,
+    *,
+    only: Sequence[str] = (),
+    check: str = "",
+    seed: int = 0,
+    strict: bool = False,
+    worth: dict[str, Worth] | None = None,
+    on_slot: Callable[[str], None] | None = None,
+) -> Submission:
+    """Grade the slots that are on, or those in ``only``, in a folder with the students' files.
+
+    ``check`` looks at the check of that name alone; ``seed`` draws the problems; ``strict`` draws
+    them from three seeds and lets the worst count. ``on_slot`` hears which slot is next. Raises
+    ``ValueError`` for a folder, slot or check that is not there.
+    """
+    folder, worth = Path(folder), worth or read_worth()
+    if not folder.is_dir():
+        raise ValueError(f"there is no folder {str(folder)!r}")
+    unknown = sorted(set(only) - set(SLOTS))
+    if unknown:
+        raise ValueError(f"there is no slot {', '.join(unknown)}; choose from {', '.join(SLOTS)}")
+    names = [name for name in SLOTS if (name in only if only else worth[name].on)]
+    if check and not any(c.name == check for name in names for c in SLOTS[name].checks):
+        raise ValueError(f"there is no check {check!r} in {', '.join(names)}")
+    seeds = range(seed, seed + (STRICT_SEEDS if strict else 1))
+    reports = []
+    for name in names:
+        if on_slot is not None:
+            on_slot(name)
+        reports.append(_grade_slot(SLOTS[name], worth[name], folder, check, seeds))
+    return Submission(folder.name or str(folder.resolve()), reports)
+
+
+def find_file(folder: Path, file: str) -> Path | None:
+    """The student's file, in the folder or in ``examples/homework`` below it; no links."""
+    for place in (folder, folder / "examples" / "homework"):
+        if (place / file).is_file() and not (place / file).is_symlink():
+            return place / file
+    return None
+
+
+def _grade_slot(slot: Slot, worth: Worth, folder: Path, only: str, seeds: range) -> SlotReport:
+    path = find_file(folder, slot.file)
+    status = "missing" if path is None else "graded"
+    if path is not None and _is_untouched(path, worth):
+        status = "not attempted"
+    report = SlotReport(slot.name, slot.title, status, worth.points, worth.bonus)
+    if status != "graded":
+        return report
+    began, names, lines = time.monotonic(), [check.name for check in slot.checks], []
+    with Sandbox(path, slot.name, worth.seconds * len(seeds)) as sandbox:
+        for check in slot.checks:
+            if only in ("", check.name):
+                verdict, seed = _worst_verdict(check, slot, sandbox, seeds)
+                out_of = worth.share(check.name, names)
+                command = (
+                    f"python -m nested.homework grade {path.parent} --only {slot.name}"
+                    f' --check "{check.name}"' + (f" --seed {seed}" if seed else "")
+                )
+                points = out_of if verdict.passed else 0.0
+                said = _one_line(verdict.measured), _one_line(verdict.hint)
+                lines.append(CheckReport(check.name, points, out_of, *said, command))
+    seconds = round(time.monotonic() - began, 1)
+    return SlotReport(
+        slot.name, slot.title, status, worth.points, worth.bonus, seconds, checks=lines
+    )
+
+
+def _is_untouched(path: Path, worth: Worth) -> bool:
+    try:
+        return fingerprint(path) == worth.fingerprint
+    except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
+        return False
+
+
+def _worst_verdict(check: Check, slot: Slot, sandbox: Sandbox, seeds: range) -> tuple[Verdict, int]:
+    for seed in seeds:
+        asked = Check(check.name, lambda box, at: check.probe(slot.subject(box), at), check.judge)
+        verdict = run_check(asked, sandbox, seed).verdict
+        if not verdict.passed:
+            break
+    return verdict, seed
+
+
+def _one_line(text: str) -> str:
+    """What may have come from a student's code, as one line of printable characters."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= LONGEST else text[:LONGEST] + " ..."

@@ -1,0 +1,137 @@
+"""The report, in the formats that people and machines read. Every function returns text."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from nested.homework.grade import SlotReport, Submission
+
+
+def _number(points: float) -> str:
+    return f"{points:.2f}".rstrip("0").rstrip(".")
+
+
+def _headline(slot: SlotReport) -> str:
+    bonus = " (bonus)" if slot.bonus else ""
+    reached = f"{_number(slot.points)}/{_number(slot.out_of)}" if slot.checks else slot.status
+    return f"{slot.slot}  {slot.title}{bonus}: {reached}"
+
+
+def as_text(submissions: Sequence[Submission]) -> str:
+    """For a terminal: a line a check; what failed says why, and how to see it alone."""
+    lines = []
+    for submission in submissions:
+        lines.append(f"{submission.name}")
+        for slot in submission.slots:
+            time = f"   {slot.seconds:.0f} s" if slot.checks else ""
+            lines.append(f"\n  {_headline(slot)}{time}")
+            for check in slot.checks:
+                mark = "ok    " if check.points else "FAILED"
+                points = f"{_number(check.points)}/{_number(check.out_of)}"
+                lines.append(f"    {mark} {points:>9}  {check.name}: {check.measured}")
+                if not check.points:
+                    lines += [f"{'':>22}{check.hint}"] if check.hint else []
+                    lines.append(f"{'':>22}{check.command}")
+        total = f"{_number(submission.points)} of {_number(submission.out_of)} points"
+        lines.append(f"\n  {submission.name}: {total}\n")
+    return "\n".join(lines)
+
+
+def as_json(submissions: Sequence[Submission]) -> str:
+    """All of it, as data."""
+    rows = [
+        {**asdict(s), "points": s.points, "out_of": s.out_of, "slots": [_slot(x) for x in s.slots]}
+        for s in submissions
+    ]
+    return json.dumps(rows, indent=1)
+
+
+def _slot(slot: SlotReport) -> dict:
+    return {**asdict(slot), "points": slot.points}
+
+
+def as_markdown(submissions: Sequence[Submission]) -> str:
+    """For a job summary: a table a slot."""
+    lines = []
+    for submission in submissions:
+        total = f"{_number(submission.points)} of {_number(submission.out_of)} points"
+        lines.append(f"## {_escape(submission.name)}: {total}")
+        for slot in submission.slots:
+            lines.append(f"\n### {_headline(slot)}\n")
+            if slot.checks:
+                lines += ["| | points | check | measured |", "|---|---|---|---|"]
+            for check in slot.checks:
+                said = _escape(check.measured)
+                if not check.points:
+                    said += f"<br>{_escape(check.hint)}<br><code>{_escape(check.command)}</code>"
+                mark = "✅" if check.points else "❌"
+                points = f"{_number(check.points)}/{_number(check.out_of)}"
+                lines.append(f"| {mark} | {points} | {_escape(check.name)} | {said} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    text = html.escape(text, quote=False)
+    for special in "\\`*_[]|#@":
+        text = text.replace(special, f"&#{ord(special)};")
+    return text
+
+
+def as_gradescope(submissions: Sequence[Submission]) -> str:
+    """The results.json that a Gradescope autograder leaves, for one submission. Raises
+    ``ValueError`` for several. Source: Gradescope's autograder specification."""
+    if len(submissions) != 1:
+        raise ValueError(f"the gradescope format takes one submission, but got {len(submissions)}")
+    (submission,) = submissions
+    tests = []
+    for slot in submission.slots:
+        if not slot.checks:
+            limits = {"score": 0.0, "max_score": 0.0 if slot.bonus else slot.out_of}
+            tests.append({"name": f"{slot.slot} {slot.title}", **limits, "output": slot.status})
+        for check in slot.checks:
+            output = "\n".join(filter(None, [check.measured, check.hint, check.command]))
+            tests.append(
+                {
+                    "name": f"{slot.slot} {check.name}",
+                    "score": round(check.points, 4),
+                    "max_score": 0.0 if slot.bonus else round(check.out_of, 4),
+                    "status": "passed" if check.points else "failed",
+                    "output": check.measured if check.points else output,
+                }
+            )
+    return json.dumps({"score": submission.points, "tests": tests}, indent=1)
+
+
+def as_csv(submissions: Sequence[Submission]) -> str:
+    """A row a check, for a spreadsheet; cells that a spreadsheet would run are quoted."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["submission", "slot", "status", "check", "points", "out_of", "measured"])
+    for submission in submissions:
+        for slot in submission.slots:
+            head = [_cell(submission.name), slot.slot, slot.status]
+            if not slot.checks:
+                writer.writerow([*head, "", 0, _number(slot.out_of), ""])
+            for check in slot.checks:
+                numbers = [_number(check.points), _number(check.out_of)]
+                writer.writerow([*head, check.name, *numbers, _cell(check.measured)])
+    return out.getvalue()
+
+
+def _cell(text: str) -> str:
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@") else text
+
+
+FORMATS = {
+    "text": as_text,
+    "json": as_json,
+    "markdown": as_markdown,
+    "gradescope": as_gradescope,
+    "csv": as_csv,
+}

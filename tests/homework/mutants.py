@@ -1,0 +1,346 @@
+"""Wrong answers, each a right one with one fault that students really make, and the check to name it.
+
+``python -m tests.homework.mutants`` prints the table of mutants and checks, all of them: minutes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from nested.conformance.check import Verdict, run_check
+from nested.homework.sandbox import Sandbox
+from nested.homework.slots import SLOTS
+from nested.homework.wire import HEAD, pack, unpack
+from nested.homework.worker import answer, load
+
+ANSWERS = Path(__file__).parent / "answers"
+
+
+class Mutant(NamedTuple):
+    """``old``, in the right answer of ``slot``, becomes ``new``; ``check`` is to fail."""
+
+    slot: str
+    fault: str
+    old: str
+    new: str
+    check: str
+
+
+LR, MOMENTUM = "the hypergradient of the learning rate", "the hypergradient of the momentum"
+WEIGHTS, VALUES = "the hypergradient of the initial weights", "it trains as torch.optim.SGD does"
+PURE, RIGHT = "changes nothing passed in", "the hypergradient is right"
+REACHED = "every meta-parameter and the state are reached"
+IN_PLACE = "nothing passed in is changed"
+LEARNS = "briefly meta-trained it improves"
+
+MUTANTS = [
+    Mutant("hw0", "detached state", "momentum * v + g", "momentum * v.detach() + g", MOMENTUM),
+    Mutant("hw0", "lr as a float", "w - lr * buffer", "w - lr.item() * buffer", LR),
+    Mutant("hw0", "no create_graph", "create_graph=True", "retain_graph=True", WEIGHTS),
+    Mutant(
+        "hw0",
+        "in-place update",
+        "        params = {name: w - lr * buffer[name] for name, w in params.items()}\n",
+        "        with torch.no_grad():\n            for name, w in params.items():\n"
+        "                w -= lr * buffer[name]\n",
+        IN_PLACE,
+    ),
+    Mutant(
+        "hw0",
+        "detached weights",
+        "lr * buffer[name] for",
+        "lr * buffer[name].detach() for",
+        WEIGHTS,
+    ),
+    Mutant(
+        "hw0",
+        "returns the old weights",
+        "return params, torch",
+        "return start, torch",
+        VALUES,
+    ),
+    Mutant(
+        "hw0",
+        "the first batch every time",
+        "loss_fn(params, batch)",
+        "loss_fn(params, batches[0])",
+        VALUES,
+    ),
+    Mutant(
+        "hw1", "all-zero data", "return x, self.amplitude *", "return 0 * x, 0 *", "data are alive"
+    ),
+    Mutant(
+        "hw1",
+        "train and query mixed",
+        'x = torch.where(side == (split == "query"), x, x + 0.1)',
+        "x = torch.round(x)",
+        "query data are never train data",
+    ),
+    Mutant(
+        "hw1",
+        "draws by itself",
+        "torch.rand(shape, generator=generator)",
+        "torch.rand(shape)",
+        "draws follow the seed and nothing else",
+    ),
+    Mutant(
+        "hw1",
+        "trains on held-out tasks",
+        "return MyFamily(is_held_out=True)",
+        "return self",
+        "held-out tasks are never trained on",
+    ),
+    Mutant(
+        "hw1",
+        "the task is in the loss",
+        "return ((guess - y) ** 2).mean()",
+        "return ((guess - y) ** 2).mean() / self.amplitude",
+        "all tasks share one scalar loss",
+    ),
+    Mutant(
+        "hw1",
+        "targets that follow from nothing",
+        "self.amplitude * torch.sin(x + self.phase)",
+        "self.amplitude * torch.randn(x.shape, generator=generator)",
+        "it can be learned",
+    ),
+    Mutant(
+        "hw1",
+        "a loss that is a float",
+        "return ((guess - y) ** 2).mean()",
+        "return ((guess - y) ** 2).mean().item()",
+        "all tasks share one scalar loss",
+    ),
+    Mutant(
+        "hw1",
+        "a built-in returned as one's own",
+        "class MyFamily(TaskFamily):",
+        "from nested.tasks import SumRegression as MyFamily\n\n\nclass Other(TaskFamily):",
+        "it is not a built-in family",
+    ),
+    Mutant(
+        "hw2", "a constant", "return 1.5 +", "return 1.5 + 0 *", "it moves, and is of order one"
+    ),
+    Mutant(
+        "hw2",
+        "a built-in returned as one's own",
+        "    matrices =",
+        "    total = sum(g.square().sum() for g in grads.values())\n"
+        "    return 0.5 * torch.log(total.clamp(1e-24, 1e30))\n    matrices =",
+        "it is not a built-in feature",
+    ),
+    Mutant(
+        "hw2",
+        "overflows",
+        "torch.nan_to_num(g).clamp(-1e12, 1e12).square()",
+        "g.square()",
+        "finite at any input",
+    ),
+    Mutant(
+        "hw2",
+        "a float",
+        "return 1.5 +",
+        "return 1.5 + 1.0 * float(loss) *",
+        "tasks in a batch do not mix",
+    ),
+    Mutant(
+        "hw2",
+        "goes by order",
+        "in grads.values() if g.dim() > 1]",
+        "in list(grads.values())[:1]]",
+        "blind to names and order",
+    ),
+    Mutant(
+        "hw2",
+        "counts its calls",
+        "    return 1.5 +",
+        "    CALLS.append(0)\n    return len(CALLS) + 1.5 +",
+        "the same every time, and pure",
+    ),
+    Mutant(
+        "hw2",
+        "noise",
+        "    return 1.5 + 0.5 * (torch.stack(matrices).mean() - torch.stack(vectors).mean())",
+        "    return torch.sin(1e4 * (torch.stack(matrices).sum() + torch.stack(vectors).sum()))",
+        "it earns its place",
+    ),
+    Mutant("hw3", "detached state", '"h": h.to', '"h": h.detach().to', RIGHT),
+    Mutant(
+        "hw3",
+        "lr as a float",
+        "slow_weights_step(params, buffer, lr)",
+        "slow_weights_step(params, buffer, float(lr))",
+        RIGHT,
+    ),
+    Mutant(
+        "hw3",
+        "ignores its input",
+        "torch.cat([seen, state",
+        "torch.cat([0 * seen, state",
+        "it sees loss and gradients",
+    ),
+    Mutant(
+        "hw3",
+        "forgets its past",
+        'torch.cat([seen, state["h"]])',
+        'torch.cat([seen, 0 * state["h"]])',
+        "it remembers earlier losses",
+    ),
+    Mutant("hw3", "returns the old weights", "return Step(moved,", "return Step(params,", LEARNS),
+    Mutant(
+        "hw3",
+        "in-place update",
+        "        moved = slow_weights_step(params, buffer, lr)\n",
+        "        moved = {name: w.sub_(lr * buffer[name]) for name, w in params.items()}\n",
+        PURE,
+    ),
+    Mutant(
+        "hw3",
+        "every state kept in self",
+        "        return Step(moved, kept",
+        '        self.past = [*getattr(self, "past", []), h]\n'
+        "        lr = lr * (1 + 0.01 * len(self.past))\n"
+        "        moved = slow_weights_step(params, buffer, lr)\n        return Step(moved, kept",
+        "the same every time",
+    ),
+    Mutant(
+        "hw3",
+        "a built-in returned as one's own",
+        "class RecurrentRule(UpdateRule):",
+        "from nested import MetaOptimizer as RecurrentRule\n\n\nclass Other(UpdateRule):",
+        "it remembers earlier losses",
+    ),
+    Mutant(
+        "hw4",
+        "one rate for all",
+        "to(loss.dtype)\n",
+        "to(loss.dtype).mean().expand(len(params))\n",
+        "each layer has a rate of its own",
+    ),
+    Mutant(
+        "hw4",
+        "shows other rates than it takes",
+        'return Step(moved, buffer, {"lr": lr})',
+        'return Step(moved, buffer, {"lr": 2 * lr})',
+        "it moves by its rates",
+    ),
+    Mutant(
+        "hw4",
+        "detached rates",
+        "self.rates(params, grads)",
+        "self.rates(params, grads).detach()",
+        RIGHT,
+    ),
+    Mutant("hw4", "returns the old weights", "return Step(moved,", "return Step(params,", LEARNS),
+    Mutant(
+        "hw4",
+        "a rate for each place, not each kind",
+        "        return torch.exp(3 * torch.tanh((hidden @ self.last + self.last_bias) / 3))",
+        "        flat = self.first.flatten()[:6] + self.last_bias + 0 * hidden.mean()\n"
+        "        return torch.exp(flat[:count])",
+        "it transfers to a deeper net",
+    ),
+    Mutant(
+        "hw4",
+        "goes by names",
+        "place = torch.arange(count,",
+        "place = len(next(iter(params))) + torch.arange(count,",
+        "blind to names and order",
+    ),
+    Mutant(
+        "hw5",
+        "keeps every state in a list",
+        "            losses.append(loss)\n",
+        "            losses.append(loss)\n            kept.append([weights, buffer])\n",
+        "it keeps one state, not K",
+    ),
+    Mutant("hw5", "forgets to divide by mu", "(v - g) / momentum", "(v - g)", MOMENTUM),
+    Mutant("hw5", "no second derivative", "a + h + dl * g", "a + 0 * h + dl * g", WEIGHTS),
+    Mutant("hw5", "no gradient for lr", "None, None, None, d_lr,", "None, None, None, None,", LR),
+    Mutant(
+        "hw5",
+        "a built-in unroll returned as one's own",
+        "    names = list(params)\n",
+        "    from nested.unroll.eager import unroll_eager\n    from nested.homework.slots.hw4 import OneRate\n"
+        "    rule = OneRate()\n    rule.forward = lambda p, g, s, loss: _step(p, g, s, lr, momentum)\n"
+        "    run = unroll_eager(loss_fn, params, batches, rule, rule.init(params))\n"
+        "    return run.params, run.losses\n    names = list(params)\n",
+        "it keeps one state, not K",
+    ),
+    Mutant(
+        "hw5",
+        "returns the old weights",
+        "return torch.stack(losses), *weights",
+        "return torch.stack(losses), *old",
+        VALUES,
+    ),
+]
+ADDED = {  # what a fault needs besides its one line
+    ("hw0", "returns the old weights"): ("    losses = []\n", "    losses, start = [], params\n"),
+    ("hw2", "counts its calls"): ("def feature(", "CALLS = []\n\n\ndef feature("),
+    ("hw3", "forgets its past"): ('* state["c"]', '* 0 * state["c"]'),
+    ("hw5", "keeps every state in a list"): (
+        "        losses = []\n",
+        "        losses = []\n        kept = ctx.kept = []\n",
+    ),
+    ("hw5", "returns the old weights"): (
+        "        losses = []\n",
+        "        losses, old = [], [w.clone() for w in weights]\n",
+    ),
+    ("hw5", "a built-in unroll returned as one's own"): (
+        "def gradient(",
+        "def _step(p, g, s, lr, momentum):\n    from nested import Step, momentum_step, slow_weights_step\n\n"
+        "    buffer = momentum_step(s, g, momentum)\n    return Step(slow_weights_step(p, buffer, lr), buffer, {})\n\n\ndef gradient(",
+    ),
+}
+
+
+def right_answer(slot: str) -> Path:
+    (path,) = ANSWERS.glob(f"{slot}_*.py")
+    return path
+
+
+def write(mutant: Mutant, folder: Path) -> Path:
+    """Write the mutant's file, named as the student's, in ``folder``."""
+    right = right_answer(mutant.slot)
+    text = right.read_text()
+    for old, new in [(mutant.old, mutant.new), ADDED.get((mutant.slot, mutant.fault), ("", ""))]:
+        assert old in text, f"{mutant.slot} {mutant.fault}: the right answer has no {old!r}"
+        text = text.replace(old, new, 1)
+    path = folder / right.name
+    path.write_text(text)
+    return path
+
+
+class Box(Sandbox):
+    """Answers as the student's process does, in this one: no start to wait for."""
+
+    def __init__(self, path: Path, slot: str) -> None:
+        self.served = SLOTS[slot].serve(load(path))
+
+    def ask(self, function: str, *args: Any, **more: Any) -> dict[str, Any]:
+        question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
+        with torch.enable_grad():
+            return _through_the_wire(answer(self.served, _through_the_wire({**question, **more})))
+
+
+def _through_the_wire(tree: Any) -> Any:
+    data = pack(tree)
+    length, _ = HEAD.unpack(data[: HEAD.size])
+    text, body = data[HEAD.size :][:length], data[HEAD.size :][length:]
+    return unpack(text, body)
+
+
+def look(path: Path, slot: str, names: list[str], seed: int = 0) -> dict[str, Verdict]:
+    """The verdicts of the checks called ``names`` on a file; memory is measured in a real sandbox."""
+    verdicts = {}
+    with Sandbox(path, slot, 60.0) as sandbox:
+        for check in SLOTS[slot].checks:
+            if check.name in names:
+                box = sandbox if "state, not K" in check.name else Box(path, slot)
+                subject = SLOTS[slot].subject(box)
+                verdicts[check.name] = run_check(check, subject, seed).verdict
+    return verdicts

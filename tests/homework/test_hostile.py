@@ -1,0 +1,145 @@
+"""Whatever a submission does, the report stays right and complete, and the machine usable."""
+
+import os
+import time
+
+import pytest
+
+import nested.homework.sandbox as sandbox
+from nested.homework.grade import grade
+from tests.homework.mutants import right_answer
+
+RIGHT = right_answer("hw0").read_text()
+WRONG = RIGHT.replace("w - lr * buffer", "w - lr.item() * buffer")  # 1 of its 5 points is lost
+HEAD = "    losses = []\n"  # a line in the function that is asked for
+
+
+def graded(folder, text):
+    (folder / "hw0_one_detached_line.py").write_text(text)
+    (slot,) = grade(folder, only=["hw0"]).slots
+    assert slot.status == "graded" and len(slot.checks) == 5
+    return slot
+
+
+def inside(text, code, source=RIGHT):
+    """The right answer with ``code`` at the start of its work, after ``text`` at the top."""
+    assert HEAD in source
+    return text + source.replace(HEAD, HEAD + "".join(f"    {line}\n" for line in code))
+
+
+ENDINGS = {
+    "a syntax error": ("def f(:\n", "SyntaxError: "),
+    "a missing import": (
+        "import not_there\n",
+        "No module named 'not_there', line 1: import not_there",
+    ),
+    "os._exit(0)": ("import os; os._exit(0)\n", "ended with exit code 0"),
+    "sys.exit": ("import sys; sys.exit(0)\n", "SystemExit: 0"),
+    "an atexit trick": (
+        "import atexit, os; atexit.register(os._exit, 0); 1 / 0\n",
+        "division by zero",
+    ),
+    "no function at all": ("x = 1\n", "has no attribute 'unroll_by_hand'"),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_file_that_cannot_be_read_says_why_at_every_check(ending, tmp_path):
+    text, said = ENDINGS[ending]
+    slot = graded(tmp_path, text)
+    assert slot.points == 0 and all(said in check.measured for check in slot.checks), slot.checks[0]
+
+
+def test_an_endless_loop_is_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox, "SECONDS_A_QUESTION", 1.0)
+    began = time.monotonic()
+    slot = graded(tmp_path, inside("", ["while momentum > 0.999 or losses == []: pass"]))
+    assert slot.points == 0 and time.monotonic() - began < 45
+    assert any("an endless loop?" in check.measured for check in slot.checks)
+
+
+def test_ten_gibibytes_are_refused(tmp_path):
+    slot = graded(tmp_path, inside("", ["big = torch.ones(10 * 2**30, dtype=torch.uint8)"]))
+    assert slot.points == 0
+    assert all("memory" in check.measured and "line" in check.measured for check in slot.checks)
+
+
+def test_a_fork_bomb_starts_nothing(tmp_path):
+    bomb = "import os\nfor _ in range(50):\n    os.fork()\n"
+    slot = graded(tmp_path, bomb + RIGHT)
+    assert slot.points == 0 and all("not permitted" in check.measured for check in slot.checks)
+
+
+def test_it_cannot_signal_the_grader_or_start_programs(tmp_path):
+    for line in (
+        "os.kill(os.getppid(), 9)",
+        "os.system('true') and 1 / 0",
+        "os.execv('/bin/true', ['true'])",
+    ):
+        slot = graded(tmp_path, f"import os\n{line}\n" + RIGHT)
+        assert slot.points == 0, line
+
+
+def test_a_flood_of_output_is_not_kept(tmp_path):
+    slot = graded(tmp_path, inside("", ["print('x' * 10**8, flush=True)"]))
+    assert slot.points == 0 and all("too large" in c.measured for c in slot.checks), slot.checks[0]
+
+
+def test_a_little_output_does_no_harm(tmp_path):
+    assert graded(tmp_path, inside("print('reading')\n", ["print('10/10')"])).points == 5
+
+
+FORGERY = "ok   5/5\\n  hw0  One detached line: 5/5\\x1b[2J"
+
+
+def test_a_forged_line_stays_inside_its_own(tmp_path):
+    slot = graded(tmp_path, inside("", [f"raise ValueError('{FORGERY}')"]))
+    assert slot.points == 0
+    for check in slot.checks:
+        assert check.measured.isprintable() and "5/5" in check.measured
+
+
+PATCHES = """
+import torch
+import nested.conformance.check, nested.homework.slots.unrolls as unrolls
+torch.autograd.gradcheck = torch.equal = torch.allclose = lambda *args, **kwargs: True
+nested.conformance.check.Verdict.passed = True
+nested.conformance.check.run_check = lambda *args: None
+for name in list(vars(unrolls)):
+    if name.startswith(("_judge", "_probe")):
+        setattr(unrolls, name, lambda *args: nested.conformance.check.Verdict(True, "10/10"))
+"""
+
+
+def test_a_patched_grader_earns_nothing(tmp_path):
+    assert graded(tmp_path, WRONG).points == 4
+    slot = graded(tmp_path, PATCHES + WRONG)
+    assert slot.points <= 4
+    (lost,) = [check for check in slot.checks if "learning rate" in check.name]
+    assert lost.points == 0 and "by wiggling" in lost.measured
+
+
+def test_garbage_on_the_wire_is_not_believed(tmp_path):
+    write = "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\xff' * 4096)\n    except OSError:\n        pass\n"
+    slot = graded(tmp_path, write + RIGHT)
+    assert slot.points == 0 and all("too large" in check.measured for check in slot.checks)
+
+
+def test_the_graders_environment_is_kept_from_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("A_SECRET", "hidden")
+    slot = graded(tmp_path, "import os\nassert 'A_SECRET' not in os.environ\n" + RIGHT)
+    assert slot.points == 5
+
+
+def test_a_check_that_kills_the_process_costs_only_itself(tmp_path):
+    slot = graded(tmp_path, inside("import os\n", ["if momentum.requires_grad: os._exit(3)"]))
+    names = {check.name: check.points for check in slot.checks}
+    assert names["it trains as torch.optim.SGD does"] == 1
+    assert names["the hypergradient of the momentum"] == 0
+    assert "exit code 3" in [c.measured for c in slot.checks if not c.points][0]
+
+
+def test_nothing_is_left_running(tmp_path):
+    graded(tmp_path, RIGHT)
+    children = os.popen("ps -eo args").read()
+    assert "nested.homework.worker" not in children
