@@ -155,7 +155,7 @@ def test_a_checkpoint_of_other_settings_or_cut_short_is_refused_and_kept(demo, t
     assert path.read_bytes() == whole[:2000]
 
 
-LONGER = ["--meta-steps", "40", "--tasks", "4", "--horizon", "4", "--quick"]
+LONGER = ["--family", "sum", "--meta-steps", "40", "--tasks", "4", "--horizon", "4", "--quick"]
 
 
 def start(folder, *flags, path=ROOT):

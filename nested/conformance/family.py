@@ -18,7 +18,7 @@ from nested.tasks.family import SPLITS, Task, TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
 
 TASKS, BATCHES = 6, 12  # looked at
-ADAM_STEPS, ADAM_LRS = 100, (0.003, 0.03, 0.3)
+ADAM_TASKS, ADAM_STEPS, ADAM_LRS = 3, 80, (0.003, 0.03, 0.3)
 
 
 def check_family(family: TaskFamily, seed: int = 0) -> list[Result]:
@@ -223,9 +223,9 @@ def _judge_batched(evidence: Evidence) -> Verdict:
 
 def _probe_learnable(family: TaskFamily, seed: int) -> Evidence:
     """The mean query loss over tasks, before and after Adam at the best of three rates."""
-    tasks = [family.sample(_from(seed + t)) for t in range(TASKS)]
-    after = [sum(_adam(task, lr, seed) for task in tasks) / TASKS for lr in ADAM_LRS]
-    before = sum(_query_loss(task, task.init(_from(seed)), seed) for task in tasks) / TASKS
+    tasks = [family.sample(_from(seed + t)) for t in range(ADAM_TASKS)]
+    after = [sum(_adam(task, lr, seed) for task in tasks) / ADAM_TASKS for lr in ADAM_LRS]
+    before = sum(_query_loss(task, task.init(_from(seed)), seed) for task in tasks) / ADAM_TASKS
     return {"before": before, "after": min(x for x in after if not math.isnan(x))}
 
 

@@ -42,13 +42,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     export = commands.add_parser("export", help="make a course copy without reference answers")
     export.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
+    export.add_argument(
+        "--repository",
+        default="",
+        metavar="OWNER/NAME",
+        help="the teacher's, by whose present commit the copy's workflow is to grade",
+    )
     fingerprint = commands.add_parser("fingerprint", help="of an untouched file")
     fingerprint.add_argument("file", type=Path, metavar="FILE")
     return parser.parse_args(["grade"] if arguments == [] else arguments)
 
 
 def run_grade(args: argparse.Namespace) -> int:
-    """Grade, report, and return 0 when all that was attempted is right, else 1."""
+    """Grade, report, and return 0 when all that was attempted is right, else 1. Raises
+    ``ValueError`` for flags that make no sense together."""
     from nested.homework.grade import grade
     from nested.homework.report import FORMATS as reports
     from nested.support.files import write_whole
@@ -85,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "export":
             from nested.homework.export import export
 
-            print(f"{len(export(args.folder))} files are in {args.folder}")
+            print(f"{len(export(args.folder, args.repository))} files are in {args.folder}")
             return 0
         from nested.homework.registry import fingerprint
 

@@ -38,7 +38,8 @@ def load(path: Path) -> ModuleType:
 
 def answer(served: dict[str, Callable], question: dict[str, Any]) -> dict[str, Any]:
     """Return {"out": what the function gives, "changed": {place: tensor (...)}}, the arguments that
-    it wrote to. Raises what the student's code raises."""
+    it wrote to. Raises what the student's code raises, and ``TypeError`` for results that are no
+    tensors."""
     function = served[question["function"]]
     if not question["args"]:
         return {"out": function(*question["static"]), "changed": {}}

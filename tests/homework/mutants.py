@@ -1,7 +1,4 @@
-"""Wrong answers, each a right one with one fault that students really make, and the check to name it.
-
-``python -m tests.homework.mutants`` prints the table of mutants and checks, all of them: minutes.
-"""
+"""Wrong answers: each a right one with one fault that students make, and the check for it."""
 
 from __future__ import annotations
 
@@ -35,6 +32,23 @@ PURE, RIGHT = "changes nothing passed in", "the hypergradient is right"
 REACHED = "every meta-parameter and the state are reached"
 IN_PLACE = "nothing passed in is changed"
 LEARNS = "briefly meta-trained it improves"
+
+BUILT_IN = """def built_in(loss_fn, params, batches, lr, momentum):
+    from nested import Step, UpdateRule, momentum_step, slow_weights_step, unroll
+
+    class Rule(UpdateRule):
+        def init(self, params):
+            return {name: torch.zeros_like(w) for name, w in params.items()}
+
+        def forward(self, params, grads, state, loss):
+            buffer = momentum_step(state, grads, momentum)
+            return Step(slow_weights_step(params, buffer, lr), buffer, {})
+
+    run = unroll(loss_fn, params, batches, Rule())
+    return run.params, run.losses
+
+
+"""
 
 MUTANTS = [
     Mutant("hw0", "detached state", "momentum * v + g", "momentum * v.detach() + g", MOMENTUM),
@@ -264,10 +278,7 @@ MUTANTS = [
         "hw5",
         "a built-in unroll returned as one's own",
         "    names = list(params)\n",
-        "    from nested.unroll.eager import unroll_eager\n    from nested.homework.slots.hw4 import OneRate\n"
-        "    rule = OneRate()\n    rule.forward = lambda p, g, s, loss: _step(p, g, s, lr, momentum)\n"
-        "    run = unroll_eager(loss_fn, params, batches, rule, rule.init(params))\n"
-        "    return run.params, run.losses\n    names = list(params)\n",
+        "    return built_in(loss_fn, params, batches, lr, momentum)\n",
         "it keeps one state, not K",
     ),
     Mutant(
@@ -292,8 +303,7 @@ ADDED = {  # what a fault needs besides its one line
     ),
     ("hw5", "a built-in unroll returned as one's own"): (
         "def gradient(",
-        "def _step(p, g, s, lr, momentum):\n    from nested import Step, momentum_step, slow_weights_step\n\n"
-        "    buffer = momentum_step(s, g, momentum)\n    return Step(slow_weights_step(p, buffer, lr), buffer, {})\n\n\ndef gradient(",
+        BUILT_IN + "def gradient(",
     ),
 }
 
@@ -335,7 +345,7 @@ def _through_the_wire(tree: Any) -> Any:
 
 
 def look(path: Path, slot: str, names: list[str], seed: int = 0) -> dict[str, Verdict]:
-    """The verdicts of the checks called ``names`` on a file; memory is measured in a real sandbox."""
+    """The verdicts of the checks called ``names`` on a file; memory is measured in a sandbox."""
     verdicts = {}
     with Sandbox(path, slot, 60.0) as sandbox:
         for check in SLOTS[slot].checks:

@@ -120,7 +120,14 @@ def test_a_patched_grader_earns_nothing(tmp_path):
 
 
 def test_garbage_on_the_wire_is_not_believed(tmp_path):
-    write = "import os\nfor fd in range(3, 64):\n    try:\n        os.write(fd, b'\\xff' * 4096)\n    except OSError:\n        pass\n"
+    write = """
+import os
+for number in range(3, 64):
+    try:
+        os.write(number, b'\\xff' * 4096)
+    except OSError:
+        pass
+"""
     slot = graded(tmp_path, write + RIGHT)
     assert slot.points == 0 and all("too large" in check.measured for check in slot.checks)
 

@@ -1,0 +1,61 @@
+"""Can the grader be trusted?   python -m tests.homework.benchmark [SEEDS]
+
+Grades every right answer with SEEDS seeds (50 by default, half an hour on one core): all must get
+full points, every time. Then looks at every wrong answer with every check and prints the table:
+"." for a check passed, "x" for one lost, "X" for the one that names the fault, which must be lost.
+Exits non-zero when either fails.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from nested.homework.slots import SLOTS
+from tests.homework.mutants import MUTANTS, look, right_answer, write
+
+
+def right_answers(seeds: int) -> int:
+    """Print what failed; return how many verdicts did."""
+    failed = 0
+    for name, slot in SLOTS.items():
+        began = time.monotonic()
+        for seed in range(seeds):
+            names = [check.name for check in slot.checks]
+            for check, verdict in look(right_answer(name), name, names, seed).items():
+                if not verdict.passed:
+                    failed += 1
+                    print(f"{name} seed {seed}: {check}: {verdict.measured}", flush=True)
+        seconds = (time.monotonic() - began) / seeds
+        checks = seeds * len(slot.checks)
+        print(
+            f"{name}: {checks} verdicts, {failed} failed so far, {seconds:.1f} s a seed", flush=True
+        )
+    return failed
+
+
+def wrong_answers() -> int:
+    """Print the table of mutants and checks; return how many were not caught."""
+    missed = 0
+    for name, slot in SLOTS.items():
+        print(f"\n{name}")
+        for number, check in enumerate(slot.checks):
+            print(f"  {number:>2} {check.name}")
+        for mutant in (mutant for mutant in MUTANTS if mutant.slot == name):
+            with tempfile.TemporaryDirectory() as folder:
+                path = write(mutant, Path(folder))
+                verdicts = look(path, name, [check.name for check in slot.checks])
+            missed += verdicts[mutant.check].passed
+            marks = [
+                "." if verdict.passed else "X" if check == mutant.check else "x"
+                for check, verdict in verdicts.items()
+            ]
+            print(f"  {' '.join(marks)}  {mutant.fault}", flush=True)
+    return missed
+
+
+if __name__ == "__main__":
+    failures = right_answers(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+    misses = wrong_answers()
+    print(f"\n{failures} false failures of right answers, {misses} wrong answers missed")
+    sys.exit(failures + misses > 0)
