@@ -1,0 +1,98 @@
+"""The README's section for teachers, done as written, in a fresh copy: export, and a new slot."""
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EXPORT = "python -m nested.homework export ../course --repository you/your-private-course"
+FINGERPRINT = "python -m nested.homework fingerprint examples/homework/hw6_name.py"
+GRADE = "python -m nested.homework grade examples/homework --only hw0"
+
+STUB = '''"""Homework 6. Twice.
+
+Question. What is twice x?
+"""
+
+
+def twice(x):
+    """Return 2 x."""
+    raise NotImplementedError
+'''
+SLOT = '''"""Slot hw6: twice."""
+
+import torch
+
+from nested.conformance.check import Check, Verdict
+from nested.homework.remote import call
+from nested.homework.slots.slot import Slot
+
+
+def _probe(twice, seed):
+    x = torch.randn(3, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    y = twice(x)
+    (slope,) = torch.autograd.grad(y.sum(), x)
+    return {"off": (y - 2 * x).abs().max().item() + (slope - 2).abs().max().item()}
+
+
+def _judge(evidence):
+    return Verdict(evidence["off"] < 1e-6, f"off by {evidence['off']:.1g}", "add x to itself")
+
+
+SLOT = Slot(
+    name="hw6",
+    file="hw6_name.py",
+    title="Twice",
+    serve=lambda module: {"twice": lambda x: module.twice(x)},
+    subject=lambda sandbox: lambda x: call(sandbox, "twice", x),
+    checks=[Check("it is twice", _probe, _judge)],
+)
+'''
+
+
+def run(command, folder, expected=0):
+    """Run a command as its reader would, with the copy in ``folder`` as the package."""
+    words = shlex.split(command.replace("python", sys.executable, 1))
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == expected, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def course(tmp_path):
+    """A copy such as a student or another teacher has."""
+    if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("not a git checkout")
+    command = EXPORT.replace("../course", str(tmp_path / "course"))
+    assert "files are in" in run(command, ROOT)
+    return tmp_path / "course"
+
+
+def test_a_new_slot_by_the_five_steps(course):
+    stub = course / "examples" / "homework" / "hw6_name.py"
+    slots = course / "nested" / "homework" / "slots"
+    toml = course / "nested" / "homework" / "homework.toml"
+    stub.write_text(STUB)  # step 1
+    (slots / "hw6.py").write_text(SLOT)  # step 2
+    text = (slots / "__init__.py").read_text()  # step 3
+    text = text.replace("hw4, hw5\n", "hw4, hw5, hw6\n").replace("hw4, hw5)", "hw4, hw5, hw6)")
+    (slots / "__init__.py").write_text(text)
+    table = "\n[hw6]\non = true\npoints = 7\nseconds = 30\nfingerprint = 'none yet'\n"
+    toml.write_text(toml.read_text() + table)  # step 4
+    fingerprint = run(FINGERPRINT, course).strip()
+    toml.write_text(toml.read_text().replace("none yet", fingerprint))
+    assert "hw6  Twice: not attempted" in run("python -m nested.homework", course)
+    stub.write_text(STUB.replace("raise NotImplementedError", "return 3 * x"))
+    wrong = run("python -m nested.homework grade --only hw6", course, expected=1)
+    assert "FAILED" in wrong and "add x to itself" in wrong
+    stub.write_text(STUB.replace("raise NotImplementedError", "return 2 * x"))  # step 5
+    assert "hw6  Twice: 7/7" in run("python -m nested.homework grade --only hw6", course)
+
+
+def test_a_student_grades_one_slot_in_the_copy(course):
+    assert "hw0  One detached line: not attempted" in run(GRADE, course)
