@@ -74,6 +74,7 @@ class Sandbox:
             raise StudentError(self.refusal)
         ours, theirs = socket.socketpair()
         self.wire, self.output = ours, tempfile.TemporaryFile()
+        self.folder = tempfile.TemporaryDirectory()  # where it runs: an empty one
         numbers = [str(theirs.fileno()), self.slot, str(self.file.resolve())]
         limits = [str(int(self.seconds) + 1), str(MEMORY)]
         self.process = subprocess.Popen(
@@ -82,16 +83,19 @@ class Sandbox:
             stdin=subprocess.DEVNULL,
             stdout=self.output,
             stderr=subprocess.STDOUT,
-            cwd=tempfile.gettempdir(),
+            cwd=self.folder.name,
             env=_environment(),
             start_new_session=True,
         )
         theirs.close()
-        reply = self._exchange(None, SECONDS_TO_START)
-        if "error" in reply:
+        try:
+            reply = self._exchange(None, SECONDS_TO_START)
+            if "error" in reply:
+                raise StudentError(_sentence(reply))
+        except StudentError as error:
             self.stop()
-            self.refusal = f"the file cannot be read: {_sentence(reply)}"
-            raise StudentError(self.refusal)
+            self.refusal = f"the file cannot be read: {error}"  # nor would it be the next time
+            raise StudentError(self.refusal) from error
 
     def _exchange(self, question: Any, seconds: float) -> dict[str, Any]:
         deadline = min(time.monotonic() + seconds, self.ends_at)
@@ -108,20 +112,22 @@ class Sandbox:
                 f"no answer within {seconds:.0f} seconds: an endless loop?"
             ) from error
         except (EOFError, OSError) as error:
-            code = self.process.wait(1.0) if self.process else 0
-            raise StudentError(self._last_words(code)) from error
+            raise StudentError(self._last_words()) from error
         except (TypeError, ValueError) as error:
             self.stop()
             raise StudentError(str(error)) from error
 
-    def _last_words(self, code: int) -> str:
+    def _last_words(self) -> str:
+        try:
+            code = self.process.wait(1.0)
+            how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        except subprocess.TimeoutExpired:
+            how = "closed its connection"
         self.output.seek(0)
         lines = self.output.read().decode(errors="replace").strip().splitlines()
         self.stop()
-        how = f"by signal {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
-        return f"the process ended {how} before it answered" + (
-            f", its last line: {lines[-1][:200]}" if lines else ""
-        )
+        said = f", its last line: {lines[-1][:200]}" if lines else ""
+        return f"the process {how} before it answered{said}"
 
     def peak_memory(self) -> int:
         """The most memory, in bytes, that the process has held at once, as the system counts it.
@@ -143,6 +149,7 @@ class Sandbox:
             self.process.wait()
             self.wire.close()
             self.output.close()
+            self.folder.cleanup()
         self.process = self.wire = None
 
 

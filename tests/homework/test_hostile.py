@@ -51,7 +51,7 @@ def test_a_file_that_cannot_be_read_says_why_at_every_check(ending, tmp_path):
 
 
 def test_an_endless_loop_is_ended(tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox, "SECONDS_A_QUESTION", 1.0)
+    monkeypatch.setattr(sandbox, "SECONDS_A_QUESTION", 0.5)
     began = time.monotonic()
     slot = graded(tmp_path, inside("", ["while momentum > 0.999 or losses == []: pass"]))
     assert slot.points == 0 and time.monotonic() - began < 45
@@ -150,3 +150,8 @@ def test_nothing_is_left_running(tmp_path):
     graded(tmp_path, RIGHT)
     children = os.popen("ps -eo args").read()
     assert "nested.homework.worker" not in children
+
+
+def test_a_connection_that_is_closed_is_the_end_of_it(tmp_path):
+    slot = graded(tmp_path, "import os\nos.closerange(3, 64)\n" + RIGHT)
+    assert slot.points == 0 and "the file cannot be read" in slot.checks[0].measured
