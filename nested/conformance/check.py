@@ -6,7 +6,8 @@ measured can be looked at without what is thought of it, and one judge can serve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -40,6 +41,13 @@ class Result(NamedTuple):
 
 class ConformanceError(AssertionError):
     """A subject breaks its contract; the message has one line for each check that failed."""
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of some numbers, and NaN if any is NaN: Python's ``max`` may lose that one.
+    Raises ``ValueError`` for none."""
+    values = list(values)
+    return math.nan if any(map(math.isnan, values)) else max(values)
 
 
 def run_check(check: Check, subject: Any, seed: int = 0) -> Result:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten, tree_leaves
 
-from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import (
     cut,
     in_float64,
@@ -55,7 +55,7 @@ def _probe_repeats(rule: UpdateRule, seed: int) -> Evidence:
 
 def _judge_repeats(evidence: Evidence) -> Verdict:
     first, second = evidence["runs"]
-    apart = max((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
+    apart = largest((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
     hint = "does the rule draw random numbers, or keep something between runs?"
     return Verdict(apart == 0.0, f"two equal runs differ by {apart:.2g}", hint)
 
@@ -230,7 +230,7 @@ def _judge_symmetry(evidence: Evidence) -> Verdict:
     if not evidence:
         return Verdict(True, "not claimed")
     plain, moved = evidence["plain"], evidence["moved"]
-    apart = max((plain[name] - moved[name]).abs().max().item() for name in plain)
+    apart = largest((plain[name] - moved[name]).abs().max().item() for name in plain)
     hint = "a rule sees tensors, not their names, order or place"
     return Verdict(apart < 1e-9, f"the weights differ by {apart:.2g}", hint)
 

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import (
     cut,
     in_float64,
@@ -213,7 +213,7 @@ def _probe_tasks(rule: UpdateRule, seed: int) -> Evidence:
 def _judge_equal(hint: str) -> Any:
     def judge(evidence: Evidence) -> Verdict:
         pairs = list(zip(evidence["ours"], evidence["others"], strict=True))
-        apart = max(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
+        apart = largest(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
         return Verdict(apart < 1e-9, f"they differ by {apart:.2g}", hint)
 
     return judge

@@ -79,8 +79,8 @@ MUTANTS = [
     Mutant(
         "hw0",
         "the first batch every time",
-        "loss_fn(params, batch)",
-        "loss_fn(params, batches[0])",
+        "loss = loss_fn(params, batch)",
+        "loss = loss_fn(params, batches[0])",
         VALUES,
     ),
     Mutant(

@@ -1,13 +1,39 @@
-"""A judge of two rules raced on the same tasks: is one better, beyond chance?"""
+"""Two rules learn and race: is one better, beyond chance?
+
+Letters: T tasks. Source: a paired test on matched tasks, as in ``nested.meta.race``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 from nested.conformance.check import Evidence, Verdict
+from nested.levels.rule import UpdateRule
+from nested.meta.config import MetaConfig
+from nested.meta.race import race
+from nested.meta.training import meta_train
+from nested.tasks.family import TaskFamily
 
+TASKS = 64  # T, held out
 SURE = 2.0  # standard errors from which a paired difference counts
+
+
+def learn_and_race(
+    rules: dict[str, UpdateRule],
+    learn_on: TaskFamily,
+    race_on: TaskFamily,
+    training: MetaConfig,
+    horizon: int,
+    seed: int,
+) -> Evidence:
+    """Meta-train each rule (in place), and return {name: mean losses (T,)} of a race on held-out
+    tasks for ``horizon`` inner steps. Raises what ``meta_train`` and ``race`` raise."""
+    for rule in rules.values():
+        meta_train(rule, learn_on, replace(training, seed=seed))
+    result = race(rules, race_on, horizon, tasks=TASKS, seed=seed, baselines={})
+    return {name: result.entries[name].score("mean") for name in rules}
 
 
 def judge_gain(plain: str, better: str, hint: str) -> Callable[[Evidence], Verdict]:

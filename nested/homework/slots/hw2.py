@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -14,19 +13,17 @@ from nested.conformance.context import CONTEXT_CHECKS, Feature, seen_in_a_run, v
 from nested.homework.remote import call
 from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
-from nested.homework.slots.gain import judge_gain
+from nested.homework.slots.gain import judge_gain, learn_and_race
 from nested.homework.slots.slot import Slot
 from nested.levels.context import Context, observe
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.meta.config import MetaConfig
-from nested.meta.race import race
-from nested.meta.training import meta_train
 from nested.tasks.digits import Digits
 
 BUILT_IN = tuple(name for name in Context._fields if name != "progress")
 TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=20, tasks=8)
 RANGES = {"lr_range": (1e-2, 2.0), "momentum_range": (0.0, 0.9)}  # in which no run diverges
-HORIZON, TASKS = 20, 64
+HORIZON = 20
 
 
 def _serve(module: ModuleType) -> Served:
@@ -68,13 +65,9 @@ def _judge_own(evidence: Evidence) -> Verdict:
 
 def _probe_worth(feature: Feature, seed: int) -> Evidence:
     """The mean losses (T,) of two rules, alike in all but what they see, on held-out tasks."""
-    family = Digits()
     contexts = {"loss only": ("log_loss",), "with it": ("log_loss", feature)}
     rules = {name: MetaOptimizer(context=context, **RANGES) for name, context in contexts.items()}
-    for rule in rules.values():
-        meta_train(rule, family, replace(TRAINING, seed=seed))
-    result = race(rules, family, HORIZON, tasks=TASKS, seed=seed, baselines={})
-    return {name: result.entries[name].score("mean") for name in rules}
+    return learn_and_race(rules, Digits(), Digits(), TRAINING, HORIZON, seed)
 
 
 SLOT = Slot(

@@ -6,31 +6,28 @@ Letters: P tensors of weights, in the order of the net.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from types import ModuleType
 
 import torch
 from torch import Tensor, nn
 
-from nested.conformance.check import Check, Evidence, Verdict
+from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import in_float64, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.serve import Served, serve_rule
-from nested.homework.slots.gain import judge_gain
+from nested.homework.slots.gain import judge_gain, learn_and_race
 from nested.homework.slots.slot import Slot
 from nested.levels.forward import Params, State
 from nested.levels.momentum import momentum_step
 from nested.levels.rule import Step, UpdateRule
 from nested.levels.slow_weights import slow_weights_step
 from nested.meta.config import MetaConfig
-from nested.meta.race import race
-from nested.meta.training import meta_train
 from nested.tasks.digits import Digits
 
 TRAINING = MetaConfig(meta_steps=50, unroll_length=10, max_horizon=30, tasks=8)
 SHALLOW, DEEP = 2, 4  # hidden layers: of the nets trained on, and of those to transfer to
-HORIZON, TASKS = 30, 64
+HORIZON = 30
 
 
 class OneRate(UpdateRule):
@@ -80,21 +77,17 @@ def _judge_own_rates(evidence: Evidence) -> Verdict:
 
 def _judge_use(evidence: Evidence) -> Verdict:
     lr = evidence["lr"].expand(len(evidence["moves"]))
-    apart = [
-        (w - rate * g - new).abs().max().item() for rate, (w, g, new) in zip(lr, evidence["moves"])
-    ]
-    measured = f"the first step differs from w - lr g by at most {max(apart):.1g}"
-    return Verdict(max(apart) < 1e-9, measured, "v <- mu v + g from v = 0; w_p <- w_p - lr_p v_p")
+    moves = zip(lr, evidence["moves"])
+    apart = largest((w - rate * g - new).abs().max().item() for rate, (w, g, new) in moves)
+    measured = f"the first step differs from w - lr g by at most {apart:.1g}"
+    return Verdict(apart < 1e-9, measured, "v <- mu v + g from v = 0; w_p <- w_p - lr_p v_p")
 
 
 def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
     """The mean losses (T,) of both rules on deeper nets than both were meta-trained on."""
     shallow, deep = (Digits(contrast=(1.0, 1.0), depth=depth) for depth in (SHALLOW, DEEP))
     rules = {"one rate": OneRate(), "a rate a layer": copy.deepcopy(rule).float()}
-    for learner in rules.values():
-        meta_train(learner, shallow, replace(TRAINING, seed=seed))
-    result = race(rules, deep, HORIZON, tasks=TASKS, seed=seed, baselines={})
-    return {name: result.entries[name].score("mean") for name in rules}
+    return learn_and_race(rules, shallow, deep, TRAINING, HORIZON, seed)
 
 
 SLOT = Slot(

@@ -106,7 +106,8 @@ def _probe_values(unroll: RemoteUnroll, seed: int) -> Evidence:
 
 def _judge_values(evidence: Evidence) -> Verdict:
     losses, expected = evidence["losses"]
-    wrong = ((losses - expected).abs() > 1e-9 * (1 + expected.abs())).nonzero().flatten().tolist()
+    right = (losses - expected).abs() <= 1e-9 * (1 + expected.abs())  # False for NaN
+    wrong = (~right).nonzero().flatten().tolist()
     if wrong:
         step = wrong[0]
         measured = (
@@ -190,7 +191,8 @@ def _judge_slopes(what: str) -> Callable[[Evidence], Verdict]:
     def judge(evidence: Evidence) -> Verdict:
         ours, truth = evidence["autograd"], evidence["wiggling"]
         scale = truth.abs().max().clamp(min=1e-3)
-        wrong = ((ours - truth).abs() > 1e-5 * scale).nonzero().flatten().tolist()
+        right = (ours - truth).abs() <= 1e-5 * scale  # False for NaN
+        wrong = (~right).nonzero().flatten().tolist()
         if not wrong:
             return Verdict(True, f"right at all of {len(ours) - 1} losses and at the last weights")
         step = wrong[0]
