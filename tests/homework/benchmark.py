@@ -2,7 +2,7 @@
 
 Grades every right answer with SEEDS seeds (50 by default, half an hour on one core): all must get
 full points, every time. Then looks at every wrong answer with every check and prints the table:
-"." for a check passed, "x" for one lost, "X" for the one that names the fault, which must be lost.
+each must lose the check that names its fault.
 Exits non-zero when either fails.
 """
 
@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from nested.homework.slots import SLOTS
-from tests.homework.mutants import MUTANTS, look, right_answer, write
+from tests.homework.mutants import MUTANTS, draw_row, look, right_answer, write
 
 
 def right_answers(seeds: int) -> int:
@@ -46,11 +46,7 @@ def wrong_answers() -> int:
                 path = write(mutant, Path(folder))
                 verdicts = look(path, name, [check.name for check in slot.checks])
             missed += verdicts[mutant.check].passed
-            marks = [
-                "." if verdict.passed else "X" if check == mutant.check else "x"
-                for check, verdict in verdicts.items()
-            ]
-            print(f"  {' '.join(marks)}  {mutant.fault}", flush=True)
+            print(draw_row(mutant, verdicts), flush=True)
     return missed
 
 

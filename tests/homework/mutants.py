@@ -354,3 +354,18 @@ def look(path: Path, slot: str, names: list[str], seed: int = 0) -> dict[str, Ve
                 subject = SLOTS[slot].subject(box)
                 verdicts[check.name] = run_check(check, subject, seed).verdict
     return verdicts
+
+
+def draw_row(mutant: Mutant, verdicts: dict[str, Verdict]) -> str:
+    """A row of the table: "." a check passed, "x" lost, "X" lost and the one that names the fault,
+    "!" the one that should have been lost, " " not looked at."""
+    marks = []
+    for check in SLOTS[mutant.slot].checks:
+        verdict = verdicts.get(check.name)
+        if verdict is None:
+            marks.append(" ")
+        elif check.name == mutant.check:
+            marks.append("!" if verdict.passed else "X")
+        else:
+            marks.append("." if verdict.passed else "x")
+    return f"  {mutant.slot}  {' '.join(marks)}  {mutant.fault}: {mutant.check}"
