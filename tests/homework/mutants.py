@@ -84,6 +84,13 @@ MUTANTS = [
         VALUES,
     ),
     Mutant(
+        "hw0",
+        "uses the future",
+        "loss = loss_fn(params, batch)",
+        "loss = loss_fn(params, batches[-1])",
+        VALUES,
+    ),
+    Mutant(
         "hw1", "all-zero data", "return x, self.amplitude *", "return 0 * x, 0 *", "data are alive"
     ),
     Mutant(
