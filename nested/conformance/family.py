@@ -87,7 +87,10 @@ def _sides(family: TaskFamily) -> tuple[TaskFamily, TaskFamily]:
 
 def _outline(tree: Any) -> str:
     leaves, spec = tree_flatten(tree)
-    kinds = [f"{tuple(x.shape)} {x.dtype}" if torch.is_tensor(x) else "no tensor" for x in leaves]
+    kinds = [
+        f"{tuple(x.shape)} {x.dtype} {x.device}" if torch.is_tensor(x) else "no tensor"
+        for x in leaves
+    ]
     return f"{spec} {kinds}"
 
 

@@ -107,7 +107,9 @@ def _probe_shapes(rule: UpdateRule, seed: int) -> Evidence:
 
 def _outline(tree: Any) -> str:
     leaves, spec = tree_flatten(tree)
-    kinds = [f"{tuple(x.shape)} {x.dtype}" if torch.is_tensor(x) else repr(x) for x in leaves]
+    kinds = [
+        f"{tuple(x.shape)} {x.dtype} {x.device}" if torch.is_tensor(x) else repr(x) for x in leaves
+    ]
     return f"{spec} {kinds}"
 
 
