@@ -17,20 +17,20 @@ from nested.tasks import Digits
 WORLDS = {"all images alike": (1.0, 1.0), "contrast from 1/3 to 3": (1 / 3, 3.0)}
 
 
-def learn_and_race(contrast: tuple[float, float]) -> RaceResult:
+def learn_and_race(contrast: tuple[float, float], meta_steps: int) -> RaceResult:
     """Meta-train two rules: one sees the run it is in, the other only what time it is."""
     family = Digits(contrast=contrast)
     rules = {"sees the run": MetaOptimizer(), "sees a clock": MetaOptimizer(context=("log_step",))}
     for rule in rules.values():
-        meta_train(rule, family, MetaConfig(meta_steps=100, max_horizon=40))
+        meta_train(rule, family, MetaConfig(meta_steps=meta_steps, max_horizon=40))
     return race(rules, family, horizon=20, tasks=64, baselines={})
 
 
-def main(folder: Path = Path("runs")) -> dict[str, float]:
+def main(folder: Path = Path("runs"), quick: bool = False) -> dict[str, float]:
     figure, panels = new_figure(2, 2)
     numbers = {}
     for (world, contrast), (left, right) in zip(WORLDS.items(), panels):
-        result = learn_and_race(contrast)
+        result = learn_and_race(contrast, meta_steps=60 if quick else 100)
         gain = result.gain("sees the run", "sees the run, replayed")
         paired = result.paired("sees the run", "sees the run, replayed")
         numbers[f"gain, {world}"] = gain

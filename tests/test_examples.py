@@ -8,11 +8,11 @@ import pytest
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
-def run_lesson(name, folder):
+def run_lesson(name, folder, **how):
     spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
     lesson = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(lesson)
-    numbers = lesson.main(folder)
+    numbers = lesson.main(folder, **how)
     picture = folder / f"lesson_{name[:2]}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     return numbers
@@ -34,7 +34,7 @@ def test_lesson_02_further_ahead_the_best_learning_rate_is_larger(tmp_path):
 
 
 def test_lesson_03_feedback_pays_where_runs_differ(tmp_path):
-    numbers = run_lesson("03_learning_to_learn", tmp_path)
+    numbers = run_lesson("03_learning_to_learn", tmp_path, quick=True)
     assert -0.02 < numbers["gain, all images alike"] < 0.08
     assert numbers["gain, contrast from 1/3 to 3"] > 0.12
     assert numbers["errors, contrast from 1/3 to 3"] > 3
