@@ -61,15 +61,18 @@ class Sandbox:
         """Return the process's answer to a question about nested tensors (...), where ``more`` is
         ``static``, ``transforms`` or ``extra``; see ``nested.homework.worker``. Raises what the
         student's code raised, where Python knows it, else ``StudentError``."""
-        if self.process is None:
-            self._start()
+        self.start()
         question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
         reply = self._exchange({**question, **more}, SECONDS_A_QUESTION)
         if "error" in reply:
             raise _as_exception(reply)
         return reply
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, if none is running, and let it read the file. Raises ``StudentError``
+        when it cannot."""
+        if self.process is not None:
+            return
         if self.refusal:
             raise StudentError(self.refusal)
         ours, theirs = socket.socketpair()
