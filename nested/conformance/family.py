@@ -163,6 +163,9 @@ def _probe_sides(family: TaskFamily, seed: int) -> Evidence:
 
 def _judge_sides(evidence: Evidence) -> Verdict:
     ours = evidence["trained on"]
+    if all(_same(batch, ours[0]) for batch in ours):
+        hint = "what differs from task to task must show in its batches"
+        return Verdict(False, f"{TASKS} tasks draw one and the same batch", hint)
     for name in ("held out", "held out twice"):
         shared = sum(any(_same(a, b) for b in ours) for a in evidence[name])
         if shared:

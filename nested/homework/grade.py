@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from nested.homework.slots.slot import Slot
 
 STRICT_SEEDS = 3
 LONGEST = 400  # characters of what is said about a check
+LARGEST_FILE = 2**20  # bytes; no file that was handed out is larger
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ def grade(
         if on_slot is not None:
             on_slot(name)
         reports.append(_grade_slot(SLOTS[name], worth[name], folder, check, seeds))
-    return Submission(folder.name or str(folder.resolve()), reports)
+    name = folder.resolve().name.encode("utf-8", "replace").decode()
+    return Submission(_one_line(name), reports)
 
 
 def find_file(folder: Path, file: str) -> Path | None:
@@ -128,7 +131,8 @@ def _grade_slot(slot: Slot, worth: Worth, folder: Path, only: str, seeds: range)
                 verdict, seed = _worst_verdict(check, slot, sandbox, seeds)
                 out_of = worth.share(check.name, names)
                 command = (
-                    f"python -m nested.homework grade {path.parent} --only {slot.name}"
+                    f"python -m nested.homework grade {shlex.quote(str(path.parent))}"
+                    f" --only {slot.name}"
                     f' --check "{check.name}"' + (f" --seed {seed}" if seed else "")
                 )
                 points = out_of if verdict.passed else 0.0
@@ -142,7 +146,8 @@ def _grade_slot(slot: Slot, worth: Worth, folder: Path, only: str, seeds: range)
 
 def _is_untouched(path: Path, worth: Worth) -> bool:
     try:
-        return fingerprint(path) == worth.fingerprint
+        is_small = path.stat().st_size < LARGEST_FILE
+        return is_small and fingerprint(path) == worth.fingerprint
     except (SyntaxError, ValueError, OSError, RecursionError, MemoryError):
         return False
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 HEAD = struct.Struct("<QQ")  # lengths in bytes: of the JSON, of the tensors
-LARGEST_JSON, LARGEST_TENSORS = 2**22, 2**28  # bytes; more is refused
+LARGEST_JSON, LARGEST_TENSORS = 2**20, 2**25  # bytes; more is refused
 
 
 def pack(tree: Any) -> bytes:

@@ -21,7 +21,7 @@ from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
 from nested.levels.forward import Batch, LossFn, Params
 
-STEPS = 4  # K
+STEPS = 8  # K
 WIGGLE = 1e-5
 LOSSES: dict[str, LossFn] = {"small": small_loss}
 
