@@ -51,12 +51,11 @@ def largest(values: Iterable[float]) -> float:
 
 
 def run_check(check: Check, subject: Any, seed: int = 0) -> Result:
-    """Probe and judge in this process; an exception in the probe is a failure, with its words."""
+    """Probe and judge in this process; an exception is a failure, with its words."""
     try:
-        evidence = check.probe(subject, seed)
-    except Exception as error:  # whatever the code in question raises is its failure
+        return Result(check.name, check.judge(check.probe(subject, seed)))
+    except Exception as error:  # what it raises, or returns in a form that no judge expects
         return Result(check.name, broken(error))
-    return Result(check.name, check.judge(evidence))
 
 
 def broken(error: BaseException) -> Verdict:

@@ -36,6 +36,8 @@ class _Question:
         args, extra = tree_unflatten(list(tensors[:count]), self.spec), tensors[count:]
         how = {"static": self.static, "transforms": self.transforms, "extra": extra}
         reply = self.sandbox.ask(self.function, *args, **how)
+        if reply["changed"] and self.transforms:
+            raise ValueError("it writes to what was passed in")
         with torch.no_grad():
             for place, written in reply["changed"].items():
                 tensors[int(place)].copy_(written)  # a write there is a write here

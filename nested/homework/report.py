@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import html
 import io
 import json
 from collections.abc import Sequence
@@ -77,10 +76,7 @@ def as_markdown(submissions: Sequence[Submission]) -> str:
 
 
 def _escape(text: str) -> str:
-    text = html.escape(text, quote=False)
-    for special in "\\`*_[]|#@":
-        text = text.replace(special, f"&#{ord(special)};")
-    return text
+    return "".join(f"&#{ord(c)};" if c in "&<>\\`*_[]|#@" else c for c in text)
 
 
 def as_gradescope(submissions: Sequence[Submission]) -> str:

@@ -126,6 +126,7 @@ def test_json_has_everything():
 
 def test_markdown_cannot_be_broken_out_of():
     text = FORMATS["markdown"]([sample(measured="a | b </td> `x` [y](z) <img src=q>")])
+    assert "a &#124; b" in text and "&#91;y&#93;" in text  # escaped once
     assert "<img" not in text and "</td>" not in text and "`x`" not in text and "[y](" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4 and all(row.count("|") == 5 for row in rows)

@@ -155,3 +155,50 @@ def test_nothing_is_left_running(tmp_path):
 def test_a_connection_that_is_closed_is_the_end_of_it(tmp_path):
     slot = graded(tmp_path, "import os\nos.closerange(3, 64)\n" + RIGHT)
     assert slot.points == 0 and "the file cannot be read" in slot.checks[0].measured
+
+
+SIGNALS = """
+import ctypes, fcntl, os
+grader, libc = os.getppid(), ctypes.CDLL(None, use_errno=True)
+info = ctypes.create_string_buffer(128)
+assert libc.syscall(129, grader, 9, info) == -1 and ctypes.get_errno() == 1  # rt_sigqueueinfo
+for command, argument in ((fcntl.F_SETOWN, grader), (10, 9)):
+    try:
+        fcntl.fcntl(0, command, argument)
+    except PermissionError:
+        continue
+    raise SystemExit("fcntl was allowed")
+"""
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the numbers of that machine")
+def test_other_ways_to_signal_the_grader_are_closed(tmp_path):
+    slot = graded(tmp_path, SIGNALS + RIGHT)
+    assert slot.points == 5, slot.checks[0].measured
+
+
+WRONG_FORMS = {
+    "losses that are not numbers": ("torch.stack(losses)", "torch.stack(losses) * torch.nan"),
+    "weights of another shape": (
+        "return params,",
+        "return {n: w[None] for n, w in params.items()},",
+    ),
+    "weights of another kind": (
+        "return params,",
+        "return {n: w.float() for n, w in params.items()},",
+    ),
+    "no dict": ("return params,", "return list(params.values()),"),
+}
+
+
+@pytest.mark.parametrize("form", WRONG_FORMS)
+def test_answers_in_a_wrong_form_are_wrong_and_the_report_is_whole(form, tmp_path):
+    old, new = WRONG_FORMS[form]
+    assert old in RIGHT
+    assert graded(tmp_path, RIGHT.replace(old, new)).points <= 1
+
+
+def test_a_folder_that_is_a_link_does_not_count(tmp_path):
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "homework").symlink_to(right_answer("hw0").parent)
+    assert grade(tmp_path, only=["hw0"]).slots[0].status == "missing"

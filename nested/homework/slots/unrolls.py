@@ -66,6 +66,9 @@ def _checked(out: Any, params: Params, batches: list[Batch]) -> tuple[Params, Te
         raise TypeError("return (params, losses): a dict and a tensor of K losses")
     if out[0].keys() != params.keys():
         raise ValueError(f"params came back as {list(out[0])}, but went in as {list(params)}")
+    for name, start in params.items():
+        if out[0][name].shape != start.shape or out[0][name].dtype != start.dtype:
+            raise ValueError(f"{name!r} came back in another shape or dtype")
     if not torch.is_tensor(out[1]) or out[1].shape != (len(batches),):
         shape = tuple(out[1].shape) if torch.is_tensor(out[1]) else type(out[1]).__name__
         raise ValueError(f"losses have shape {shape}, but there are {len(batches)} steps")
@@ -193,6 +196,8 @@ def _judge_slopes(what: str) -> Callable[[Evidence], Verdict]:
         scale = truth.abs().max().clamp(min=1e-3)
         right = (ours - truth).abs() <= 1e-5 * scale  # False for NaN
         wrong = (~right).nonzero().flatten().tolist()
+        if not truth.abs().max() > 1e-6:
+            return Verdict(False, f"nothing that comes back depends on the {what}", "is it used?")
         if not wrong:
             return Verdict(True, f"right at all of {len(ours) - 1} losses and at the last weights")
         step = wrong[0]
