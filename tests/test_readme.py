@@ -37,7 +37,7 @@ def test_every_command_is_run_by_ci_or_a_test(command):
     elif command.startswith("python -m nested.homework") and len(command.split()) > 3:
         assert f'"{command}"' in (ROOT / "tests" / "test_new_slot.py").read_text()
     else:
-        assert re.search(rf"^{re.escape(command)}( --out .*)?$", run_by_ci, flags=re.MULTILINE)
+        assert re.search(rf"^ *{re.escape(command)}( --out .*)?$", run_by_ci, flags=re.MULTILINE)
 
 
 def test_ci_calls_the_same_script_everywhere():
