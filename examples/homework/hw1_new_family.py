@@ -39,7 +39,7 @@ class MyFamily(TaskFamily):
         raise NotImplementedError
 
     def held_out(self) -> TaskFamily:
-        """The sibling whose tasks this family never draws."""
+        """The sibling: neither it nor its own held_out() draws a task of this family."""
         raise NotImplementedError
 
 

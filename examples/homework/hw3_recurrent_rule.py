@@ -13,10 +13,12 @@ The hypergradient runs through h and c too: backpropagation through time, and ti
 Source: Andrychowicz et al. 2016, arXiv 1606.04474 (there an LSTM per coordinate; here one for the
 net); `nested/levels/meta_optimizer.py` shows how signals are kept in bounds.
 
-A good answer keeps h and c in the *state* that forward takes and returns (never in self), bounds
-both signals with a live gradient, survives gradients of 1e30 and a NaN loss, works for any names,
+A good answer keeps h and c in the *state* that forward takes and returns (dicts and tuples of
+tensors; never self), bounds both signals (lr above 0, at most 100; momentum from 0 to below 1) with
+a live gradient, survives gradients of 1e30 and a NaN loss, works for any names,
 shapes and dtypes, and under torch.vmap (nn.LSTMCell does not run there: write the four gates out).
-The grader gives it two pasts that differ in one loss only, and looks whether it can tell.
+The grader gives it pasts that differ in one loss, up to five steps back, and looks whether it can
+tell.
 
 Grade it:  python -m nested.homework grade --only hw3
 

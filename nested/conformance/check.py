@@ -60,8 +60,11 @@ def run_check(check: Check, subject: Any, seed: int = 0) -> Result:
 
 def broken(error: BaseException) -> Verdict:
     """The verdict on a probe that raised."""
-    said = str(error).strip().splitlines()
-    return Verdict(False, f"{type(error).__name__}: {said[0] if said else ''}", "it raised this")
+    said = (str(error).strip().splitlines() or [""])[0]
+    hint = "an error instead of an answer: what was this code given that it did not expect?"
+    if isinstance(error, NotImplementedError):
+        hint = "this part of the stub is still to be written"
+    return Verdict(False, f"{type(error).__name__}: {said}", hint)
 
 
 def require(results: Sequence[Result], subject: Any) -> None:

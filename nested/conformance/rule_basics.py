@@ -22,6 +22,7 @@ from nested.conformance.small_problem import (
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.unroll.dispatch import unroll
+from nested.unroll.inputs import in_order
 
 STEPS = 3  # K
 
@@ -106,7 +107,7 @@ def _probe_shapes(rule: UpdateRule, seed: int) -> Evidence:
 
 
 def _outline(tree: Any) -> str:
-    leaves, spec = tree_flatten(tree)
+    leaves, spec = tree_flatten(in_order(tree))
     kinds = [
         f"{tuple(x.shape)} {x.dtype} {x.device}" if torch.is_tensor(x) else repr(x) for x in leaves
     ]
@@ -168,6 +169,8 @@ def _probe_not_a_number(rule: UpdateRule, seed: int) -> Evidence:
     params = small_params(seed)
     grads = {name: torch.ones_like(p) for name, p in params.items()}
     nan = torch.tensor(torch.nan, dtype=torch.float64)
+    with torch.no_grad():
+        precise(params, grads, precise.init(params), torch.ones_like(nan))  # this is no error
     try:
         with torch.no_grad():
             step = precise(params, grads, precise.init(params), nan)

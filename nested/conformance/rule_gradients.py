@@ -97,8 +97,10 @@ def _slopes(rule: UpdateRule, seed: int) -> Evidence:
         rows = []
         for _ in range(DIRECTIONS if tensors else 0):
             along = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in tensors]
+            if group == "the initial state":  # a sum of squares must not be wiggled below zero
+                along = [d * x.abs() for d, x in zip(along, tensors, strict=True)]
             length = math.sqrt(sum((d**2).sum().item() for d in along))
-            along = [d / length for d in along]
+            along = [d / max(length, 1e-12) for d in along]
             ends = []
             for sign in (1, -1):
                 moved = [x + sign * WIGGLE * d for x, d in zip(tensors, along, strict=True)]

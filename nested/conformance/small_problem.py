@@ -52,13 +52,14 @@ def in_float64(rule: UpdateRule) -> UpdateRule:
 
 def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, State]:
     """Weights {name: (...)} and state after one step, detached: past the zeros that states start
-    from. Raises whatever the rule raises."""
+    from, for "unused" too, which gets a random gradient. Raises whatever the rule raises."""
     (batch,) = small_batches(1, seed + 500)
     points = {name: p.detach().requires_grad_() for name, p in params.items()}
     loss = small_loss(points, batch)
     grads = torch.autograd.grad(loss, list(points.values()), materialize_grads=True)
+    given = {**dict(zip(points, grads, strict=True)), "unused": small_params(seed + 1)["unused"]}
     with torch.no_grad():
-        step = rule(params, dict(zip(points, grads, strict=True)), rule.init(params), loss.detach())
+        step = rule(params, given, rule.init(params), loss.detach())
     return cut((step.params, step.state))
 
 

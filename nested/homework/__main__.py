@@ -10,7 +10,6 @@ python -m nested.homework fingerprint FILE         what homework.toml keeps of a
 from __future__ import annotations
 
 import argparse
-import ctypes
 import os
 import sys
 import tokenize
@@ -19,6 +18,7 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as main.py does
 
 HOMEWORK = Path("examples/homework")
+MEMORY = 4 * 2**30  # bytes of addresses for judging, besides what torch takes
 FORMATS = ("text", "json", "markdown", "gradescope", "csv")
 
 
@@ -57,7 +57,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 def run_grade(args: argparse.Namespace) -> int:
     """Grade, report, and return 0 when all that was attempted is right, else 1. Raises
-    ``ValueError`` for flags that make no sense together."""
+    ``ValueError`` for flags that make no sense together, or on Windows."""
+    if os.name != "posix":
+        raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
     from nested.homework.grade import grade
     from nested.homework.report import FORMATS as reports
     from nested.support.files import write_whole
@@ -85,20 +87,6 @@ def run_grade(args: argparse.Namespace) -> int:
     return 0 if all(slot.is_full for slot in attempted) else 1
 
 
-def keep_to_itself() -> None:
-    """Import nothing more from the present folder, where a student's code could have written by
-    then, and show others nothing under /proc."""
-    import torch._dynamo  # noqa: F401  PyTorch imports it when it is first needed
-
-    import nested.homework.export  # noqa: F401
-    import nested.homework.report  # noqa: F401
-
-    here = Path.cwd().resolve()
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != here]
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)  # not dumpable
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 when something failed, 130 after Ctrl-C."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
@@ -108,7 +96,10 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "export":
             from nested.homework.export import export
 
-            print(f"{len(export(args.folder, args.repository))} files are in {args.folder}")
+            names, left_out = export(args.folder, args.repository)
+            print(f"{len(names)} files of the last commit are in {args.folder}")
+            if left_out:
+                print(f"not in it, as not committed: {', '.join(left_out)}", file=sys.stderr)
             return 0
         from nested.homework.registry import fingerprint
 
@@ -123,6 +114,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] in ([], ["grade"]):
-        keep_to_itself()
+    if os.name == "posix":
+        from nested.homework.limits import limit_memory
+
+        limit_memory(MEMORY)  # whatever a student's code sends
     sys.exit(main())

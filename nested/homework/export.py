@@ -1,43 +1,53 @@
-"""A copy of the course for students: everything that is here, but the reference answers."""
+"""A copy of the course for students: the last commit, without the reference answers."""
 
 from __future__ import annotations
 
+import io
 import re
-import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import nested
 
 ROOT = Path(nested.__file__).parents[1]
 WORKFLOW = ".github/workflows/homework.yml"
-KEPT_BACK = ("tests/homework/",)  # right answers, and wrong ones with what is wrong with them
+KEPT_BACK = (
+    "tests/homework",  # right answers, and wrong ones with what is wrong with them
+    ".github/workflows/ci.yml",  # it would hold students' files to our style
+)
 
 
-def export(folder: Path | str, repository: str = "", root: Path = ROOT) -> list[str]:
-    """Copy the files that git knows, except the reference answers, to a new or empty ``folder``;
-    return their names. With ``repository`` ("owner/name" of the teacher's) the copy's workflow
-    grades by that one, at the present commit. Raises ``ValueError`` when that cannot be done."""
+def export(
+    folder: Path | str, repository: str = "", root: Path = ROOT
+) -> tuple[list[str], list[str]]:
+    """Copy the last commit, except what is ``KEPT_BACK``, to a new or empty ``folder``; return the
+    names of the files that are in it, and of those that are not, as they were not committed.
+
+    With ``repository`` ("owner/name" of the teacher's) the copy's workflow grades by that one, at
+    this commit. Raises ``ValueError`` when that cannot be done.
+    """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{str(folder)!r} is not an empty folder; name one that is not there yet")
     if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"a repository is called owner/name, but got {repository!r}")
-    listed = _git("ls-files", "-z", root=root).split("\0")
-    names = [name for name in listed if name and not name.startswith(KEPT_BACK)]
-    names = [name for name in names if (root / name).is_file()]
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(root / name, folder / name)
+    others = [f":(exclude){path}" for path in KEPT_BACK]
+    archive = _git("archive", "--format=tar", "HEAD", "--", ".", *others, root=root)
+    with tarfile.open(fileobj=io.BytesIO(archive)) as files:
+        names = [entry.name for entry in files if entry.isfile()]
+        files.extractall(folder, filter="data")
     if repository:
-        _pin(folder / WORKFLOW, repository, _git("rev-parse", "HEAD", root=root).strip())
-    return names
+        _pin(folder / WORKFLOW, repository, _git("rev-parse", "HEAD", root=root).decode().strip())
+    changed = _git("status", "--porcelain", root=root).decode().splitlines()
+    return names, [line[3:] for line in changed]
 
 
-def _git(*arguments: str, root: Path) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+def _git(*arguments: str, root: Path) -> bytes:
+    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True)
     if done.returncode:
-        raise ValueError(f"{str(root)!r} is no git checkout with a commit: {done.stderr.strip()}")
+        said = done.stderr.decode(errors="replace").strip()
+        raise ValueError(f"{str(root)!r} is no git checkout with a commit: {said}")
     return done.stdout
 
 

@@ -97,16 +97,19 @@ def grade(
     if unknown:
         raise ValueError(f"there is no slot {', '.join(unknown)}; choose from {', '.join(SLOTS)}")
     names = [name for name in SLOTS if (name in only if only else worth[name].on)]
-    if check and not any(c.name == check for name in names for c in SLOTS[name].checks):
-        raise ValueError(f"there is no check {check!r} in {', '.join(names)}")
+    if check:
+        found = [name for name in names if any(c.name == check for c in SLOTS[name].checks)]
+        if not found:
+            raise ValueError(f"there is no check {check!r} in {', '.join(names)}")
+        names = found
     seeds = range(seed, seed + (STRICT_SEEDS if strict else 1))
     reports = []
     for name in names:
         if on_slot is not None:
             on_slot(name)
         reports.append(_grade_slot(SLOTS[name], worth[name], folder, check, seeds))
-    name = folder.resolve().name.encode("utf-8", "replace").decode()
-    return Submission(_one_line(name), reports)
+    name = _one_line(str(folder).encode("utf-8", "replace").decode())
+    return Submission(name, reports)
 
 
 def find_file(folder: Path, file: str) -> Path | None:

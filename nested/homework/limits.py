@@ -1,8 +1,9 @@
 """What the process that runs a student's code may use; set from inside, before that code is read.
 
 Memory, time and output are limited everywhere that Python's ``resource`` module works. On Linux a
-seccomp filter also forbids new processes, programs, sockets and signals to others. Source:
-setrlimit(2), seccomp(2); the filter is classic BPF, as linux/filter.h lays it out.
+seccomp filter also forbids new processes and threads, programs, sockets, memory that nobody counts
+and signals to others. Source: setrlimit(2), seccomp(2); the filter is classic BPF, as
+linux/filter.h lays it out.
 """
 
 from __future__ import annotations
@@ -13,49 +14,65 @@ import os
 import platform
 import resource
 import sys
+from pathlib import Path
+
+from nested.homework.files import see_only
 
 OUTPUT_BYTES = 2**20  # of what is printed, and of any other file
 OPEN_FILES = 256
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_...
-CLONE_THREAD = 0x10000
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, bytes
 # audit number of the machine, and the numbers of its system calls
 MACHINES = {
     "x86_64": (
         0xC000003E,
         {
-            "clone": 56,
             "clone3": 435,
+            "prctl": 157,
             "to_self": {"kill": 62, "tgkill": 234},
             "fcntl": 72,
-            "never": [57, 58, 59, 322, 200, 41, 101, 160, 165, 272, 302, 310, 311, 424]
-            + [129, 297, 425, 426, 427, 323, 141, 203, 29],
+            "never": [56, 57, 58, 59, 322, 200, 41, 53, 101, 160, 165, 272, 302, 310, 311]
+            + [424, 129, 297, 425, 426, 427, 323, 141, 203, 29, 319],
         },
     ),
     "aarch64": (
         0xC00000B7,
         {
-            "clone": 220,
             "clone3": 435,
+            "prctl": 167,
             "to_self": {"kill": 129, "tgkill": 131},
             "fcntl": 25,
-            "never": [221, 281, 130, 198, 117, 164, 40, 97, 261, 270, 271, 424]
-            + [138, 240, 425, 426, 427, 282, 140, 122, 194],
+            "never": [220, 221, 281, 130, 198, 199, 117, 164, 40, 97, 261, 270, 271]
+            + [424, 138, 240, 425, 426, 427, 282, 140, 122, 194, 279],
         },
     ),
 }
-# never: fork, vfork, execve, execveat, tkill, socket, ptrace, setrlimit, mount, unshare, prlimit,
-# process_vm_readv, process_vm_writev, pidfd_send_signal, rt_sigqueueinfo, rt_tgsigqueueinfo,
-# io_uring, userfaultfd, setpriority, sched_setaffinity, shmget, as far as the machine has them
-SIGNAL_OWNER = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: fcntl can signal others too
+# never: clone, fork, vfork, execve, execveat, tkill, socket, socketpair, ptrace, setrlimit, mount,
+# unshare, prlimit, process_vm_readv, process_vm_writev, pidfd_send_signal, rt_sigqueueinfo,
+# rt_tgsigqueueinfo, io_uring, userfaultfd, setpriority, sched_setaffinity, shmget, memfd_create, as
+# far as the machine has them
+NOT_BY_FCNTL = (8, 10, 15, 1031)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals; F_SETPIPE_SZ: memory
+END_WITH_PARENT, NO_NEW_PRIVILEGES, SECCOMP, FILTER = 1, 38, 22, 2  # of prctl
 
 
-def limit_this_process(seconds: int, memory: int) -> None:
-    """Allow this process ``seconds`` of processor time and ``memory`` bytes of addresses from now
-    on. Raises ``OSError`` where the system refuses a limit that it should know."""
+def limit_memory(more: int) -> None:
+    """Let this process take ``more`` bytes of addresses than it has now; no more than that on
+    Linux, elsewhere no limit is set. Raises ``OSError`` when the system refuses."""
+    if sys.platform == "linux":
+        now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (now + more, most))
+
+
+def limit_this_process(seconds: int, memory: int, file: Path, package: Path) -> None:
+    """Allow this process ``seconds`` of processor time, ``memory`` bytes more of addresses and, to
+    read, ``file`` and the folder ``package`` from now on. Raises ``OSError`` where the system
+    refuses a limit that it should know."""
+    limit_memory(memory)
+    space = resource.getrlimit(resource.RLIMIT_AS)[0]
     for what, value in (
         (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_AS, space),  # for good
         (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
@@ -64,7 +81,10 @@ def limit_this_process(seconds: int, memory: int) -> None:
             continue  # macOS does not keep to it, and may refuse it
         resource.setrlimit(what, (value, value))
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # killed when the grader ends, however that happens
+        prctl = ctypes.CDLL(None).prctl
+        prctl(END_WITH_PARENT, 9, 0, 0, 0)  # however the grader ends
+        prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)  # asked for by what follows
+        see_only(file, package)
     if sys.platform == "linux" and platform.machine() in MACHINES:
         _filter_system_calls(*MACHINES[platform.machine()])
     else:
@@ -80,8 +100,8 @@ def _filter_system_calls(architecture: int, calls: dict) -> None:
         program += _answer(number, ERROR | errno.EPERM)
     for number in calls["to_self"].values():  # allowed if the first argument is this process
         program += _by_argument(number, (0x15, 1, 0, os.getpid()))
-    program += _by_argument(calls["clone"], (0x45, 1, 0, CLONE_THREAD))  # threads are allowed
-    for command in SIGNAL_OWNER:  # if the call is fcntl and its second argument the command
+    program += _by_argument(calls["prctl"], (0x15, 0, 1, END_WITH_PARENT))  # all but that
+    for command in NOT_BY_FCNTL:  # if the call is fcntl and its second argument the command
         load = (0x20, 0, 0, ARGUMENTS + 8)
         program += [(0x20, 0, 0, NUMBER), (0x15, 0, 3, calls["fcntl"]), load]
         program += _answer(command, ERROR | errno.EPERM)
@@ -97,8 +117,7 @@ def _filter_system_calls(architecture: int, calls: dict) -> None:
 
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     packed = Program(len(program), ctypes.addressof(buffer))
-    no_new_privileges, seccomp, filter_mode = 38, 22, 2
-    if prctl(no_new_privileges, 1, 0, 0, 0) or prctl(seccomp, filter_mode, ctypes.byref(packed)):
+    if prctl(SECCOMP, FILTER, ctypes.byref(packed)):
         raise OSError(ctypes.get_errno(), "the system does not take a seccomp filter")
 
 

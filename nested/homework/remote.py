@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_unflatten
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.homework.sandbox import Sandbox
 from nested.levels.forward import Batch, Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.tasks.family import Task, TaskFamily
+
+LARGEST = 2**17  # numbers in a batch, or in the weights of a task
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,13 @@ def _plant(root: nn.Module, name: str, tensor: Tensor) -> None:
         root.register_buffer(last, tensor)
 
 
+def _of_a_size(tree: Any, what: str) -> Any:
+    count = sum(leaf.numel() for leaf in tree_leaves(tree) if torch.is_tensor(leaf))
+    if count > LARGEST:
+        raise ValueError(f"{what} has {count} numbers; at most {LARGEST} can be graded")
+    return tree
+
+
 def _seed(generator: Generator) -> int:
     return torch.randint(2**31, (), generator=generator).item()
 
@@ -130,14 +139,14 @@ class RemoteFamily(TaskFamily):
     """A student's family: draws happen there, from seeds drawn here."""
 
     def __init__(self, sandbox: Sandbox, sides: int = 0) -> None:
-        self._sandbox, self.sides = sandbox, sides  # how often held_out() was taken
+        self.sandbox, self.sides = sandbox, sides  # how often held_out() was taken
 
     def sample(self, generator: Generator) -> RemoteTask:
-        number = self._sandbox.ask("sample", static=(_seed(generator), self.sides))["out"]
-        return RemoteTask(self._sandbox, number)
+        number = self.sandbox.ask("sample", static=(_seed(generator), self.sides))["out"]
+        return RemoteTask(self.sandbox, number)
 
     def held_out(self) -> RemoteFamily:
-        return RemoteFamily(self._sandbox, self.sides + 1)
+        return RemoteFamily(self.sandbox, self.sides + 1)
 
 
 @dataclass(frozen=True)
@@ -148,10 +157,12 @@ class RemoteTask(Task):
     number: int
 
     def init(self, generator: Generator) -> Params:
-        return self.sandbox.ask("init", static=(self.number, _seed(generator)))["out"]
+        static = (self.number, _seed(generator))
+        return _of_a_size(self.sandbox.ask("init", static=static)["out"], "a task's weights")
 
     def batch(self, generator: Generator, split: str = "train") -> Batch:
-        return self.sandbox.ask("batch", static=(self.number, _seed(generator), split))["out"]
+        static = (self.number, _seed(generator), split)
+        return _of_a_size(self.sandbox.ask("batch", static=static)["out"], "a batch")
 
     def loss(self, params: Params, batch: Batch) -> Tensor:
         return call(self.sandbox, "loss", params, batch, static=(self.number,))

@@ -108,10 +108,13 @@ def as_csv(submissions: Sequence[Submission]) -> str:
     """A row a check, for a spreadsheet; cells that a spreadsheet would run are quoted."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["submission", "slot", "status", "check", "points", "out_of", "measured"])
+    writer.writerow(
+        ["submission", "slot", "status", "bonus", "check", "points", "out_of", "measured"]
+    )
     for submission in submissions:
         for slot in submission.slots:
-            head = [_cell(submission.name), slot.slot, slot.status]
+            bonus = "yes" if slot.bonus else "no"
+            head = [_cell(submission.name), slot.slot, slot.status, bonus]
             if not slot.checks:
                 writer.writerow([*head, "", 0, _number(slot.out_of), ""])
             for check in slot.checks:

@@ -23,7 +23,7 @@ from nested.homework.wire import receive, send
 
 SECONDS_A_QUESTION = 15.0  # to answer one
 SECONDS_TO_START = 30.0  # to import torch and read the student's file
-MEMORY = 6 * 2**30  # bytes of addresses; torch itself takes about one half of that
+MEMORY = 4 * 2**30  # bytes of addresses, besides what torch takes
 
 
 class StudentError(Exception):
@@ -162,7 +162,7 @@ def _environment() -> dict[str, str]:
     package = str(Path(nested.__file__).parents[1])
     one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # so that memory can be measured
-    quiet = {"PYTHONDONTWRITEBYTECODE": "1"}
+    quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
     return {**kept, "PYTHONPATH": package, **one_thread, **returned_at_once, **quiet}
 
 

@@ -77,9 +77,19 @@ def check_step(step: Any, params: Params) -> None:
 def check_state(state: State, expected: State) -> None:
     """Raise ``ValueError`` unless ``state`` is nested as the ``expected`` one of this rule, tensors
     (...); shapes are left to the rule, for a leading T may be there."""
-    got, wanted = tree_structure(state), tree_structure(expected)
+    got, wanted = tree_structure(in_order(state)), tree_structure(in_order(expected))
     if got != wanted:
         raise ValueError(f"state is not one of this rule on these params: {got} is not {wanted}")
+
+
+def in_order(tree: Any) -> Any:
+    """The same nested tensors (...), the keys of all dicts sorted: their order means nothing.
+    Raises nothing."""
+    if isinstance(tree, dict):
+        return {key: in_order(tree[key]) for key in sorted(tree, key=str)}
+    if type(tree) in (list, tuple):
+        return type(tree)(map(in_order, tree))
+    return tree
 
 
 def _form(value: Any) -> str:

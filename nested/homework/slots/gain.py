@@ -18,6 +18,7 @@ from nested.tasks.family import TaskFamily
 
 TASKS = 64  # T, held out
 SURE = 2.0  # standard errors from which a paired difference counts
+LEAST = 0.01  # by which it is to be better, as a share of the loss
 
 
 def learn_and_race(
@@ -49,6 +50,6 @@ def judge_gain(plain: str, better: str, hint: str) -> Callable[[Evidence], Verdi
             f"mean loss {with_it:.3f}, {plain} {without:.3f}: lower by"
             f" {1 - math.exp(-mean):.1%}, {mean / error:.1f} standard errors over {len(gain)} tasks"
         )
-        return Verdict(mean > SURE * error, measured, hint)
+        return Verdict(mean > max(SURE * error, LEAST), measured, hint)
 
     return judge

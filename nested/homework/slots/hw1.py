@@ -24,7 +24,9 @@ STEPS, TASKS = 3, 4  # K, T
 
 
 def _serve(module: ModuleType) -> Served:
-    return serve_family(module.MyFamily())
+    family = module.MyFamily()
+    kind = type(family)
+    return {**serve_family(family), "class": lambda: f"{kind.__module__}.{kind.__qualname__}"}
 
 
 def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
@@ -38,9 +40,9 @@ def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
         ]
 
     def ask_student(function: str, *static):
-        return family._sandbox.ask(function, static=static)["out"]
+        return family.sandbox.ask(function, static=static)["out"]
 
-    found = {"own": drawn(ask_student)}
+    found = {"own": drawn(ask_student), "class": ask_student("class")}
     for name, make in FAMILIES.items():
         served = serve_family(make())
         found[name] = drawn(lambda function, *static: served[function](*static))
@@ -49,6 +51,8 @@ def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
 
 def _judge_own(evidence: Evidence) -> Verdict:
     own = evidence["own"]
+    if evidence["class"].startswith("nested."):
+        return Verdict(False, f"its class is {evidence['class']}", "write a class of your own")
     for name in FAMILIES:
         for what, ours, theirs in zip(("weights", "batches"), own, evidence[name], strict=True):
             if len(ours) == len(theirs) and all(map(torch.equal, ours, theirs)):

@@ -51,16 +51,16 @@ def _probe_own(feature: Feature, seed: int) -> Evidence:
 
 
 def _judge_own(evidence: Evidence) -> Verdict:
-    own = evidence["own"].double().flatten()
-    likeness = {
-        name: torch.corrcoef(torch.stack([own, evidence[name].double().flatten()]))[0, 1]
-        .abs()
-        .item()
-        for name in BUILT_IN
-    }
+    likeness = {name: _rank_correlation(evidence["own"], evidence[name]) for name in BUILT_IN}
     name, most = max(likeness.items(), key=lambda item: item[1])
-    measured = f"most like {name}: correlation {most:.4f}"
+    measured = f"most like {name}: rank correlation {most:.4f}"
     return Verdict(most < 0.999, measured, f"{name} is built in; tell the rule something new")
+
+
+def _rank_correlation(one: Tensor, other: Tensor) -> float:
+    """Spearman's, without its sign: a logarithm, tanh or multiple of a feature is that feature."""
+    ranks = [x.double().flatten().argsort().argsort().double() for x in (one, other)]
+    return torch.corrcoef(torch.stack(ranks))[0, 1].abs().item()
 
 
 def _probe_worth(feature: Feature, seed: int) -> Evidence:

@@ -16,7 +16,7 @@ from nested.levels.forward import Batch, Params
 
 WEIGHTS = 250_000  # D, float64: 2 MB each of weights, buffer, gradient
 SHORT, LONG = 2, 66  # K
-ALLOWED = 8  # states of weights and buffer that LONG - SHORT more steps may take
+ALLOWED = 3  # states of weights and buffer that LONG - SHORT more steps may take
 IN_ALL = 40  # states that both may take: a large start is no way to hide growth
 
 

@@ -12,6 +12,14 @@ from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
 
 
+def without(name: str, checks: list[Check]) -> list[Check]:
+    """All ``checks`` but the one called ``name``: one that a slot has no use for. Raises
+    ``ValueError`` when there is none."""
+    if name not in [check.name for check in checks]:
+        raise ValueError(f"there is no check {name!r}")
+    return [check for check in checks if check.name != name]
+
+
 @dataclass(frozen=True)
 class Slot:
     """``serve(module)`` runs beside the student's code and says which functions it answers for;
