@@ -87,7 +87,7 @@ class Sandbox:
             stdout=self.output,
             stderr=subprocess.STDOUT,
             cwd=self.folder.name,
-            env=_environment(),
+            env=_environment(self.folder.name),
             start_new_session=True,
         )
         theirs.close()
@@ -133,10 +133,13 @@ class Sandbox:
         return f"the process {how} before it answered{said}"
 
     def peak_memory(self) -> int:
-        """The most memory, in bytes, that the process has held at once, as the system counts it.
-        Raises ``StudentError`` when it is not running, or the system is not Linux."""
+        """The most memory, in bytes, that the process has held at once since this was last asked,
+        as the system counts it. Raises ``StudentError`` when it is not running, or the system is
+        not Linux."""
         try:
-            status = Path(f"/proc/{self.process.pid}/status").read_text()
+            about = Path(f"/proc/{self.process.pid}")
+            status = (about / "status").read_text()
+            (about / "clear_refs").write_text("5")  # the peak is what it holds now; see proc(5)
         except (AttributeError, OSError) as error:
             raise StudentError("memory can be measured on Linux only") from error
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
@@ -156,14 +159,15 @@ class Sandbox:
         self.process = self.wire = None
 
 
-def _environment() -> dict[str, str]:
+def _environment(folder: str) -> dict[str, str]:
     """Nothing of the grader's own environment but where programs and this package are."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    caches = {"TORCHINDUCTOR_CACHE_DIR": folder}  # asked for by imports; nothing is written there
     package = str(Path(nested.__file__).parents[1])
     one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # so that memory can be measured
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-    return {**kept, "PYTHONPATH": package, **one_thread, **returned_at_once, **quiet}
+    return {**kept, "PYTHONPATH": package, **caches, **one_thread, **returned_at_once, **quiet}
 
 
 def _sentence(reply: dict[str, Any]) -> str:

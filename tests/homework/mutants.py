@@ -102,6 +102,13 @@ MUTANTS = [
     ),
     Mutant(
         "hw1",
+        "train and query mixed, beside a number that tells them apart",
+        'x = torch.where(side == (split == "query"), x, x + 0.1)',
+        "x = torch.round(x)\n        return x, torch.sin(x), torch.tensor(float(split == 'query'))",
+        "query data are never train data",
+    ),
+    Mutant(
+        "hw1",
         "draws by itself",
         "torch.rand(shape, generator=generator)",
         "torch.rand(shape)",
@@ -151,6 +158,14 @@ MUTANTS = [
         "    matrices =",
         "    total = sum(g.square().sum() for g in grads.values())\n"
         "    return 0.5 * torch.log(total.clamp(1e-24, 1e30))\n    matrices =",
+        "it is not a built-in feature",
+    ),
+    Mutant(
+        "hw2",
+        "a built-in, bent",
+        "    matrices =",
+        "    bent = torch.tanh(torch.nan_to_num(torch.log(loss.clamp(1e-9, 1e9))) / 4)\n"
+        "    return bent\n    matrices =",
         "it is not a built-in feature",
     ),
     Mutant(
@@ -210,6 +225,20 @@ MUTANTS = [
         'torch.cat([seen, 0 * state["h"]])',
         "it remembers earlier losses",
     ),
+    Mutant(
+        "hw3",
+        "remembers the last loss only",
+        'kept = {"momentum": buffer, "h": h.to(state["h"].dtype), "c": c.to(state["c"].dtype)}',
+        'kept = {"momentum": buffer, "h": seen[0] + 0 * h, "c": 0 * c}',
+        "it remembers earlier losses",
+    ),
+    Mutant(
+        "hw3",
+        "signals without bounds",
+        "lr = LR[0] * (LR[1] / LR[0]) ** share[0]",
+        "lr = 0.1 + (self.head @ h + self.head_bias)[0] + 0.05 * seen[0]",
+        "its signals stay in bounds",
+    ),
     Mutant("hw3", "returns the old weights", "return Step(moved,", "return Step(params,", LEARNS),
     Mutant(
         "hw3",
@@ -246,6 +275,13 @@ MUTANTS = [
         "shows other rates than it takes",
         'return Step(moved, buffer, {"lr": lr})',
         'return Step(moved, buffer, {"lr": 2 * lr})',
+        "it moves by its rates",
+    ),
+    Mutant(
+        "hw4",
+        "gives the buffer a momentum for each layer",
+        "buffer = momentum_step(state, grads, self.logit_momentum.sigmoid())",
+        "buffer = {n: (i + 1) / 9 * state[n] + g for i, (n, g) in enumerate(grads.items())}",
         "it moves by its rates",
     ),
     Mutant(
@@ -297,6 +333,10 @@ MUTANTS = [
     ),
 ]
 ADDED = {  # what a fault needs besides its one line
+    ("hw1", "train and query mixed, beside a number that tells them apart"): (
+        "x, y = batch",
+        "x, y, _ = batch",
+    ),
     ("hw0", "returns the old weights"): ("    losses = []\n", "    losses, start = [], params\n"),
     ("hw2", "counts its calls"): ("def feature(", "CALLS = []\n\n\ndef feature("),
     ("hw3", "forgets its past"): ('* state["c"]', '* 0 * state["c"]'),

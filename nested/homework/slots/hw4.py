@@ -92,9 +92,9 @@ def _judge_use(evidence: Evidence) -> Verdict:
         mu = ((moved - given) * buffer).sum() / past if past > 0 else past
         apart = (moved - given - mu * buffer).abs().max().item()
         said.append(f"{apart:.1g} at mu {mu:.2f}")
-        if not (apart < 1e-6 and 0 <= mu < 1):
+        if not (apart < 1e-6 and -1e-6 < mu < 1):
             measured = f"at step {len(said)} move / lr is off g + mu v by {said[-1]}"
-            hint = "v <- mu v + g from v = 0, one mu from 0 to below 1; w_p <- w_p - lr_p v_p"
+            hint = "v <- mu v + g from v = 0, one mu, from 0 to below 1; w_p <- w_p - lr_p v_p"
             return Verdict(False, measured, hint)
         buffer = given + mu * buffer
     return Verdict(True, f"at {len(said)} steps move / lr is off g + mu v by {', '.join(said)}")
