@@ -69,7 +69,7 @@ def course(tmp_path):
     if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("not a git checkout")
     command = EXPORT.replace("../course", str(tmp_path / "course"))
-    assert "files are in" in run(command, ROOT)
+    assert "are in" in run(command, ROOT)
     return tmp_path / "course"
 
 

@@ -12,7 +12,8 @@ FAST = [check for check in UPDATE_RULE_CHECKS if "meta-trained" not in check.nam
 
 
 class Adaptive(ConstantRule):
-    """A right answer of another kind: RMSprop with two numbers; treats coordinates alike."""
+    """A right answer of another kind: RMSprop with two numbers. It treats coordinates alike, keeps
+    sums of squares that must not be wiggled below zero, and hands keys back in another order."""
 
     coordinatewise = True
 
@@ -20,15 +21,16 @@ class Adaptive(ConstantRule):
         super().__init__(0.05, 0.5)
 
     def init(self, params):
-        return {"square": {name: torch.zeros_like(p) for name, p in params.items()}}
+        squares = {name: torch.zeros_like(p) for name, p in params.items()}
+        return {"square": squares, "seen": torch.zeros(())}
 
     def forward(self, params, grads, state, loss):
         past, moved, square = state["square"], {}, {}
         for name, grad in grads.items():
             g = grad.clamp(-1e9, 1e9)
             square[name] = (self.mu * past[name] + (1 - self.mu) * g**2).to(g.dtype)
-            moved[name] = (params[name] - self.lr * g / (square[name] + 1e-4).sqrt()).to(g.dtype)
-        return Step(moved, {"square": square}, {"lr": self.lr + 0})
+            moved[name] = (params[name] - self.lr * g / (square[name] + 1e-8).sqrt()).to(g.dtype)
+        return Step(moved, {"seen": state["seen"], "square": square}, {"lr": self.lr + 0})
 
 
 @pytest.mark.parametrize("rule", [MetaOptimizer(), Adaptive()], ids=lambda r: type(r).__name__)
