@@ -41,7 +41,10 @@ def test_every_command_is_run_by_ci_or_a_test(command):
 
 
 def test_ci_calls_the_same_script_everywhere():
-    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    path = ROOT / ".github" / "workflows" / "ci.yml"
+    if not path.exists():
+        pytest.skip("a course copy, whose students' style is their own")
+    workflow = path.read_text()
     assert "bash .ci/run" in workflow
     assert all(f'"3.{minor}"' in workflow for minor in (10, 11, 12, 13))
 

@@ -61,9 +61,9 @@ def run_check(check: Check, subject: Any, seed: int = 0) -> Result:
 def broken(error: BaseException) -> Verdict:
     """The verdict on a probe that raised."""
     said = (str(error).strip().splitlines() or [""])[0]
-    hint = "an error instead of an answer: what was this code given that it did not expect?"
+    hint = getattr(error, "hint", "an error instead of an answer: what was not expected here?")
     if isinstance(error, NotImplementedError):
-        hint = "this part of the stub is still to be written"
+        hint = "this part is still to be written"
     return Verdict(False, f"{type(error).__name__}: {said}", hint)
 
 

@@ -73,16 +73,13 @@ def _judge_draws(evidence: Evidence) -> Verdict:
 
 
 def _probe_forms(family: TaskFamily, seed: int) -> Evidence:
-    tasks = [side.sample(_from(seed + t)) for side in _sides(family) for t in range(TASKS)]
+    sides = family, family.held_out()
+    tasks = [side.sample(_from(seed + t)) for side in sides for t in range(TASKS)]
     return {
         "weights": sorted({_outline(task.init(_from(seed))) for task in tasks}),
         "batches": sorted({_outline(t.batch(_from(seed), "train")) for t in tasks}),
         "queries": sorted({_outline(t.batch(_from(seed), "query")) for t in tasks}),
     }
-
-
-def _sides(family: TaskFamily) -> tuple[TaskFamily, TaskFamily]:
-    return family, family.held_out()
 
 
 def _outline(tree: Any) -> str:
@@ -147,11 +144,15 @@ def _judge_query(evidence: Evidence) -> Verdict:
 def _rows(leaves: list[Tensor]) -> list[bytes]:
     """The B rows of a batch's tensors; whole tensors where they have no rows. Scalars, which all
     rows share, are no part of them."""
-    leaves = [leaf for leaf in leaves if leaf.dim()] or leaves
+    leaves = [leaf.cpu() for leaf in leaves if leaf.dim()] or [leaf.cpu() for leaf in leaves]
     counts = {leaf.shape[:1] for leaf in leaves}
     if len(counts) > 1 or counts == {torch.Size()}:
-        return [b"".join(leaf.numpy().tobytes() for leaf in leaves)]
-    return [b"".join(leaf[i].numpy().tobytes() for leaf in leaves) for i in range(len(leaves[0]))]
+        return [b"".join(map(_bytes, leaves))]
+    return [b"".join(_bytes(leaf[i]) for leaf in leaves) for i in range(len(leaves[0]))]
+
+
+def _bytes(leaf: Tensor) -> bytes:  # through uint8, for NumPy has no bfloat16
+    return leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _probe_sides(family: TaskFamily, seed: int) -> Evidence:
@@ -210,6 +211,10 @@ def _judge_loss(evidence: Evidence) -> Verdict:
     if one != other:
         measured = f"two tasks give one batch the losses {one:.4g} and {other:.4g}"
         return Verdict(False, measured, "what differs between tasks travels in the batch")
+    strange = [name for name, slope in evidence["slopes"].items() if not math.isfinite(slope)]
+    if strange:
+        measured = f"the gradients of {', '.join(strange)} are not finite"
+        return Verdict(False, measured, "look for a root, a logarithm or a division at 0")
     dead = [name for name, slope in evidence["slopes"].items() if not slope > 0]
     hint = "every weight should have a part in the loss"
     found = f"no gradient at {', '.join(dead)}" if dead else "a scalar, shared, with gradients"
@@ -239,7 +244,7 @@ def _probe_learnable(family: TaskFamily, seed: int) -> Evidence:
     tasks = [family.sample(_from(seed + t)) for t in range(ADAM_TASKS)]
     after = [sum(_adam(task, lr, seed) for task in tasks) / ADAM_TASKS for lr in ADAM_LRS]
     before = sum(_query_loss(task, task.init(_from(seed)), seed) for task in tasks) / ADAM_TASKS
-    return {"before": before, "after": min(x for x in after if not math.isnan(x))}
+    return {"before": before, "after": min(after, key=lambda x: math.inf if math.isnan(x) else x)}
 
 
 def _adam(task: Task, lr: float, seed: int) -> float:
@@ -267,8 +272,10 @@ def _judge_learnable(evidence: Evidence) -> Verdict:
 
 
 def _probe_splits(family: TaskFamily, seed: int) -> Evidence:
+    task = family.sample(_from(seed))
+    task.batch(_from(seed), "train")  # this is no error
     try:
-        family.sample(_from(seed)).batch(_from(seed), "valid")
+        task.batch(_from(seed), "valid")
     except ValueError as error:
         return {"said": str(error)}
     return {"said": ""}

@@ -18,6 +18,7 @@ from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import (
     cut,
     in_float64,
+    nudged,
     small_batches,
     small_loss,
     small_params,
@@ -132,14 +133,14 @@ def _judge_hypergradient(evidence: Evidence) -> Verdict:
 def _probe_reach(rule: UpdateRule, seed: int) -> Evidence:
     """How large the hypergradient is for each meta-parameter, and how each step's loss depends on
     the initial state."""
-    rule = in_float64(rule)
+    rule = nudged(rule, seed)
     start, state = used_state(rule, small_params(seed), seed)
     leaves, spec = tree_flatten(state)
     shapes = {p.shape for p in start.values()} - {torch.Size(())}
     leaves = [x.requires_grad_() if torch.is_tensor(x) and x.shape in shapes else x for x in leaves]
     batches = small_batches(STEPS + 1, seed)
     run = unroll(small_loss, start, batches, rule, tree_unflatten(leaves, spec))
-    sources = dict(rule.named_parameters())
+    sources = {name: p for name, p in rule.named_parameters() if p.requires_grad}
     total = run.losses[1:].sum()
     grads = torch.autograd.grad(
         total, list(sources.values()), retain_graph=True, materialize_grads=True

@@ -17,6 +17,7 @@ from nested.levels.rule import UpdateRule
 
 SHAPES = {"matrix": (3, 2), "vector": (3,), "scalar": (), "unused": (2,)}
 ROWS = 4
+NUDGE = 0.03
 
 
 def small_loss(params: Params, batch: Batch) -> Tensor:
@@ -48,6 +49,16 @@ def small_batches(steps: int, seed: int, dtype: torch.dtype = torch.float64) -> 
 def in_float64(rule: UpdateRule) -> UpdateRule:
     """A copy of the rule, in float64, to be treated as one likes."""
     return copy.deepcopy(rule).double()
+
+
+def nudged(rule: UpdateRule, seed: int) -> UpdateRule:
+    """A copy of the rule in float64, its parameters moved a little: a head that starts at zero
+    hides what it is fed, without being wrong."""
+    rule, generator = in_float64(rule), Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in rule.parameters():
+            p.add_(NUDGE * torch.randn(p.shape, generator=generator, dtype=p.dtype))
+    return rule
 
 
 def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, State]:

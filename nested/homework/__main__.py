@@ -15,14 +15,14 @@ import sys
 import tokenize
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as main.py does
+import torch
 
 HOMEWORK = Path("examples/homework")
 MEMORY = 4 * 2**30  # bytes of addresses for judging, besides what torch takes
 FORMATS = ("text", "json", "markdown", "gradescope", "csv")
 
 
-def parse(arguments: list[str] | None) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     """Read the flags; wrong ones end the program with usage."""
     parser = argparse.ArgumentParser(
         prog="python -m nested.homework",
@@ -32,7 +32,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command")
     grade = commands.add_parser("grade", help="grade the files in one or more folders")
     grade.add_argument("folders", nargs="*", type=Path, metavar="DIR", help=f"default: {HOMEWORK}")
-    grade.add_argument("--only", nargs="+", default=(), metavar="SLOT", help="such as hw0 hw3")
+    grade.add_argument(
+        "--only", nargs="+", default=(), metavar="SLOT", help="such as hw0 hw3; after the folders"
+    )
     grade.add_argument("--check", default="", metavar="NAME", help="one check alone")
     grade.add_argument("--format", choices=FORMATS, default="text", help="default: text")
     grade.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
@@ -52,17 +54,21 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     fingerprint = commands.add_parser("fingerprint", help="of an untouched file")
     fingerprint.add_argument("file", type=Path, metavar="FILE")
-    return parser.parse_args(["grade"] if arguments == [] else arguments)
+    words = list(arguments)
+    if not words or words[0].startswith("-") and words[0] not in ("-h", "--help"):
+        words = ["grade", *words]  # what it does unless told otherwise
+    return parser.parse_args(words)
 
 
 def run_grade(args: argparse.Namespace) -> int:
-    """Grade, report, and return 0 when all that was attempted is right, else 1. Raises
+    """Grade, report, and return 0 when all that was attempted is right and no file is missing,
+    else 1. Raises
     ``ValueError`` for flags that make no sense together, or on Windows."""
     if os.name != "posix":
         raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
     from nested.homework.grade import grade
     from nested.homework.report import FORMATS as reports
-    from nested.support.files import write_whole
+    from nested.support.files import prepare_folder, write_whole
 
     folders = args.folders or [HOMEWORK]
     if args.format == "gradescope" and len(folders) > 1:
@@ -70,6 +76,8 @@ def run_grade(args: argparse.Namespace) -> int:
     if not 0 <= args.seed < 2**31:
         raise ValueError(f"--seed is a whole number from 0 to 2**31 - 1, but got {args.seed}")
     how = {"only": args.only, "check": args.check, "seed": args.seed, "strict": args.strict}
+    if args.out is not None:
+        prepare_folder(args.out.parent, args.out.name)  # before any work is lost
     submissions = []
     for folder in folders:
 
@@ -83,8 +91,8 @@ def run_grade(args: argparse.Namespace) -> int:
     else:
         write_whole(args.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     slots = [slot for submission in submissions for slot in submission.slots]
-    attempted = [slot for slot in slots if slot.status == "graded" or args.strict]
-    return 0 if all(slot.is_full for slot in attempted) else 1
+    counted = [slot for slot in slots if slot.status != "not attempted" or args.strict]
+    return 0 if all(slot.is_full for slot in counted) else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -114,6 +122,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)  # the problems are small, and a second thread waits by spinning
     if os.name == "posix":
         from nested.homework.limits import limit_memory
 

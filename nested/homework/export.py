@@ -32,6 +32,10 @@ def export(
         raise ValueError(f"{str(folder)!r} is not an empty folder; name one that is not there yet")
     if repository and not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"a repository is called owner/name, but got {repository!r}")
+    changed = _git("status", "--porcelain", root=root).decode().splitlines()
+    forgotten = [line[3:] for line in changed if line.startswith("?? ") and _is_part(line[3:])]
+    if forgotten:
+        raise ValueError(f"not under git yet: {', '.join(forgotten)}; git add and commit first")
     others = [f":(exclude){path}" for path in KEPT_BACK]
     archive = _git("archive", "--format=tar", "HEAD", "--", ".", *others, root=root)
     with tarfile.open(fileobj=io.BytesIO(archive)) as files:
@@ -39,8 +43,11 @@ def export(
         files.extractall(folder, filter="data")
     if repository:
         _pin(folder / WORKFLOW, repository, _git("rev-parse", "HEAD", root=root).decode().strip())
-    changed = _git("status", "--porcelain", root=root).decode().splitlines()
     return names, [line[3:] for line in changed]
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith(("nested/", "examples/homework/"))
 
 
 def _git(*arguments: str, root: Path) -> bytes:

@@ -71,7 +71,23 @@ class Submission:
     @property
     def out_of(self) -> float:
         """The points of all slots that are no bonus."""
-        return math.fsum(slot.out_of for slot in self.slots if not slot.bonus)
+        return round(math.fsum(slot.out_of for slot in self.slots if not slot.bonus), 2)
+
+    @property
+    def bonus(self) -> float:
+        """The points of the slots that are a bonus."""
+        return round(math.fsum(slot.out_of for slot in self.slots if slot.bonus), 2)
+
+    @property
+    def total(self) -> str:
+        """Points reached and to be had, in words."""
+        more = f", and {as_number(self.bonus)} as a bonus" if self.bonus else ""
+        return f"{as_number(self.points)} of {as_number(self.out_of)} points{more}"
+
+
+def as_number(points: float) -> str:
+    """Points without needless zeros: "2", "0.5", "1.36"."""
+    return f"{points:.2f}".rstrip("0").rstrip(".")
 
 
 def grade(
@@ -92,7 +108,8 @@ def grade(
     """
     folder, worth = Path(folder), worth or read_worth()
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {str(folder)!r}")
+        what = "is a file; name its folder" if folder.exists() else "is not there"
+        raise ValueError(f"{str(folder)!r} {what}")
     unknown = sorted(set(only) - set(SLOTS))
     if unknown:
         raise ValueError(f"there is no slot {', '.join(unknown)}; choose from {', '.join(SLOTS)}")
@@ -144,9 +161,8 @@ def _grade_slot(slot: Slot, worth: Worth, folder: Path, only: str, seeds: range)
                 said = _one_line(verdict.measured), _one_line(verdict.hint)
                 lines.append(CheckReport(check.name, points, out_of, *said, command))
     seconds = round(time.monotonic() - began, 1)
-    return SlotReport(
-        slot.name, slot.title, status, worth.points, worth.bonus, seconds, checks=lines
-    )
+    out_of = math.fsum(line.out_of for line in lines)  # of the checks that were looked at
+    return SlotReport(slot.name, slot.title, status, out_of, worth.bonus, seconds, checks=lines)
 
 
 def _is_untouched(path: Path, worth: Worth) -> bool:

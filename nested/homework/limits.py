@@ -1,9 +1,9 @@
 """What the process that runs a student's code may use; set from inside, before that code is read.
 
 Memory, time and output are limited everywhere that Python's ``resource`` module works. On Linux a
-seccomp filter also forbids new processes and threads, programs, sockets, memory that nobody counts
-and signals to others. Source: setrlimit(2), seccomp(2); the filter is classic BPF, as
-linux/filter.h lays it out.
+seccomp filter also forbids what ``nested.homework.system_calls`` lists: new processes and threads,
+programs, sockets, memory that nobody counts, signals to others. Source: setrlimit(2), seccomp(2);
+the filter is classic BPF, as linux/filter.h lays it out.
 """
 
 from __future__ import annotations
@@ -13,44 +13,17 @@ import errno
 import os
 import platform
 import resource
+import struct
 import sys
 from pathlib import Path
 
 from nested.homework.files import see_only
+from nested.homework.system_calls import AUDIT, NEVER, SPECIAL
 
 OUTPUT_BYTES = 2**20  # of what is printed, and of any other file
 OPEN_FILES = 256
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_...
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, bytes
-# audit number of the machine, and the numbers of its system calls
-MACHINES = {
-    "x86_64": (
-        0xC000003E,
-        {
-            "clone3": 435,
-            "prctl": 157,
-            "to_self": {"kill": 62, "tgkill": 234},
-            "fcntl": 72,
-            "never": [56, 57, 58, 59, 322, 200, 41, 53, 101, 160, 165, 272, 302, 310, 311]
-            + [424, 129, 297, 425, 426, 427, 323, 141, 203, 29, 319],
-        },
-    ),
-    "aarch64": (
-        0xC00000B7,
-        {
-            "clone3": 435,
-            "prctl": 167,
-            "to_self": {"kill": 129, "tgkill": 131},
-            "fcntl": 25,
-            "never": [220, 221, 281, 130, 198, 199, 117, 164, 40, 97, 261, 270, 271]
-            + [424, 138, 240, 425, 426, 427, 282, 140, 122, 194, 279],
-        },
-    ),
-}
-# never: clone, fork, vfork, execve, execveat, tkill, socket, socketpair, ptrace, setrlimit, mount,
-# unshare, prlimit, process_vm_readv, process_vm_writev, pidfd_send_signal, rt_sigqueueinfo,
-# rt_tgsigqueueinfo, io_uring, userfaultfd, setpriority, sched_setaffinity, shmget, memfd_create, as
-# far as the machine has them
 NOT_BY_FCNTL = (8, 10, 15, 1031)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals; F_SETPIPE_SZ: memory
 END_WITH_PARENT, NO_NEW_PRIVILEGES, SECCOMP, FILTER = 1, 38, 22, 2  # of prctl
 
@@ -85,21 +58,31 @@ def limit_this_process(seconds: int, memory: int, file: Path, package: Path) -> 
         prctl(END_WITH_PARENT, 9, 0, 0, 0)  # however the grader ends
         prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)  # asked for by what follows
         see_only(file, package)
-    if sys.platform == "linux" and platform.machine() in MACHINES:
-        _filter_system_calls(*MACHINES[platform.machine()])
+        _drop_capabilities()
+    if sys.platform == "linux" and platform.machine() in AUDIT:
+        _filter_system_calls(platform.machine())
     else:
         resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))
 
 
-def _filter_system_calls(architecture: int, calls: dict) -> None:
+def _drop_capabilities() -> None:
+    """Of root, leave the name only: see capset(2)."""
+    version_3, this_process = 0x20080522, 0
+    head = struct.pack("Ii", version_3, this_process)
+    if ctypes.CDLL(None, use_errno=True).capset(head, bytes(24)):
+        raise OSError(ctypes.get_errno(), "the system does not take capabilities away")
+
+
+def _filter_system_calls(machine: str) -> None:
     """Install the filter: each rule is "if the number is this, answer that"."""
-    program = [(0x20, 0, 0, ARCHITECTURE), (0x15, 1, 0, architecture), (0x06, 0, 0, KILL)]
+    calls = SPECIAL[machine]
+    program = [(0x20, 0, 0, ARCHITECTURE), (0x15, 1, 0, AUDIT[machine]), (0x06, 0, 0, KILL)]
     program += [(0x20, 0, 0, NUMBER), (0x35, 0, 1, 0x40000000), (0x06, 0, 0, ERROR | errno.EPERM)]
     program += _answer(calls["clone3"], ERROR | errno.ENOSYS)  # then the C library takes clone
-    for number in calls["never"]:
+    for number in NEVER[machine]:
         program += _answer(number, ERROR | errno.EPERM)
-    for number in calls["to_self"].values():  # allowed if the first argument is this process
-        program += _by_argument(number, (0x15, 1, 0, os.getpid()))
+    for name in ("kill", "tgkill"):  # allowed if the first argument is this process
+        program += _by_argument(calls[name], (0x15, 1, 0, os.getpid()))
     program += _by_argument(calls["prctl"], (0x15, 0, 1, END_WITH_PARENT))  # all but that
     for command in NOT_BY_FCNTL:  # if the call is fcntl and its second argument the command
         load = (0x20, 0, 0, ARGUMENTS + 8)

@@ -99,7 +99,7 @@ class RemoteRule(UpdateRule):
         about = sandbox.ask("describe")["out"]
         self.coordinatewise, self.ordered = about["coordinatewise"], about["ordered"]
         for name, tensor in about["parameters"].items():
-            _plant(self, name, nn.Parameter(tensor))
+            _plant(self, name, nn.Parameter(tensor, requires_grad=name in about["learned"]))
         for name, tensor in about["buffers"].items():
             _plant(self, name, tensor)
 
@@ -151,7 +151,8 @@ class RemoteFamily(TaskFamily):
 
 @dataclass(frozen=True)
 class RemoteTask(Task):
-    """A student's task, known there by its number."""
+    """A student's task, known there by its number. Raises ``ValueError`` for weights or batches of
+    more than ``LARGEST`` numbers."""
 
     sandbox: Sandbox
     number: int

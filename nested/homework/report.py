@@ -8,16 +8,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from nested.homework.grade import SlotReport, Submission
-
-
-def _number(points: float) -> str:
-    return f"{points:.2f}".rstrip("0").rstrip(".")
+from nested.homework.grade import SlotReport, Submission, as_number
 
 
 def _headline(slot: SlotReport) -> str:
     bonus = " (bonus)" if slot.bonus else ""
-    reached = f"{_number(slot.points)}/{_number(slot.out_of)}" if slot.checks else slot.status
+    reached = f"{as_number(slot.points)}/{as_number(slot.out_of)}" if slot.checks else slot.status
     return f"{slot.slot}  {slot.title}{bonus}: {reached}"
 
 
@@ -31,13 +27,12 @@ def as_text(submissions: Sequence[Submission]) -> str:
             lines.append(f"\n  {_headline(slot)}{time}")
             for check in slot.checks:
                 mark = "ok    " if check.points else "FAILED"
-                points = f"{_number(check.points)}/{_number(check.out_of)}"
+                points = f"{as_number(check.points)}/{as_number(check.out_of)}"
                 lines.append(f"    {mark} {points:>9}  {check.name}: {check.measured}")
                 if not check.points:
                     lines += [f"{'':>22}{check.hint}"] if check.hint else []
                     lines.append(f"{'':>22}{check.command}")
-        total = f"{_number(submission.points)} of {_number(submission.out_of)} points"
-        lines.append(f"\n  {submission.name}: {total}\n")
+        lines.append(f"\n  {submission.name}: {submission.total}\n")
     return "\n".join(lines)
 
 
@@ -58,8 +53,7 @@ def as_markdown(submissions: Sequence[Submission]) -> str:
     """For a job summary: a table a slot."""
     lines = []
     for submission in submissions:
-        total = f"{_number(submission.points)} of {_number(submission.out_of)} points"
-        lines.append(f"## {_escape(submission.name)}: {total}")
+        lines.append(f"## {_escape(submission.name)}: {submission.total}")
         for slot in submission.slots:
             lines.append(f"\n### {_headline(slot)}\n")
             if slot.checks:
@@ -69,7 +63,7 @@ def as_markdown(submissions: Sequence[Submission]) -> str:
                 if not check.points:
                     said += f"<br>{_escape(check.hint)}<br><code>{_escape(check.command)}</code>"
                 mark = "✅" if check.points else "❌"
-                points = f"{_number(check.points)}/{_number(check.out_of)}"
+                points = f"{as_number(check.points)}/{as_number(check.out_of)}"
                 lines.append(f"| {mark} | {points} | {_escape(check.name)} | {said} |")
         lines.append("")
     return "\n".join(lines)
@@ -116,9 +110,9 @@ def as_csv(submissions: Sequence[Submission]) -> str:
             bonus = "yes" if slot.bonus else "no"
             head = [_cell(submission.name), slot.slot, slot.status, bonus]
             if not slot.checks:
-                writer.writerow([*head, "", 0, _number(slot.out_of), ""])
+                writer.writerow([*head, "", 0, as_number(slot.out_of), ""])
             for check in slot.checks:
-                numbers = [_number(check.points), _number(check.out_of)]
+                numbers = [as_number(check.points), as_number(check.out_of)]
                 writer.writerow([*head, check.name, *numbers, _cell(check.measured)])
     return out.getvalue()
 

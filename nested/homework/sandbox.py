@@ -23,11 +23,17 @@ from nested.homework.wire import receive, send
 
 SECONDS_A_QUESTION = 15.0  # to answer one
 SECONDS_TO_START = 30.0  # to import torch and read the student's file
+FIRST = "mend this first: no check could run"  # a hint
 MEMORY = 4 * 2**30  # bytes of addresses, besides what torch takes
 
 
 class StudentError(Exception):
-    """The student's code raised, ended or hung; the message says which, and where."""
+    """The student's code raised, ended or hung; the message says which, and where, and ``hint``
+    what to do about it."""
+
+    def __init__(self, message: str, hint: str = "run the function by itself to see why") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 @dataclass
@@ -74,7 +80,7 @@ class Sandbox:
         if self.process is not None:
             return
         if self.refusal:
-            raise StudentError(self.refusal)
+            raise StudentError(self.refusal, FIRST)
         ours, theirs = socket.socketpair()
         self.wire, self.output = ours, tempfile.TemporaryFile()
         self.folder = tempfile.TemporaryDirectory()  # where it runs: an empty one
@@ -98,7 +104,7 @@ class Sandbox:
         except StudentError as error:
             self.stop()
             self.refusal = f"the file cannot be read: {error}"  # nor would it be the next time
-            raise StudentError(self.refusal) from error
+            raise StudentError(self.refusal, FIRST) from error
 
     def _exchange(self, question: Any, seconds: float) -> dict[str, Any]:
         deadline = min(time.monotonic() + seconds, self.ends_at)
@@ -112,7 +118,8 @@ class Sandbox:
         except TimeoutError as error:
             self.stop()
             raise StudentError(
-                f"no answer within {seconds:.0f} seconds: an endless loop?"
+                f"no answer within {seconds:.0f} seconds: an endless loop?",
+                "no question takes a right answer a tenth of that",
             ) from error
         except (EOFError, OSError) as error:
             raise StudentError(self._last_words()) from error

@@ -25,6 +25,7 @@ def serve_rule(rule: UpdateRule) -> Served:
     def describe() -> dict[str, Any]:
         return {
             "parameters": dict(rule.named_parameters()),
+            "learned": [name for name, p in rule.named_parameters() if p.requires_grad],
             "buffers": dict(rule.named_buffers()),
             "coordinatewise": bool(getattr(rule, "coordinatewise", False)),
             "ordered": bool(getattr(rule, "ordered", False)),

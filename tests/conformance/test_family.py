@@ -16,6 +16,12 @@ def test_every_built_in_family_keeps_the_contract(name, seed):
     assert len(results) == len(FAMILY_CHECKS) and all(r.verdict.passed for r in results)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_data_of_half_precision_have_rows_too(dtype):
+    (check,) = [check for check in FAMILY_CHECKS if "query" in check.name]
+    assert run_check(check, SumRegression(dtype=dtype)).verdict.passed
+
+
 class Wrong(SumRegression):
     """A family whose tasks are of the class ``task``: what the mutants below break."""
 

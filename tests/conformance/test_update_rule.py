@@ -41,6 +41,17 @@ def test_right_rules_pass_every_check(rule):
     assert all(torch.equal(a, b) for a, b in zip(before, rule.parameters(), strict=True))
 
 
+def test_a_frozen_parameter_and_a_head_that_starts_at_zero_are_no_faults():
+    rule = MetaOptimizer()
+    rule.net[0].bias.requires_grad_(False)
+    with torch.no_grad():
+        rule.net[2].weight.zero_()
+    names = ["every meta-parameter and the state are reached", "the hypergradient is right"]
+    for check in UPDATE_RULE_CHECKS:
+        if check.name in names:
+            assert run_check(check, rule).verdict.passed, check.name
+
+
 class Base(ConstantRule):
     """What the mutants below break, one line each."""
 

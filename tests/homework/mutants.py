@@ -239,6 +239,13 @@ MUTANTS = [
         "lr = 0.1 + (self.head @ h + self.head_bias)[0] + 0.05 * seen[0]",
         "its signals stay in bounds",
     ),
+    Mutant(
+        "hw3",
+        "shows other signals than it moves by",
+        '{"lr": lr, "momentum": momentum})',
+        '{"lr": lr * torch.exp(0.01 * h[0]), "momentum": momentum})',
+        "it moves by its signals",
+    ),
     Mutant("hw3", "returns the old weights", "return Step(moved,", "return Step(params,", LEARNS),
     Mutant(
         "hw3",

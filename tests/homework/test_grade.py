@@ -73,7 +73,7 @@ def test_the_command_that_a_report_gives_looks_at_that_check_alone(tmp_path, cap
     flags = ["grade", str(tmp_path), "--only", "hw0", "--check", "nothing passed in is changed"]
     assert main(flags) == 0
     out = capsys.readouterr().out
-    assert out.count("ok ") == 1 and "0.5/5" in out
+    assert out.count("ok ") == 1 and "0.5/0.5" in out
 
 
 def test_points_follow_the_weights():
@@ -156,6 +156,16 @@ def test_the_command_line_offers_all_formats_and_writes_files(tmp_path, capsys):
     assert main([*flags, "--strict"]) == 1, "for a teacher an untouched slot is no success"
 
 
+def test_a_missing_file_is_no_success(tmp_path, capsys):
+    assert main(["grade", str(tmp_path)]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+def test_grading_is_what_it_does_unless_told_otherwise(capsys):
+    assert main(["--only", "hw0"]) == 0
+    assert "not attempted" in capsys.readouterr().out
+
+
 def test_several_submissions_are_graded_at_once(tmp_path, capsys):
     for name in ("ada", "bob"):
         shutil.copytree(STUBS, tmp_path / name)
@@ -167,12 +177,13 @@ def test_several_submissions_are_graded_at_once(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["grade", "/not/there"], "there is no folder"),
+        (["grade", "/not/there"], "is not there"),
+        (["grade", __file__], "is a file; name its folder"),
         (["grade", str(STUBS), "--only", "hw77"], "there is no slot hw77"),
         (["grade", str(STUBS), "--check", "no such"], "there is no check 'no such'"),
         (["grade", str(STUBS), "--seed", "-1"], "--seed is a whole number from 0"),
         (["grade", str(STUBS), str(STUBS), "--format", "gradescope"], "takes one folder"),
-        (["grade", str(STUBS), "--only", "hw0", "--out", "/proc/x"], "cannot write '/proc/x'"),
+        (["grade", str(STUBS), "--only", "hw0", "--out", "/proc/x"], "cannot write in the folder '/proc'"),
         (["fingerprint", "/not/there.py"], "No such file"),
     ],
 )

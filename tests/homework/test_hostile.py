@@ -205,6 +205,12 @@ refused(lambda: open(f"/proc/{{os.getppid()}}/mem", "rb"))
 refused(lambda: Path("/proc/self/clear_refs").write_text("5"))
 refused(lambda: threading.Thread(target=print).start())
 refused(lambda: os.memfd_create("a"))
+refused(lambda: os.chmod(__file__, 0))
+refused(lambda: os.utime(__file__))
+refused(lambda: os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0)))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.msgget(0, 0o1600) == libc.semget(0, 1, 0o1600) == libc.shmget(0, 8, 0o1600) == -1
+assert "CapEff:\\t0000000000000000" in Path("/proc/self/status").read_text()
 assert prctl(1, 0, 0, 0, 0) == -1, "it may outlive the grader"
 """
 

@@ -45,10 +45,11 @@ def judge_gain(plain: str, better: str, hint: str) -> Callable[[Evidence], Verdi
     def judge(evidence: Evidence) -> Verdict:
         gain = evidence[plain].double().log() - evidence[better].double().log()  # (T,)
         mean, error = gain.mean().item(), gain.std().item() / math.sqrt(len(gain))
+        surely = f"{mean / error:.1f} standard errors" if error > 0 else "the same difference"
         with_it, without = (evidence[name].mean().item() for name in (better, plain))
         measured = (
             f"mean loss {with_it:.3f}, {plain} {without:.3f}: lower by"
-            f" {1 - math.exp(-mean):.1%}, {mean / error:.1f} standard errors over {len(gain)} tasks"
+            f" {1 - math.exp(-mean):.1%}, {surely} over {len(gain)} tasks"
         )
         return Verdict(mean > max(SURE * error, LEAST), measured, hint)
 

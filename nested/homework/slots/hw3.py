@@ -8,10 +8,11 @@ from types import ModuleType
 import torch
 
 from nested.conformance.check import Check, Evidence, Verdict, largest
-from nested.conformance.small_problem import cut, in_float64, small_params
+from nested.conformance.small_problem import cut, nudged, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.serve import Served, serve_rule
+from nested.homework.slots.moves import judge_moves, probe_moves
 from nested.homework.slots.slot import Slot, without
 from nested.levels.rule import UpdateRule
 
@@ -29,7 +30,7 @@ def _signals(
 ) -> dict[str, torch.Tensor]:
     """The signals of a step after ``past``: steps at the same weights whose losses were these and
     whose gradients were zero, so that weights and buffer know nothing of them."""
-    rule, params = in_float64(rule), small_params(seed)
+    rule, params = nudged(rule, seed), small_params(seed)
     zeros = {name: torch.zeros_like(p) for name, p in params.items()}
     grads = {name: scale * g for name, g in small_params(seed + 1).items()}
     state = rule.init(params)
@@ -122,5 +123,6 @@ SLOT = Slot(
         Check("it remembers earlier losses", _probe_memory, _judge_memory),
         Check("it sees loss and gradients", _probe_senses, _judge_senses),
         Check("its signals stay in bounds", _probe_bounds, _judge_bounds),
+        Check("it moves by its signals", probe_moves, judge_moves),
     ],
 )

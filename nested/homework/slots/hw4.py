@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from nested.conformance.check import Check, Evidence, Verdict
-from nested.conformance.small_problem import in_float64, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.serve import Served, serve_rule
 from nested.homework.slots.gain import judge_gain, learn_and_race
+from nested.homework.slots.moves import judge_moves, probe_moves
 from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params, State
 from nested.levels.momentum import momentum_step
@@ -26,7 +26,6 @@ from nested.meta.config import MetaConfig
 from nested.tasks.digits import Digits
 
 TRAINING = MetaConfig(meta_steps=50, unroll_length=10, max_horizon=30, tasks=8)
-STEPS = 3  # K, looked at one by one
 SHALLOW, DEEP = 2, 4  # hidden layers: of the nets trained on, and of those to transfer to
 HORIZON = 30
 
@@ -52,24 +51,8 @@ def _serve(module: ModuleType) -> Served:
     return serve_rule(module.DepthRule())
 
 
-def _probe_rates(rule: UpdateRule, seed: int) -> Evidence:
-    """The rates (P,) of each of K steps, the gradients given and the moves made, {name: (...)}."""
-    rule, params, rates, grads, moves = in_float64(rule), small_params(seed), [], [], []
-    state = rule.init(params)
-    for k in range(STEPS):
-        grads.append(small_params(seed + 1 + k))
-        with torch.no_grad():
-            step = rule(params, grads[k], state, torch.tensor(1.0 + k, dtype=torch.float64))
-        if "lr" not in step.signals:
-            raise ValueError(f"signals has no 'lr', only {sorted(step.signals)}")
-        rates.append(step.signals["lr"])
-        moves.append({name: params[name] - step.params[name] for name in params})
-        params, state = step.params, step.state
-    return {"rates": rates, "grads": grads, "moves": moves}
-
-
 def _judge_own_rates(evidence: Evidence) -> Verdict:
-    lr, count = evidence["rates"][0], len(evidence["moves"][0])
+    lr, count = evidence["signals"][0]["lr"], len(evidence["moves"][0])
     if lr.shape != (count,):
         measured = f"signals['lr'] has shape {tuple(lr.shape)} for {count} tensors"
         return Verdict(False, measured, f"one rate a tensor, in the order of params: ({count},)")
@@ -78,26 +61,6 @@ def _judge_own_rates(evidence: Evidence) -> Verdict:
     return Verdict(
         lr.min() > 0 and spread > 1e-6, measured, "all layers get one rate: what tells them apart?"
     )
-
-
-def _judge_use(evidence: Evidence) -> Verdict:
-    """In each step the moves, over the rates, are the gradients and mu times the buffer before."""
-    buffer, said = torch.zeros(()), []
-    steps = zip(evidence["rates"], evidence["grads"], evidence["moves"], strict=True)
-    for lr, grads, moves in steps:
-        pairs = zip(lr.expand(len(moves)), moves.values(), strict=True)
-        moved = torch.cat([(move / rate).flatten() for rate, move in pairs])
-        given = torch.cat([g.flatten() for g in grads.values()])
-        past = (buffer * buffer).sum()
-        mu = ((moved - given) * buffer).sum() / past if past > 0 else past
-        apart = (moved - given - mu * buffer).abs().max().item()
-        said.append(f"{apart:.1g} at mu {mu:.2f}")
-        if not (apart < 1e-6 and -1e-6 < mu < 1):
-            measured = f"at step {len(said)} move / lr is off g + mu v by {said[-1]}"
-            hint = "v <- mu v + g from v = 0, one mu, from 0 to below 1; w_p <- w_p - lr_p v_p"
-            return Verdict(False, measured, hint)
-        buffer = given + mu * buffer
-    return Verdict(True, f"at {len(said)} steps move / lr is off g + mu v by {', '.join(said)}")
 
 
 def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
@@ -115,8 +78,8 @@ SLOT = Slot(
     subject=RemoteRule,
     checks=[
         *without("blind to permuted coordinates", UPDATE_RULE_CHECKS),
-        Check("each layer has a rate of its own", _probe_rates, _judge_own_rates),
-        Check("it moves by its rates", _probe_rates, _judge_use),
+        Check("each layer has a rate of its own", probe_moves, _judge_own_rates),
+        Check("it moves by its rates", probe_moves, judge_moves),
         Check(
             "it transfers to a deeper net",
             _probe_transfer,

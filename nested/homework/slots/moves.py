@@ -1,0 +1,56 @@
+"""Does a rule move by what it shows? Its moves, over its rates, are gradients and a buffer.
+
+Letters: K steps, P tensors of weights. Source: ``torch.optim.SGD``.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from nested.conformance.check import Evidence, Verdict
+from nested.conformance.small_problem import nudged, small_params
+from nested.levels.rule import UpdateRule
+
+STEPS = 3  # K, looked at one by one
+CLOSE = 1e-6
+
+
+def probe_moves(rule: UpdateRule, seed: int) -> Evidence:
+    """The signals of each of K steps ((P,) or () each), the gradients given and the moves made,
+    {name: (...)}. Raises ``ValueError`` for a rule that shows no lr."""
+    rule, params, signals, grads, moves = nudged(rule, seed), small_params(seed), [], [], []
+    state = rule.init(params)
+    for k in range(STEPS):
+        grads.append(small_params(seed + 1 + k))
+        with torch.no_grad():
+            step = rule(params, grads[k], state, torch.tensor(1.0 + k, dtype=torch.float64))
+        if "lr" not in step.signals:
+            raise ValueError(f"signals has no 'lr', only {sorted(step.signals)}")
+        signals.append(step.signals)
+        moves.append({name: params[name] - step.params[name] for name in params})
+        params, state = step.params, step.state
+    return {"signals": signals, "grads": grads, "moves": moves}
+
+
+def judge_moves(evidence: Evidence) -> Verdict:
+    """In each step the move, over the rate, is the gradient and mu times the buffer before, with
+    one mu: the one shown, if one is shown."""
+    buffer, said = torch.zeros(()), []
+    steps = zip(evidence["signals"], evidence["grads"], evidence["moves"], strict=True)
+    for signals, grads, moves in steps:
+        pairs = zip(signals["lr"].expand(len(moves)), moves.values(), strict=True)
+        moved = torch.cat([(move / rate).flatten() for rate, move in pairs])
+        given = torch.cat([g.flatten() for g in grads.values()])
+        past = (buffer * buffer).sum()
+        mu = ((moved - given) * buffer).sum() / past if past > 0 else past
+        apart = (moved - given - mu * buffer).abs().max().item()
+        said.append(f"{apart:.1g} at mu {mu:.2f}")
+        shown = signals.get("momentum", mu) if past > 0 else mu
+        if not (apart < CLOSE and -CLOSE < mu < 1 and (shown - mu).abs().max() < CLOSE):
+            measured = f"at step {len(said)} move / lr is off g + mu v by {said[-1]}"
+            if apart < CLOSE:
+                measured += f", but the momentum shown is {shown.mean():.2f}"
+            hint = "v <- mu v + g from v = 0, one mu, from 0 to below 1; w <- w - lr v; show these"
+            return Verdict(False, measured, hint)
+        buffer = given + mu * buffer
+    return Verdict(True, f"at {len(said)} steps move / lr is off g + mu v by {', '.join(said)}")
