@@ -142,8 +142,7 @@ def _judge_query(evidence: Evidence) -> Verdict:
 
 
 def _rows(leaves: list[Tensor]) -> list[bytes]:
-    """The B rows of a batch's tensors; whole tensors where they have no rows. Scalars, which all
-    rows share, are no part of them."""
+    """The B rows of a batch's tensors, without scalars, or whole tensors that have no rows."""
     leaves = [leaf.cpu() for leaf in leaves if leaf.dim()] or [leaf.cpu() for leaf in leaves]
     counts = {leaf.shape[:1] for leaf in leaves}
     if len(counts) > 1 or counts == {torch.Size()}:
