@@ -183,7 +183,10 @@ def test_several_submissions_are_graded_at_once(tmp_path, capsys):
         (["grade", str(STUBS), "--check", "no such"], "there is no check 'no such'"),
         (["grade", str(STUBS), "--seed", "-1"], "--seed is a whole number from 0"),
         (["grade", str(STUBS), str(STUBS), "--format", "gradescope"], "takes one folder"),
-        (["grade", str(STUBS), "--only", "hw0", "--out", "/proc/x"], "cannot write in the folder '/proc'"),
+        (
+            ["grade", str(STUBS), "--only", "hw0", "--out", "/proc/x"],
+            "cannot write in the folder '/proc'",
+        ),
         (["fingerprint", "/not/there.py"], "No such file"),
     ],
 )
