@@ -47,8 +47,8 @@ def observe(
     """Compute the features in ``names``: after the gradient, before the update.
 
     ``loss`` and ``step`` (inner steps made so far) are (); ``grads`` and ``buffer`` are {name:
-    (...)}, named alike; ``total_steps`` (inner steps) is for ``progress``. Each feature is a scalar
-    of at least float32, finite even where loss or gradients are not (a NaN reads as 0). Raises
+    (...)}, named alike; ``total_steps`` (inner steps) is for ``progress``. Of T tasks, all have a
+    leading T. Each feature is shaped as the loss, of at least float32, finite even where loss or gradients are not (a NaN reads as 0). Raises
     ``ValueError`` for a name that ``Context`` lacks, ``TypeError`` for ``progress`` without
     ``total_steps``.
     """
@@ -62,36 +62,43 @@ def observe(
     if "progress" in names:
         features["progress"] = _wide(step) / total_steps
     if "log_grad_norm" in names or "grad_cosine" in names:
-        grad = torch.cat([_wide(g).flatten() for g in grads.values()])
-        grad_norm = torch.linalg.vector_norm(grad)
+        grad = _in_a_row(grads, loss.shape)
+        grad_norm = torch.linalg.vector_norm(grad, dim=-1)
         if "log_grad_norm" in names:
             features["log_grad_norm"] = _finite_log(grad_norm)
         if "grad_cosine" in names:
-            past = torch.cat([_wide(v).flatten() for v in buffer.values()])
-            lengths = grad_norm * torch.linalg.vector_norm(past)
+            past = _in_a_row(buffer, loss.shape)
+            lengths = grad_norm * torch.linalg.vector_norm(past, dim=-1)
             defined = (lengths > 0) & torch.isfinite(lengths)
-            cosine = (grad * past).sum() / torch.where(defined, lengths, 1.0)
+            cosine = (grad * past).sum(-1) / torch.where(defined, lengths, 1.0)
             features["grad_cosine"] = torch.where(defined, cosine, 0.0)
     return Context(**features)
 
 
 def look(context: tuple[str | Callable, ...], *, params: Params, **seen: Tensor | Params) -> Tensor:
-    """Return the features in ``context``, (features,): names of ``observe``, which takes ``seen``,
-    or functions of ``params`` {name: (...)} and ``seen``, as ``nested.conformance.check_context``
-    describes them. Raises what they raise."""
+    """Return the features in ``context``, (features,), or (T, features) of T tasks: names of
+    ``observe``, which takes ``seen``, or functions of ``params`` {name: (...)} and ``seen`` for one
+    task, as ``nested.conformance.check_context`` describes them. Raises what they raise."""
+
+    def of_tasks(function: Callable) -> Tensor:
+        given = {**seen, "params": params}
+        if not seen["loss"].dim():
+            return function(**given)
+        return torch.vmap(lambda one: function(**one))(given)
+
     named = observe(tuple(f for f in context if isinstance(f, str)), **seen)
-    features = [
-        getattr(named, f) if isinstance(f, str) else _wide(f(params=params, **seen))
-        for f in context
-    ]
+    features = [getattr(named, f) if isinstance(f, str) else _wide(of_tasks(f)) for f in context]
     return torch.stack(features, dim=-1)
+
+
+def _in_a_row(tensors: Params, tasks: torch.Size) -> Tensor:
+    return torch.cat([_wide(x).reshape(*tasks, -1) for x in tensors.values()], dim=-1)
 
 
 def _wide(x: Tensor) -> Tensor:
     """At least float32: half precision is too coarse for logarithms."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _finite_log(x: Tensor) -> Tensor:
-    tiny, huge = 1e-12, torch.finfo(x.dtype).max
-    return torch.log(torch.nan_to_num(x, nan=1.0).clamp(tiny, huge))
+    return torch.log(torch.nan_to_num(x, nan=1.0).clamp(min=1e-12))

@@ -30,7 +30,7 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     lends its code, its buffers (used as they are) and its frozen parameters
     (``requires_grad=False`` when this function is called), which are constants: they may be left
     out of ``params`` and get a zero gradient when passed. ``loss_fn.model`` and
-    ``loss_fn.criterion`` keep the two arguments.
+    ``loss_fn.criterion`` keep the two arguments, ``loss_fn.frozen`` the names of the frozen ones.
 
     ``loss_fn`` raises ``TypeError`` when ``params`` is no dict, and ``ValueError`` when its names
     are not the model's, when ``batch`` is not a pair, and when the model writes to its buffers
@@ -58,6 +58,7 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
 
     loss_fn.model = model
     loss_fn.criterion = criterion
+    loss_fn.frozen = frozen
     return loss_fn
 
 

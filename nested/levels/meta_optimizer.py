@@ -39,6 +39,8 @@ class MetaOptimizer(UpdateRule):
     for a range narrower than float32 can keep inside: 10 % in lr, 0.01 in momentum.
     """
 
+    takes_tasks = True
+
     def __init__(
         self,
         hidden: int = 16,
@@ -79,21 +81,22 @@ class MetaOptimizer(UpdateRule):
         """Return (lr, momentum), each (...), for ``context`` (..., features), in ``self.context``'s
         order. Bounded for every finite input; a row that is not finite gets the low ends.
         Raises ``RuntimeError`` for another number of features."""
-        finite = torch.isfinite(context).all(-1, keepdim=True)
-        x = (torch.where(finite, context, 0.0) - self.centre) / self.width
-        x = 4 * torch.tanh(x / 4)  # order one, for any finite input
-        logits = self.net(x.to(self.net[0].weight.dtype))
+        finite = (0 * context.detach()).sum(-1, keepdim=True) == 0  # of NaN and infinity it is not
+        x = (torch.where(finite, context, 0.0) - self.centre) / (4 * self.width)
+        x = 4 * torch.tanh(x)  # order one, for any finite input
+        first, _, last = self.net
+        logits = last(torch.tanh(first(x.to(first.weight.dtype))))
         logits = torch.where(finite, logits, -torch.inf)
-        share = MARGIN + (1 - 2 * MARGIN) * torch.sigmoid(logits.to(context.dtype))
+        lr_share, momentum_share = torch.sigmoid(logits.to(context.dtype)).unbind(-1)
         (lr_low, lr_high), (low, high) = self.lr_range, self.momentum_range
-        # lr = low (high / low)^share,  momentum = low + (high - low) share
-        lr = torch.exp(math.log(lr_low) + math.log(lr_high / lr_low) * share[..., 0])
-        return lr, low + (high - low) * share[..., 1]
+        # lr = low (high / low)^share,  momentum = low + (high - low) share,  a margin inside
+        lr = torch.exp(_inside(math.log(lr_low), math.log(lr_high), lr_share))
+        return lr, _inside(low, high, momentum_share)
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         seen = {"step": state["step"], "grads": grads, "buffer": state["momentum"]}
-        context = look(self.context, loss=loss, params=params, **seen)
-        context = torch.where(torch.isfinite(loss), context, torch.nan)  # on to the safe end
+        context = look(self.context, loss=loss, params=params, **seen)  # (features,)
+        context = context + 0 * loss.detach()[..., None]  # a loss that is not finite: the low ends
         lr, momentum = self.signals(context)
         buffer = momentum_step(state["momentum"], grads, momentum)
         return Step(
@@ -101,6 +104,11 @@ class MetaOptimizer(UpdateRule):
             state={"momentum": buffer, "step": state["step"] + 1},
             signals={"lr": lr, "momentum": momentum},
         )
+
+
+def _inside(low: float, high: float, share: Tensor) -> Tensor:
+    margin = MARGIN * (high - low)
+    return (low + margin) + (high - low - 2 * margin) * share
 
 
 def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple) -> None:

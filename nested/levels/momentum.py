@@ -15,11 +15,21 @@ def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Pa
     """Return the next buffer, ``v <- mu v + g``: pure, and differentiable in all three arguments.
 
     ``buffer`` and ``grads`` are {name: (...)} with the same names and shapes, in units of loss per
-    unit of weight, and so is the result; ``momentum`` (mu, no unit, usually in [0, 1)) is a float
-    or a scalar tensor. Raises ``KeyError`` for a gradient without a buffer. This is PyTorch's
+    unit of weight, and so is the result; ``momentum`` (mu, no unit, usually in [0, 1)) is a float,
+    a scalar tensor, or one mu for each of T tasks, (T,), whose tensors are (T, ...). Raises
+    ``KeyError`` for a gradient without a buffer. This is PyTorch's
     convention (``torch.optim.SGD`` without dampening): the learning rate acts later, in level 3.
     The paper's, ``m <- a m - eta g``, ``W <- W + m`` (eq. 10-13), is the same only while the
     learning rate is constant.
     """
-    # v <- mu v + g     (.to: a wider mu must not widen the buffer)
-    return {name: (momentum * buffer[name] + g).to(g.dtype) for name, g in grads.items()}
+    # v <- mu v + g
+    return {name: scaled(buffer[name], momentum) + g for name, g in grads.items()}
+
+
+def scaled(x: Tensor, factor: Tensor | float) -> Tensor:
+    """Return ``factor x``, (...), in the dtype of ``x``: a wider factor must not widen it. With a
+    factor for each of T tasks, (T,), ``x`` is (T, ...). Raises ``RuntimeError`` for another T."""
+    if isinstance(factor, Tensor) and factor.dim():
+        factor = factor.reshape(-1, *[1] * (x.dim() - 1))
+    product = factor * x
+    return product if product.dtype == x.dtype else product.to(x.dtype)

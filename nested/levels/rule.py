@@ -25,8 +25,12 @@ class UpdateRule(nn.Module):
     """Level 4: decides how the weights move. Its own parameters are what meta-training learns.
 
     A rule is *pure*: ``forward`` changes none of its arguments and hides nothing in the module, so
-    that K moves can be differentiated, batched over tasks with ``torch.vmap``, and carried on.
+    that K moves can be differentiated, batched over tasks with ``torch.vmap``, and carried on. One
+    that sets ``takes_tasks`` moves T tasks by itself, with a leading T in all that it takes and
+    gives, which is faster.
     """
+
+    takes_tasks = False
 
     def init(self, params: Params) -> State:
         """Return the state before the first step: nested dicts of tensors of any shapes, on the

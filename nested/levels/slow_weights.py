@@ -9,15 +9,16 @@ from __future__ import annotations
 from torch import Tensor
 
 from nested.levels.forward import Params
+from nested.levels.momentum import scaled
 
 
 def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Params:
     """Return the next weights, ``w <- w - eta v``: pure, and differentiable in all three arguments.
 
     ``params`` and ``buffer`` are {name: (...)} with the same names and shapes, and so is the
-    result; ``lr`` (eta, weight change per unit of buffer and inner step) is a float or a scalar
-    tensor. Raises ``KeyError`` for a weight without a buffer. A tensor keeps its gradient: that is
+    result; ``lr`` (eta, weight change per unit of buffer and inner step) is a float, a scalar
+    tensor, or one eta for each of T tasks, (T,), whose tensors are (T, ...). Raises ``KeyError`` for a weight without a buffer. A tensor keeps its gradient: that is
     how level 4 learns. With ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
     """
-    # w <- w - eta v     (.to: a wider eta must not widen the weights)
-    return {name: (w - lr * buffer[name]).to(w.dtype) for name, w in params.items()}
+    # w <- w - eta v
+    return {name: w - scaled(buffer[name], lr) for name, w in params.items()}

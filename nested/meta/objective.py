@@ -11,6 +11,7 @@ from torch import Tensor
 
 from nested.levels.forward import Batch, LossFn
 from nested.unroll.eager import Trajectory
+from nested.unroll.plain_nets import of_tasks
 
 OBJECTIVES = ("mean", "query")
 
@@ -23,7 +24,7 @@ def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tens
     ``trajectory.losses`` alone would give it no credit, and at K = 1 a hypergradient of zero.
     Raises ``ValueError`` or ``RuntimeError`` for a query batch of another T.
     """
-    after_last = torch.vmap(loss_fn)(trajectory.params, query)
+    after_last = of_tasks(loss_fn, trajectory.params)(trajectory.params, query)
     return torch.cat([trajectory.losses[:, 1:], after_last[:, None]], dim=1)
 
 

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
-from nested.levels.rule import UpdateRule
-from nested.unroll.dispatch import check_backend, detached, unroll
-from nested.unroll.eager import Trajectory, unroll_eager
+from nested.levels.rule import Step, UpdateRule
+from nested.unroll.dispatch import BACKENDS, check_backend, detached, unroll
+from nested.unroll.eager import Trajectory
 from nested.unroll.inputs import check_data, check_inputs, check_state
+from nested.unroll.plain_nets import of_tasks
 
 
 def unroll_tasks(
@@ -37,14 +38,14 @@ def unroll_tasks(
 
     ``loss_fn`` and ``rule`` are those of one task; tasks do not mix. Returns a ``Trajectory`` with
     params {name: (T, ...)}, a state of tensors (T, ...), losses (T, K) and signals {name: (T, K,
-    ...)}. Backends other than "eager" take the tasks one after another. Raises what ``unroll``
+    ...)}. The backend "higher" takes the tasks one after another. Raises what ``unroll``
     raises, and ``ValueError`` when the parts do not agree on T.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)
     count = _count_tasks((params, batches, state))
     how = {"differentiable": differentiable, "first_order": first_order}
-    if backend != "eager":
+    if backend == "higher":
         each = []
         for t in range(count):
             one_params, one_batches, one_state = pick_task((params, batches, state), t)
@@ -58,11 +59,11 @@ def unroll_tasks(
     if not differentiable:
         params, state = detached((params, state))
     try:
-        trajectory = unroll_eager(
-            torch.vmap(loss_fn, randomness="different"),
+        trajectory = BACKENDS[backend](
+            of_tasks(loss_fn, params),
             params,
             batches,
-            torch.vmap(rule.forward),
+            rule_of_tasks(rule),
             state,
             time_dim=1,
             **how,
@@ -72,6 +73,22 @@ def unroll_tasks(
         raise
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
+
+
+def rule_of_tasks(rule: UpdateRule) -> UpdateRule:
+    """The rule that moves T tasks, all its tensors (T, ...): ``rule`` itself, if the class that
+    defines its ``forward`` says that it takes them, else by ``torch.vmap``. Raises nothing."""
+    owner = next(kind for kind in type(rule).__mro__ if "forward" in vars(kind))
+    return rule if vars(owner).get("takes_tasks") else _ByVmap(rule)
+
+
+class _ByVmap(UpdateRule):
+    def __init__(self, rule: UpdateRule) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
+        return torch.vmap(self.rule.forward)(params, grads, state, loss)
 
 
 def stack_tasks(trees: Sequence[Any]) -> Any:

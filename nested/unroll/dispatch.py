@@ -15,11 +15,19 @@ from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
+from nested.unroll.checkpointed import unroll_checkpointed
+from nested.unroll.compiled import unroll_compiled
 from nested.unroll.eager import Trajectory, unroll_eager
 from nested.unroll.inputs import check_data, check_inputs, check_state
+from nested.unroll.plain_nets import faster
 from nested.unroll.via_higher import unroll_via_higher
 
-BACKENDS = {"eager": unroll_eager, "higher": unroll_via_higher}
+BACKENDS = {
+    "eager": unroll_eager,
+    "higher": unroll_via_higher,
+    "checkpoint": unroll_checkpointed,
+    "compile": unroll_compiled,
+}
 
 
 def unroll(
@@ -43,8 +51,9 @@ def unroll(
 
     ``differentiable=False`` is a cheap roll-out: everything comes back detached (this flag
     decides, not ``torch.no_grad``). With ``first_order=True`` inner gradients are constants to the
-    outer one, as in FOMAML; the loss that the rule sees is not. ``backend`` is "eager" or "higher"
-    (a cross-check: see ``nested.unroll.via_higher``).
+    outer one, as in FOMAML; the loss that the rule sees is not. ``backend`` is "eager";
+    "checkpoint", which keeps about sqrt(2 K) steps in memory; "compile", fastest once compiled; or
+    "higher", a cross-check: see the files of these names.
 
     Raises ``TypeError`` or ``ValueError`` for parts of the wrong kind, and for data that are not
     finite where they reach a loss or a weight; ``RuntimeError``, PyTorch's own, for shapes or
@@ -59,7 +68,7 @@ def unroll(
     if not differentiable:
         params, state = detached((params, state))
     trajectory = BACKENDS[backend](
-        loss_fn,
+        loss_fn if backend == "higher" else faster(loss_fn, params),
         params,
         batches,
         rule,

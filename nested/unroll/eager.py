@@ -58,7 +58,7 @@ def unroll_eager(
             loss = loss_fn(points, batch)
             check_loss(loss, dims=time_dim)
             grads = torch.autograd.grad(
-                loss.sum(),  # tasks are independent: the sum's gradient is each task's own
+                loss.sum() if time_dim else loss,  # of T tasks each has its own gradient in the sum
                 tuple(points.values()),
                 create_graph=differentiable and not first_order,
                 retain_graph=differentiable,
@@ -89,3 +89,12 @@ def stack_trajectory(
         raise ValueError("the names of the rule's signals change from step to step")
     joined = {name: torch.stack([s[name] for s in signals], time_dim) for name in signals[0]}
     return Trajectory(params, state, torch.stack(losses, time_dim), joined)
+
+
+def join(parts: Sequence[Trajectory], time_dim: int) -> Trajectory:
+    """One trajectory from those of successive windows: losses (K,) or (T, K), with signals alike.
+    Raises ``KeyError`` when the names of signals differ."""
+    losses = torch.cat([part.losses for part in parts], time_dim)
+    names = parts[0].signals
+    signals = {name: torch.cat([p.signals[name] for p in parts], time_dim) for name in names}
+    return Trajectory(parts[-1].params, parts[-1].state, losses, signals)

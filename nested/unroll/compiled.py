@@ -1,0 +1,102 @@
+"""The same K steps, compiled: windows of a few steps become one program each.
+
+``torch.compile`` takes the inner gradient inside the program, by ``torch.func``: a derivative of a
+derivative does not cross its boundary. The outer backward pass is compiled with it. Source:
+``torch.compile``; the traps are those of its issue tracker.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.func import grad_and_value
+
+from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.rule import UpdateRule
+from nested.unroll.eager import Trajectory, join, stack_trajectory, unroll_eager
+
+WINDOW = 5  # steps in a program: longer ones gain little and take long to compile
+PROGRAMS = 64  # kept at once: one for each shape, rule and loss
+
+
+def unroll_compiled(
+    loss_fn: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    rule: UpdateRule,
+    state: State,
+    *,
+    differentiable: bool = True,
+    first_order: bool = False,
+    time_dim: int = 0,
+) -> Trajectory:
+    """As ``unroll_eager``, for losses and rules that ``torch.compile`` can read; for others, and
+    where there is no compiler, one warning and ``unroll_eager`` itself.
+
+    The first call of a kind takes its time; the programs are kept on disk by PyTorch. Steps beyond
+    the last whole window are made by ``unroll_eager``. Returns losses (K,), or (T, K) with
+    ``time_dim=1``; raises what ``unroll_eager`` raises.
+    """
+    how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
+    whole = len(batches) // WINDOW * WINDOW
+    parts = []
+    try:
+        with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
+            for at in range(0, whole, WINDOW):
+                window = list(batches[at : at + WINDOW])
+                if not parts:  # wrong parts are refused in eager's words
+                    unroll_eager(loss_fn, params, window[:1], rule, state, **_roll_out(how))
+                with torch.set_grad_enabled(differentiable):
+                    start = _with_graph(params) if differentiable else params
+                    parts.append(
+                        _program(loss_fn, start, window, rule, state, first_order, time_dim)
+                    )
+                params, state = parts[-1].params, parts[-1].state
+    except torch._dynamo.exc.TorchDynamoException as error:
+        said = str(error).strip().splitlines()[0]
+        warnings.warn(f"torch.compile failed, so the eager backend is used: {said}", stacklevel=3)
+        return unroll_eager(loss_fn, params, batches, rule, state, **how)
+    if whole < len(batches):
+        parts.append(unroll_eager(loss_fn, params, batches[whole:], rule, state, **how))
+    return join(parts, time_dim)
+
+
+def _window(
+    loss_fn: LossFn,
+    params: Params,
+    batches: list[Batch],
+    rule: UpdateRule,
+    state: State,
+    first_order: bool,
+    time_dim: int,
+) -> Trajectory:
+    """What is compiled: ``unroll_eager``'s loop, its gradients taken by ``torch.func``."""
+    losses, signals = [], []
+    for batch in batches:
+
+        def total(points: Params, batch: Batch = batch) -> tuple[Tensor, Tensor]:
+            loss = loss_fn(points, batch)
+            return loss.sum(), loss
+
+        grads, (_, loss) = grad_and_value(total, has_aux=True)(params)
+        if first_order:
+            grads = {name: g.detach() for name, g in grads.items()}
+        params, state, chosen = rule(params, grads, state, loss)
+        losses.append(loss)
+        signals.append(chosen)
+    return stack_trajectory(params, state, losses, signals, time_dim)
+
+
+_program = torch.compile(_window, fullgraph=True, dynamic=False)
+
+
+def _with_graph(params: Params) -> Params:
+    """The first window looks like all others: its weights are in a graph."""
+    return {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
+
+
+def _roll_out(how: dict) -> dict:
+    return {**how, "differentiable": False}
