@@ -48,9 +48,9 @@ def observe(
 
     ``loss`` and ``step`` (inner steps made so far) are (); ``grads`` and ``buffer`` are {name:
     (...)}, named alike; ``total_steps`` (inner steps) is for ``progress``. Of T tasks, all have a
-    leading T. Each feature is shaped as the loss, of at least float32, finite even where loss or gradients are not (a NaN reads as 0). Raises
-    ``ValueError`` for a name that ``Context`` lacks, ``TypeError`` for ``progress`` without
-    ``total_steps``.
+    leading T. Each feature is shaped as the loss, of at least float32, and finite even where loss
+    or gradients are not (a NaN reads as 0). Raises ``ValueError`` for a name that ``Context``
+    lacks, ``TypeError`` for ``progress`` without ``total_steps``.
     """
     if not set(names) <= set(Context._fields):
         raise ValueError(f"features are among {Context._fields}, but got {names}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -64,8 +65,8 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
 
 def _forward(model: nn.Module, weights: Params, inputs: Tensor) -> Tensor:
     buffers = dict(model.named_buffers())
-    if not buffers:
-        return functional_call(model, weights, (inputs,))
+    if not buffers or torch.compiler.is_compiling():  # what follows was looked at before compiling
+        return functional_call(model, {**weights, **buffers}, (inputs,))
     for name, module in model.named_modules():
         if getattr(module, "track_running_stats", False) and module.training:
             raise ValueError(_writes_buffers(f"{type(module).__name__} {name!r} in train mode"))

@@ -6,6 +6,7 @@ Source: Polyak 1964, in the form of ``torch.optim.SGD``; Behrouz et al. 2025, eq
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from nested.levels.forward import Params
@@ -23,13 +24,16 @@ def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Pa
     learning rate is constant.
     """
     # v <- mu v + g
-    return {name: scaled(buffer[name], momentum) + g for name, g in grads.items()}
+    return {name: add_scaled(g, buffer[name], momentum) for name, g in grads.items()}
 
 
-def scaled(x: Tensor, factor: Tensor | float) -> Tensor:
-    """Return ``factor x``, (...), in the dtype of ``x``: a wider factor must not widen it. With a
-    factor for each of T tasks, (T,), ``x`` is (T, ...). Raises ``RuntimeError`` for another T."""
-    if isinstance(factor, Tensor) and factor.dim():
+def add_scaled(x: Tensor, y: Tensor, factor: Tensor | float) -> Tensor:
+    """Return ``x + factor y``, (...), in the dtype of ``x``: a wider factor must not widen it. With
+    a factor for each of T tasks, (T,), the tensors are (T, ...). Raises ``RuntimeError`` for
+    another T."""
+    if not isinstance(factor, Tensor):
+        return x + factor * y
+    if factor.dim():
         factor = factor.reshape(-1, *[1] * (x.dim() - 1))
-    product = factor * x
-    return product if product.dtype == x.dtype else product.to(x.dtype)
+    total = torch.addcmul(x, y, factor)  # one pass over memory, where x + factor * y takes two
+    return total if total.dtype == x.dtype else total.to(x.dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from nested.levels.forward import Params
-from nested.levels.momentum import scaled
+from nested.levels.momentum import add_scaled
 
 
 def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Params:
@@ -17,8 +17,9 @@ def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Par
 
     ``params`` and ``buffer`` are {name: (...)} with the same names and shapes, and so is the
     result; ``lr`` (eta, weight change per unit of buffer and inner step) is a float, a scalar
-    tensor, or one eta for each of T tasks, (T,), whose tensors are (T, ...). Raises ``KeyError`` for a weight without a buffer. A tensor keeps its gradient: that is
-    how level 4 learns. With ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
+    tensor, or one eta for each of T tasks, (T,), whose tensors are (T, ...). Raises ``KeyError``
+    for a weight without a buffer. A tensor keeps its gradient: that is how level 4 learns. With
+    ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
     """
     # w <- w - eta v
-    return {name: w - scaled(buffer[name], lr) for name, w in params.items()}
+    return {name: add_scaled(w, buffer[name], -lr) for name, w in params.items()}

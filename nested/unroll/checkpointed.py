@@ -162,7 +162,7 @@ def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batc
     params, state = tree_unflatten([x.detach() for x in leaves], replay.spec)
     zeros = {name: torch.zeros_like(p) for name, p in params.items()}
     own = {name: p.detach() for name, p in replay.rule.named_parameters()}
-    with torch.enable_grad():
+    with torch.enable_grad(), _drawing_from(_random_states(leaves)):  # which draws nothing new
         loss = replay.loss_fn(params, batch)
         step = functional_call(replay.rule, own, (params, zeros, state, loss.detach()))
     if any(x.requires_grad for x in tree_leaves((loss, tuple(step)))):

@@ -18,7 +18,7 @@ from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.unroll.eager import Trajectory, join, stack_trajectory, unroll_eager
 
-WINDOW = 5  # steps in a program: longer ones gain little and take long to compile
+WINDOW = 4  # steps in a program: longer ones gain little and take long to compile
 PROGRAMS = 64  # kept at once: one for each shape, rule and loss
 
 

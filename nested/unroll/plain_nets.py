@@ -1,8 +1,8 @@
 """The loss of a plain net, without the machinery that any other model needs; and of T nets at once.
 
-A plain net is an ``nn.Linear``, or an ``nn.Sequential`` of them and activations, under cross entropy
-or mean squared error. Letters: T tasks, B rows, D inputs, C outputs. Source: ``torch.nn``; T linear
-layers are one ``torch.baddbmm``.
+A plain net is an ``nn.Linear``, or an ``nn.Sequential`` of them and activations, under cross
+entropy or mean squared error. Letters: T tasks, B rows, D inputs, C outputs. Source: ``torch.nn``;
+T linear layers are one ``torch.baddbmm``.
 """
 
 from __future__ import annotations

@@ -53,7 +53,10 @@ def hypergradient(name: str, problem: Problem) -> torch.Tensor | None:
     outcome = CONTENDERS[name](problem)
     if outcome is None:
         return None
-    grads = torch.autograd.grad(outcome, list(problem.rule.parameters()))
+    sources = list(problem.rule.parameters())
+    if isinstance(outcome, tuple):
+        outcome, sources = outcome
+    grads = torch.autograd.grad(outcome, sources)
     return torch.cat([grad.flatten() for grad in grads])
 
 
@@ -100,7 +103,7 @@ def growth(name: str, workload: str, steps: int) -> float:
 def peak(name: str, workload: str, steps: int) -> None:
     torch.set_num_threads(1)
     problem = make_problem(workload, steps)
-    short = problem._replace(batches=problem.batches[:6])
+    short = problem._replace(batches=problem.batches[: 6 if "compile" in name else 1])
     hypergradient(name, short)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     hypergradient(name, problem)

@@ -1,7 +1,7 @@
 """The same K inner steps by everyone: ours, by hand, torch.func, higher, TorchOpt.
 
-Letters: K inner steps, B rows. All but TorchOpt (a constant rate: it has no other) are driven by the
-same level 4, a ``MetaOptimizer`` of log-loss and log-step. A contender takes a ``Problem`` and
+Letters: K inner steps, B rows. All but TorchOpt (a constant rate: it has no other) are driven by
+the same level 4, a ``MetaOptimizer`` of log-loss and log-step. A contender takes a ``Problem`` and
 returns the mean of the K losses, with a graph to level 4.
 """
 
@@ -132,20 +132,20 @@ def by_higher(problem: Problem) -> Tensor:
     return torch.stack(losses).mean()
 
 
-def by_torchopt(problem: Problem) -> Tensor:
-    """Level 4 is asked at the first step only, and scales the mean: TorchOpt's rates are floats."""
+def by_torchopt(problem: Problem) -> tuple[Tensor, list[Tensor]]:
+    """TorchOpt's rates are floats, so it is differentiated by the initial weights instead."""
     import torchopt
 
     model = problem.model
     model.load_state_dict(problem.params)
     net, losses = _Rebuilt(model), []
+    start = list(net.parameters())
     sgd = torchopt.MetaSGD(net, lr=LR, momentum=MOMENTUM)
     for inputs, targets in problem.batches:
         loss = cross_entropy(net(inputs), targets)
         sgd.step(loss)
         losses.append(loss)
-    lr, _ = level_4(problem.rule, losses[0], 0)
-    return torch.stack(losses).mean() * lr
+    return torch.stack(losses).mean(), start
 
 
 class _Rebuilt(nn.Module):
@@ -157,7 +157,7 @@ class _Rebuilt(nn.Module):
             nn.Linear(layer.in_features, layer.out_features) if type(layer) is nn.Linear else layer
             for layer in model
         ]
-        self.net = nn.Sequential(*parts)
+        self.net = nn.Sequential(*parts).to(model[0].weight.dtype)
         self.net.load_state_dict(model.state_dict())
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -1,0 +1,247 @@
+"""Every backend, with every built-in rule, gives eager's numbers: for one task and for T at once.
+
+"compile" runs here without its C++ compiler (``aot_eager``: traced, differentiated and decomposed
+alike), but for two tests; the benchmark compares its programs on larger nets.
+"""
+
+import importlib
+
+import pytest
+import torch
+from torch import nn
+
+from nested import MetaOptimizer, functional_loss, unroll, unroll_tasks
+from nested.unroll.batched import pick_task, rule_of_tasks
+from tests.problems import (
+    ConstantRule,
+    everything,
+    generator,
+    learned_rule,
+    problem,
+    repeat_tasks,
+    state_with,
+)
+
+compiled = importlib.import_module("nested.unroll.compiled")
+STEPS = 5  # two compiled windows, of two steps in these tests, and one step more
+RULES = {
+    "MetaOptimizer": lambda: gentle_rule(),
+    "ConstantRule": lambda: ConstantRule(0.1, 0.8),
+    "loss only": lambda: gentle_rule(context=("log_loss",)),
+    "a function": lambda: gentle_rule(context=("log_loss", steepest)),
+}
+
+
+def gentle_rule(**how):
+    """A MetaOptimizer whose net is far from constant, and whose runs do not diverge."""
+    rule = MetaOptimizer(hidden=5, lr_range=(1e-3, 0.3), generator=generator(), **how).double()
+    with torch.no_grad():
+        rule.net[2].weight.mul_(8)
+    return rule
+
+
+def steepest(*, loss, step, params, grads, buffer):
+    return torch.log(torch.stack([g.abs().max() for g in grads.values()]).max() + 1e-3)
+
+
+@pytest.fixture
+def without_compiler(monkeypatch):
+    traced = torch.compile(compiled._window, backend="aot_eager", fullgraph=True, dynamic=False)
+    monkeypatch.setattr(compiled, "_program", traced)
+    monkeypatch.setattr(compiled, "WINDOW", 2)
+
+
+def frozen_layer():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model[0].requires_grad_(False)
+    return model
+
+
+def with_buffers():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
+    model[1].running_var.fill_(2.5)
+    return model
+
+
+def compare(backend, tasks, rule, model=None, first_order=False, dtype=torch.float64):
+    loss_fn, params, batches, momentum = problem(STEPS, model=model)
+    if dtype != torch.float64:
+        loss_fn = functional_loss(loss_fn.model.to(dtype), loss_fn.criterion)
+        params = {n: p.detach().to(dtype).requires_grad_() for n, p in params.items()}
+        momentum = {n: v.detach().to(dtype).requires_grad_() for n, v in momentum.items()}
+        batches = [tuple(x.to(dtype) for x in batch) for batch in batches]
+    rule = rule.to(dtype)
+    state = state_with(rule, params, momentum)
+    numbers = []
+    for name in ("eager", backend):
+        if tasks:
+            many = repeat_tasks(params, tasks), [repeat_tasks(b, tasks) for b in batches]
+            how = {"backend": name, "first_order": first_order}
+            run = unroll_tasks(loss_fn, *many, rule, repeat_tasks(state, tasks), **how)
+            run = pick_task(run, tasks - 1)
+        else:
+            how = {"backend": name, "first_order": first_order}
+            run = unroll(loss_fn, params, batches, rule, state, **how)
+        values = everything(run)
+        sources = [*rule.parameters(), *params.values(), *momentum.values()]
+        grads = torch.autograd.grad((values**2).sum(), sources, materialize_grads=True)
+        numbers.append((values, torch.cat([g.flatten() for g in grads]).double()))
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    for ours, reference in zip(numbers[1], numbers[0], strict=True):
+        scale = reference.abs().max().item()
+        torch.testing.assert_close(ours, reference, rtol=tolerance, atol=tolerance * scale)
+    assert numbers[0][1].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", RULES)
+@pytest.mark.parametrize("tasks", [0, 1, 3])
+def test_every_rule_checkpointed(tasks, name):
+    compare("checkpoint", tasks, RULES[name]())
+
+
+@pytest.mark.parametrize(("name", "tasks"), [*zip(RULES, (0, 3, 0, 3)), ("MetaOptimizer", 1)])
+def test_every_rule_compiled(tasks, name, without_compiler):
+    compare("compile", tasks, RULES[name]())
+
+
+@pytest.mark.parametrize(
+    ("backend", "tasks"), [("checkpoint", 0), ("checkpoint", 2), ("compile", 2)]
+)
+def test_first_order(backend, tasks, without_compiler):
+    compare(backend, tasks, gentle_rule(), first_order=True)
+
+
+@pytest.mark.parametrize("make_model", [frozen_layer, with_buffers])
+@pytest.mark.parametrize(
+    ("backend", "tasks"), [("checkpoint", 0), ("checkpoint", 2), ("compile", 0)]
+)
+def test_frozen_parameters_and_buffers(backend, tasks, make_model, without_compiler):
+    compare(backend, tasks, gentle_rule(), model=make_model())
+
+
+@pytest.mark.parametrize("backend", ["checkpoint", "compile"])
+def test_float32(backend, without_compiler):
+    compare(backend, 0, gentle_rule(), dtype=torch.float32)
+
+
+def test_with_the_compiler(monkeypatch):
+    monkeypatch.setattr(compiled, "WINDOW", 2)
+    compare("compile", 3, gentle_rule())
+
+
+def test_where_there_is_no_compiler_it_says_so_once_and_is_eager(monkeypatch):
+    broken = torch.compile(compiled._window, backend=no_compiler, fullgraph=True, dynamic=False)
+    monkeypatch.setattr(compiled, "_program", broken)
+    with pytest.warns(UserWarning, match="torch.compile failed, so the eager backend is used"):
+        compare("compile", 0, gentle_rule())
+
+
+def no_compiler(graph, inputs):
+    raise RuntimeError("no C++ compiler here")
+
+
+# --- plain nets, and T of them -------------------------------------------------------------------
+
+NETS = {
+    "a line": lambda: nn.Linear(3, 2),
+    "no bias": lambda: nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)),
+    "three layers": lambda: nn.Sequential(
+        nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 2)
+    ),
+    "not plain": lambda: nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2)),
+}
+
+
+@pytest.mark.parametrize("classes", [False, True])
+@pytest.mark.parametrize("net", NETS)
+def test_plain_nets_alone_and_together_are_functional_loss(net, classes):
+    model, g, count, rows = NETS[net]().double(), generator(), 3, 7
+    criterion = nn.functional.cross_entropy if classes else nn.functional.mse_loss
+    loss_fn = functional_loss(model, criterion)
+    own = [
+        {n: torch.randn(p.shape, generator=g).double() for n, p in model.named_parameters()}
+        for _ in range(count)
+    ]
+    batches = []
+    for _ in range(count):
+        x = torch.randn(rows, 3, generator=g).double()
+        y = torch.randint(2, (rows,), generator=g) if classes else x[:, :2].sin()
+        batches.append((x, y))
+    plain = importlib.import_module("nested.unroll.plain_nets")
+    alone = torch.stack([loss_fn(p, b) for p, b in zip(own, batches)])
+    faster = torch.stack([plain.faster(loss_fn, p)(p, b) for p, b in zip(own, batches)])
+    stack = importlib.import_module("nested.unroll.batched").stack_tasks
+    together = plain.of_tasks(loss_fn, own[0])(stack(own), stack(batches))
+    torch.testing.assert_close(faster, alone, rtol=1e-12, atol=0)
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
+    assert (plain.faster(loss_fn, own[0]) is loss_fn) == (net == "not plain")
+
+
+class Louder(MetaOptimizer):
+    """Inherits ``takes_tasks``, but its own ``forward`` is for one task."""
+
+    def forward(self, params, grads, state, loss):
+        assert loss.dim() == 0
+        return super().forward(params, grads, state, loss)
+
+
+def test_a_claim_to_take_tasks_is_that_of_the_class_that_defines_forward():
+    assert rule_of_tasks(MetaOptimizer()).__class__ is MetaOptimizer
+    assert rule_of_tasks(Louder()).__class__ is not Louder
+    loss_fn, params, batches, _ = problem(2)
+    many = repeat_tasks(params), [repeat_tasks(b) for b in batches]
+    run = unroll_tasks(loss_fn, *many, Louder().double())
+    assert run.losses.shape == (2, 2)
+
+
+# --- checkpoint -----------------------------------------------------------------------------------
+
+
+def test_checkpoint_refuses_gradients_that_it_would_lose():
+    loss_fn, params, batches, _ = problem(3)
+    scale = torch.ones((), dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match="depend on others too: use 'eager'"):
+        unroll(
+            lambda p, b: scale * loss_fn(p, b),
+            params,
+            batches,
+            learned_rule(),
+            backend="checkpoint",
+        )
+
+
+def test_checkpoint_can_be_differentiated_again_but_not_after_a_change():
+    rule = learned_rule()
+    loss_fn, params, batches, _ = problem(6)
+    run = unroll(loss_fn, params, batches, rule, backend="checkpoint")
+    own = list(rule.parameters())
+    first = torch.autograd.grad(run.losses.sum(), own, retain_graph=True)
+    again = torch.autograd.grad(run.losses.sum(), own, retain_graph=True)
+    assert all(map(torch.equal, first, again))
+    with torch.no_grad():
+        own[0].add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(run.losses.sum(), own)
+
+
+def test_checkpoint_draws_the_same_dropout_again():
+    model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 2)).double()
+    _, params, batches, _ = problem(6, model=model)
+    loss_fn, rule = functional_loss(model, nn.functional.mse_loss), gentle_rule()
+    grads = []
+    for backend in ("eager", "checkpoint"):
+        torch.manual_seed(0)
+        run = unroll(loss_fn, params, batches, rule, backend=backend)
+        torch.manual_seed(99)
+        grads.append(torch.autograd.grad(run.losses.sum(), list(rule.parameters())))
+    for ours, reference in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, reference, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 100, 400])
+def test_segments_are_all_the_steps_in_order_and_about_sqrt_2k_of_them(count):
+    checkpointed = importlib.import_module("nested.unroll.checkpointed")
+    pieces = checkpointed._segments(list(range(count)))
+    assert [k for piece in pieces for k in piece] == list(range(count))
+    kept = max(j + len(piece) for j, piece in enumerate(pieces))
+    assert kept <= (2 * count) ** 0.5 + 2
