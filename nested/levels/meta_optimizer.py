@@ -83,8 +83,7 @@ class MetaOptimizer(UpdateRule):
         Raises ``RuntimeError`` for another number of features."""
         finite = (0 * context.detach()).sum(-1, keepdim=True) == 0  # of NaN and infinity it is not
         x = (torch.where(finite, context, 0.0) - self.centre) / (4 * self.width)
-        x = 4 * torch.tanh(x)  # order one, for any finite input
-        first, _, last = self.net
+        first, x, last = self.net[0], 4 * torch.tanh(x), self.net[2]  # x: order one
         logits = last(torch.tanh(first(x.to(first.weight.dtype))))
         logits = torch.where(finite, logits, -torch.inf)
         lr_share, momentum_share = torch.sigmoid(logits.to(context.dtype)).unbind(-1)
@@ -99,11 +98,9 @@ class MetaOptimizer(UpdateRule):
         context = context + 0 * loss.detach()[..., None]  # a loss that is not finite: the low ends
         lr, momentum = self.signals(context)
         buffer = momentum_step(state["momentum"], grads, momentum)
-        return Step(
-            params=slow_weights_step(params, buffer, lr),
-            state={"momentum": buffer, "step": state["step"] + 1},
-            signals={"lr": lr, "momentum": momentum},
-        )
+        moved = slow_weights_step(params, buffer, lr)
+        kept = {"momentum": buffer, "step": state["step"] + 1}
+        return Step(moved, kept, {"lr": lr, "momentum": momentum})
 
 
 def _inside(low: float, high: float, share: Tensor) -> Tensor:
