@@ -25,13 +25,13 @@ MARGIN = 1e-3  # the share of a range kept free at either end, so that rounding 
 class MetaOptimizer(UpdateRule):
     """Momentum SGD whose learning rate and momentum a net picks from what it sees at each step.
 
-    ``hidden`` tanh units see the features in ``context``: fields of
-    ``nested.levels.context.Context`` (except ``progress``: this rule is not told how long it will
-    run), or functions: see ``look`` there. Both outputs are bounded by construction: a sigmoid, in
-    log space for the learning rate, spans the *inside* of ``lr_range`` (> 0) and ``momentum_range``
-    (within [0, 1)), so that no input can leave it and both heads have a gradient from the first
-    step. The start is near lr 0.1 and momentum 0.5, at least a tenth inside either range.
-    ``generator`` draws the first weights; without one they are always alike.
+    ``hidden`` tanh units see the features in ``context``: fields of ``levels.context.Context`` (not
+    ``progress``: this rule is not told its end), or functions: see ``look`` there. Both outputs are
+    bounded by construction: a sigmoid, in log space for the learning rate, spans the *inside* of
+    ``lr_range`` (> 0) and ``momentum_range`` (within [0, 1)), so that no input can leave it and
+    both heads have a gradient from the first step. The start is near lr 0.1 and momentum 0.5, at
+    least a tenth inside either range. ``generator`` draws the first weights; without one they are
+    always alike.
 
     Signals: ``lr`` (weight change per unit of buffer) and ``momentum``, (). A non-finite loss gives
     the low end of both ranges. State: ``momentum``, a buffer named as the params, and ``step``, a
@@ -85,12 +85,11 @@ class MetaOptimizer(UpdateRule):
         x = (torch.where(finite, context, 0.0) - self.centre) / (4 * self.width)
         first, x, last = self.net[0], 4 * torch.tanh(x), self.net[2]  # x: order one
         logits = last(torch.tanh(first(x.to(first.weight.dtype))))
-        logits = torch.where(finite, logits, -torch.inf)
-        lr_share, momentum_share = torch.sigmoid(logits.to(context.dtype)).unbind(-1)
-        (lr_low, lr_high), (low, high) = self.lr_range, self.momentum_range
+        logits = torch.where(finite, logits, -torch.inf).to(context.dtype)
+        lr_share, momentum_share = torch.sigmoid(logits).unbind(-1)
         # lr = low (high / low)^share,  momentum = low + (high - low) share,  a margin inside
-        lr = torch.exp(_inside(math.log(lr_low), math.log(lr_high), lr_share))
-        return lr, _inside(low, high, momentum_share)
+        lr = torch.exp(_inside(*map(math.log, self.lr_range), lr_share))
+        return lr, _inside(*self.momentum_range, momentum_share)
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         seen = {"step": state["step"], "grads": grads, "buffer": state["momentum"]}

@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
+from torch.utils._pytree import tree_map
 
 from nested.levels.forward import Batch, LossFn, Params
 from nested.tasks.family import TaskFamily, check_counts
 from nested.tasks.stack import stack_batch, stack_init
+from nested.unroll.plain_nets import of_tasks
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,13 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     ``IndexError`` for no candidates.
     """
     count = len(candidates)
-    loss_fn = torch.vmap(torch.vmap(draw.loss_fn), in_dims=(0, None))  # -> (C, T)
+    losses_of = of_tasks(draw.loss_fn, draw.params)
+
+    def loss_fn(params: Params, batch: Batch) -> Tensor:  # (C, T), as C T tasks
+        batch = tree_map(lambda x: x.expand(count, *x.shape).flatten(0, 1), batch)
+        params = {name: p.flatten(0, 1) for name, p in params.items()}
+        return losses_of(params, batch).unflatten(0, (count, -1))
+
     params = {
         name: p.detach().expand(count, *p.shape).clone().requires_grad_()
         for name, p in draw.params.items()
