@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
+from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
@@ -42,7 +44,7 @@ def unroll_compiled(
     """
     how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
     whole = len(batches) // WINDOW * WINDOW
-    parts = []
+    parts, now = [], (params, state)
     try:
         with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
             for at in range(0, whole, WINDOW):
@@ -50,17 +52,17 @@ def unroll_compiled(
                 if not parts:  # wrong parts are refused in eager's words
                     unroll_eager(loss_fn, params, window[:1], rule, state, **_roll_out(how))
                 with torch.set_grad_enabled(differentiable):
-                    start = _with_graph(params) if differentiable else params
+                    start, memory = _with_graph(now) if differentiable else now
                     parts.append(
-                        _program(loss_fn, start, window, rule, state, first_order, time_dim)
+                        _program(loss_fn, start, window, rule, memory, first_order, time_dim)
                     )
-                params, state = parts[-1].params, parts[-1].state
+                now = parts[-1].params, parts[-1].state
     except torch._dynamo.exc.TorchDynamoException as error:
         said = str(error).strip().splitlines()[0]
         warnings.warn(f"torch.compile failed, so the eager backend is used: {said}", stacklevel=3)
         return unroll_eager(loss_fn, params, batches, rule, state, **how)
     if whole < len(batches):
-        parts.append(unroll_eager(loss_fn, params, batches[whole:], rule, state, **how))
+        parts.append(unroll_eager(loss_fn, now[0], batches[whole:], rule, now[1], **how))
     return join(parts, time_dim)
 
 
@@ -93,9 +95,13 @@ def _window(
 _program = torch.compile(_window, fullgraph=True, dynamic=False)
 
 
-def _with_graph(params: Params) -> Params:
-    """The first window looks like all others: its weights are in a graph."""
-    return {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
+def _with_graph(tree: Any) -> Any:
+    """All floats ask for a gradient, in the first window as in later ones: one program for all."""
+
+    def ask(x: Tensor) -> Tensor:
+        return x.detach().requires_grad_() if x.is_floating_point() and not x.requires_grad else x
+
+    return tree_map_only(Tensor, ask, tree)
 
 
 def _roll_out(how: dict) -> dict:

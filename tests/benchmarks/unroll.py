@@ -1,4 +1,4 @@
-"""How fast, and how small, is the unroll?   python tests/benchmarks/unroll.py [--threads 2]
+"""How fast, and how small, is the unroll?   python -m tests.benchmarks.unroll [--threads 2]
 
 Checks that all hypergradients agree (float64, 1e-9), then times everyone side by side: rounds in
 turn, the median of each, forward and backward, in ms an inner step (of one task). Then the growth
