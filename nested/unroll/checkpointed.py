@@ -65,8 +65,10 @@ class _Replay:
     how: dict[str, Any]
     out_spec: Any = None
 
-    def run(self, leaves: Sequence[Tensor], segment: list[Batch], differentiable: bool):
-        params, state = tree_unflatten(list(leaves), self.spec)
+    def run(
+        self, leaves: Sequence[Tensor], spec: Any, segment: list[Batch], differentiable: bool
+    ) -> Trajectory:
+        params, state = tree_unflatten(list(leaves), spec)
         return unroll_eager(
             self.loss_fn,
             params,
@@ -79,11 +81,11 @@ class _Replay:
 
     def all(self, leaves: Sequence[Tensor]) -> tuple[Trajectory, list[tuple]]:
         """Make all steps without a graph; return where they lead, and each segment's start."""
-        starts, parts, leaves = [], [], [leaf.detach() for leaf in leaves]
+        starts, parts, leaves, spec = [], [], [leaf.detach() for leaf in leaves], self.spec
         for segment in self.segments:
-            starts.append((leaves, _random_states(leaves)))
-            parts.append(self.run(leaves, segment, differentiable=False))
-            leaves = tree_flatten(parts[-1][:2])[0]
+            starts.append((leaves, spec, _random_states(leaves)))
+            parts.append(self.run(leaves, spec, segment, differentiable=False))
+            leaves, spec = tree_flatten(parts[-1][:2])  # a rule may turn the order of its state
         return join(parts, self.how["time_dim"]), starts
 
 
@@ -112,23 +114,27 @@ class _Checkpointed(torch.autograd.Function):
         d_time = d_out[len(start) :]  # of losses and signals, all K at once
         end = sum(map(len, replay.segments))
         for segment in reversed(replay.segments):
-            leaves, random_states = starts.pop()
+            leaves, spec, random_states = starts.pop()
             d_now = [_slice(d, end - len(segment), end, replay) for d in d_time]
             with _drawing_from(random_states):
-                grads = _segment_gradients(replay, leaves, segment, [*d_leaves, *d_now])
+                grads = _segment_gradients(replay, leaves, spec, segment, [*d_leaves, *d_now])
             d_leaves, end = grads[count:], end - len(segment)
             d_learned = [d if g is None else d + g for d, g in zip(d_learned, grads[:count])]
         return None, *d_learned, *d_leaves
 
 
 def _segment_gradients(
-    replay: _Replay, leaves: Sequence[Tensor], segment: list[Batch], d_out: list[Tensor | None]
+    replay: _Replay,
+    leaves: Sequence[Tensor],
+    spec: Any,
+    segment: list[Batch],
+    d_out: list[Tensor | None],
 ) -> tuple[Tensor | None, ...]:
     """The gradients of what a segment leads to, times ``d_out``: for the rule's parameters, then
     for the leaves it starts from."""
     with torch.enable_grad():
         leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in leaves]
-        out = tree_flatten(replay.run(leaves, segment, differentiable=True))[0]
+        out = tree_flatten(replay.run(leaves, spec, segment, differentiable=True))[0]
         pairs = [(x, d) for x, d in zip(out, d_out, strict=True) if d is not None]
         pairs = [(x, d) for x, d in pairs if x.requires_grad]
     sources = [x for x in [*replay.learned, *leaves] if x.requires_grad]

@@ -99,6 +99,25 @@ def test_every_rule_checkpointed(tasks, name):
     compare("checkpoint", tasks, RULES[name]())
 
 
+class Turning(ConstantRule):
+    """Hands its state back in another order than it came, with a second part of the same shape."""
+
+    def init(self, params):
+        zeros = {name: torch.zeros_like(p) for name, p in params.items()}
+        return {"momentum": zeros, "mean": zeros}
+
+    def forward(self, params, grads, state, loss):
+        step = super().forward(params, grads, state, loss)
+        mean = {name: 0.9 * m + grads[name] ** 2 for name, m in state["mean"].items()}
+        moved = {n: w - 0.1 * mean[n] for n, w in step.params.items()}
+        return step._replace(params=moved, state={"mean": mean, **step.state})
+
+
+@pytest.mark.parametrize("tasks", [0, 2])
+def test_a_state_in_another_order_is_the_same_state(tasks):
+    compare("checkpoint", tasks, Turning(0.05, 0.8))
+
+
 @pytest.mark.parametrize(("name", "tasks"), [*zip(RULES, (0, 3, 0, 3)), ("MetaOptimizer", 1)])
 def test_every_rule_compiled(tasks, name, without_compiler):
     compare("compile", tasks, RULES[name]())
