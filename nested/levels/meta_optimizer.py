@@ -94,7 +94,7 @@ class MetaOptimizer(UpdateRule):
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         seen = {"step": state["step"], "grads": grads, "buffer": state["momentum"]}
         context = look(self.context, loss=loss, params=params, **seen)  # (features,)
-        context = context + 0 * loss.detach()[..., None]  # a loss that is not finite: the low ends
+        context = context.add(loss.detach().unsqueeze(-1), alpha=0)  # not finite: the low ends
         lr, momentum = self.signals(context)
         buffer = momentum_step(state["momentum"], grads, momentum)
         moved = slow_weights_step(params, buffer, lr)

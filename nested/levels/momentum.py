@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nested.levels.forward import Params
 
+LARGE = 2**13  # numbers in a tensor
+
 
 def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Params:
     """Return the next buffer, ``v <- mu v + g``: pure, and differentiable in all three arguments.
@@ -31,9 +33,11 @@ def add_scaled(x: Tensor, y: Tensor, factor: Tensor | float) -> Tensor:
     """Return ``x + factor y``, (...), in the dtype of ``x``: a wider factor must not widen it. With
     a factor for each of T tasks, (T,), the tensors are (T, ...). Raises ``RuntimeError`` for
     another T."""
-    if not isinstance(factor, Tensor):
-        return x + factor * y
-    if factor.dim():
+    is_tensor = isinstance(factor, Tensor)
+    if is_tensor and factor.dim():
         factor = factor.reshape(-1, *[1] * (x.dim() - 1))
-    total = torch.addcmul(x, y, factor)  # one pass over memory, where x + factor * y takes two
+    if is_tensor and x.numel() >= LARGE:  # without the temporary factor * y, which costs memory
+        total = torch.addcmul(x, y, factor)
+    else:
+        total = x + factor * y
     return total if total.dtype == x.dtype else total.to(x.dtype)

@@ -2,7 +2,8 @@
 
 Letters: K inner steps, B rows. All but TorchOpt (a constant rate: it has no other) are driven by
 the same level 4, a ``MetaOptimizer`` of log-loss and log-step. A contender takes a ``Problem`` and
-returns the mean of the K losses, with a graph to level 4.
+returns the mean of the K losses, plus that of a query batch at the last weights, with a graph to
+level 4.
 """
 
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch.nn.functional import cross_entropy, linear
 from nested import MetaOptimizer, UpdateRule, functional_loss, unroll, unroll_tasks
 from nested.levels.context import look
 from nested.unroll.batched import stack_tasks
+from nested.unroll.plain_nets import of_tasks
 
 SIZES = {"S": ([64, 32, 10], 32), "M": ([784, 256, 256, 10], 64)}  # widths, B
 TASKS = 16
@@ -28,7 +30,8 @@ class Problem(NamedTuple):
     params: dict[str, Tensor]
     batches: list
     rule: UpdateRule
-    tasks: tuple  # params and batches again, T at once
+    query: tuple
+    tasks: tuple  # params, batches and query again, T at once
 
 
 def make_problem(workload: str, steps: int, dtype: torch.dtype = torch.float32) -> Problem:
@@ -40,18 +43,18 @@ def make_problem(workload: str, steps: int, dtype: torch.dtype = torch.float32) 
         name: torch.randn(p.shape, generator=generator).to(dtype) / p.shape[-1] ** 0.5
         for name, p in model.named_parameters()
     }
-    batches = [
+    *batches, query = [
         (
             torch.randn(rows, widths[0], generator=generator).to(dtype),
             torch.randint(10, (rows,), generator=generator),
         )
-        for _ in range(steps)
+        for _ in range(steps + 1)
     ]
     rule = MetaOptimizer(context=("log_loss", "log_step")).to(dtype)
-    many = ({}, [])
+    many = ()
     if workload == "S":
-        many = stack_tasks([params] * TASKS), [stack_tasks([batch] * TASKS) for batch in batches]
-    return Problem(model, functional_loss(model, cross_entropy), params, batches, rule, many)
+        many = tuple(stack_tasks([part] * TASKS) for part in (params, batches, query))
+    return Problem(model, functional_loss(model, cross_entropy), params, batches, rule, query, many)
 
 
 def level_4(rule: MetaOptimizer, loss: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -62,13 +65,14 @@ def level_4(rule: MetaOptimizer, loss: Tensor, step: int) -> tuple[Tensor, Tenso
 
 def ours(problem: Problem, backend: str) -> Tensor:
     loss_fn, params, batches, rule = problem[1:5]
-    return unroll(loss_fn, params, batches, rule, backend=backend).losses.mean()
+    run = unroll(loss_fn, params, batches, rule, backend=backend)
+    return run.losses.mean() + loss_fn(run.params, problem.query)
 
 
 def ours_many(problem: Problem, backend: str) -> Tensor:
-    params, batches = problem.tasks
+    params, batches, query = problem.tasks
     run = unroll_tasks(problem.loss_fn, params, batches, problem.rule, backend=backend)
-    return run.losses.mean()
+    return run.losses.mean() + of_tasks(problem.loss_fn, params)(run.params, query).mean()
 
 
 def forward(weights: list[Tensor], inputs: Tensor) -> Tensor:
@@ -101,7 +105,8 @@ def by_hand(problem: Problem) -> Tensor:
         buffers = [momentum * v + g for v, g in zip(buffers, grads)]
         weights = [w - lr * v for w, v in zip(weights, buffers)]
         losses.append(loss)
-    return torch.stack(losses).mean()
+    inputs, targets = problem.query
+    return torch.stack(losses).mean() + cross_entropy(forward(weights, inputs), targets)
 
 
 def by_torch_func(problem: Problem) -> Tensor:
@@ -114,7 +119,7 @@ def by_torch_func(problem: Problem) -> Tensor:
         buffers = {n: momentum * v + grads[n] for n, v in buffers.items()}
         params = {n: w - lr * buffers[n] for n, w in params.items()}
         losses.append(loss)
-    return torch.stack(losses).mean()
+    return torch.stack(losses).mean() + problem.loss_fn(params, problem.query)
 
 
 def by_higher(problem: Problem) -> Tensor:
@@ -129,7 +134,8 @@ def by_higher(problem: Problem) -> Tensor:
             lr, momentum = level_4(problem.rule, loss, k)
             inner.step(loss, override={"lr": [lr], "momentum": [momentum]})
             losses.append(loss)
-    return torch.stack(losses).mean()
+        inputs, targets = problem.query
+        return torch.stack(losses).mean() + cross_entropy(fmodel(inputs), targets)
 
 
 def by_torchopt(problem: Problem) -> tuple[Tensor, list[Tensor]]:
@@ -145,7 +151,8 @@ def by_torchopt(problem: Problem) -> tuple[Tensor, list[Tensor]]:
         loss = cross_entropy(net(inputs), targets)
         sgd.step(loss)
         losses.append(loss)
-    return torch.stack(losses).mean(), start
+    inputs, targets = problem.query
+    return torch.stack(losses).mean() + cross_entropy(net(inputs), targets), start
 
 
 class _Rebuilt(nn.Module):
