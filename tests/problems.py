@@ -25,6 +25,18 @@ def small_net():
     return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
 
 
+def frozen_first_layer():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    model[0].requires_grad_(False)
+    return model
+
+
+def with_buffers():
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
+    model[1].running_var.fill_(2.5)
+    return model
+
+
 def problem(steps, *, model=None, seed=0, requires_grad=True):
     """(loss_fn, params, batches, initial momentum) in float64, on random data."""
     g = generator(seed)

@@ -15,11 +15,13 @@ from nested.unroll.batched import pick_task, rule_of_tasks
 from tests.problems import (
     ConstantRule,
     everything,
+    frozen_first_layer,
     generator,
     learned_rule,
     problem,
     repeat_tasks,
     state_with,
+    with_buffers,
 )
 
 compiled = importlib.import_module("nested.unroll.compiled")
@@ -49,18 +51,6 @@ def without_compiler(monkeypatch):
     traced = torch.compile(compiled._window, backend="aot_eager", fullgraph=True, dynamic=False)
     monkeypatch.setattr(compiled, "_program", traced)
     monkeypatch.setattr(compiled, "WINDOW", 2)
-
-
-def frozen_layer():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    model[0].requires_grad_(False)
-    return model
-
-
-def with_buffers():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
-    model[1].running_var.fill_(2.5)
-    return model
 
 
 def compare(backend, tasks, rule, model=None, first_order=False, dtype=torch.float64):
@@ -130,7 +120,7 @@ def test_first_order(backend, tasks, without_compiler):
     compare(backend, tasks, gentle_rule(), first_order=True)
 
 
-@pytest.mark.parametrize("make_model", [frozen_layer, with_buffers])
+@pytest.mark.parametrize("make_model", [frozen_first_layer, with_buffers])
 @pytest.mark.parametrize(
     ("backend", "tasks"), [("checkpoint", 0), ("checkpoint", 2), ("compile", 0)]
 )

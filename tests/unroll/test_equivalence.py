@@ -10,10 +10,12 @@ from tests.problems import (
     ConstantRule,
     WithWeights,
     everything,
+    frozen_first_layer,
     learned_rule,
     problem,
     repeat_tasks,
     state_with,
+    with_buffers,
 )
 
 BACKENDS = ["eager", "higher", "checkpoint", "tasks"]
@@ -71,18 +73,6 @@ def test_backends_agree_in_value_and_hypergradient(backend, make_rule, first_ord
     grads = [hypergradients(run, rule, params, momentum) for run in runs]
     torch.testing.assert_close(grads[1], grads[0], rtol=1e-10, atol=1e-12)
     assert grads[0].abs().max() > 1e-3
-
-
-def frozen_first_layer():
-    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
-    model[0].requires_grad_(False)
-    return model
-
-
-def with_buffers():
-    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)).double().eval()
-    model[1].running_var.fill_(2.5)
-    return model
 
 
 @pytest.mark.parametrize("make_model", [frozen_first_layer, with_buffers])
