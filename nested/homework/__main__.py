@@ -62,8 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def run_grade(args: argparse.Namespace) -> int:
     """Grade, report, and return 0 when all that was attempted is right and no file is missing,
-    else 1. Raises
-    ``ValueError`` for flags that make no sense together, or on Windows."""
+    else 1. Raises ``ValueError`` for flags that make no sense together, or on Windows."""
     if os.name != "posix":
         raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
     from nested.homework.grade import grade

@@ -21,25 +21,23 @@ SYSTEM = ("/usr", "/lib", "/lib64", "/sys", "/proc/self", "/proc/cpuinfo", "/pro
 SINGLE = ("/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/urandom")
 
 
-def see_only(file: Path, package: Path) -> bool:
+def see_only(file: Path, package: Path) -> None:
     """Leave this process, for good, nothing to read but Python, the system's libraries, the package
-    in the folder ``package`` and ``file``, and nothing to write to. False where the system is not
-    Linux with Landlock (5.13 or later). Raises ``OSError`` when the system refuses."""
-    if sys.platform != "linux":
-        return False
+    in the folder ``package`` and ``file``, and nothing to write to. Changes nothing where Linux is
+    older than Landlock (5.13). Raises ``OSError`` when the system refuses."""
     call = ctypes.CDLL(None, use_errno=True).syscall
     version = call(CREATE, None, ctypes.c_size_t(0), 1)
     if version < 1:
-        return False
+        return
     every = (1 << RIGHTS_OF.get(version, 15)) - 1
     rules = _made(call(CREATE, struct.pack("Q", every), ctypes.c_size_t(8), 0))
-    python = {sys.prefix, sys.base_prefix, *filter(None, sys.path)} - {str(package.parent)}
+    installed = [path for path in sys.path if path.endswith("-packages")]  # not other checkouts
+    python = {sys.prefix, sys.base_prefix, *installed}
     _allow(call, rules, READ_FILE | READ_DIR | EXECUTE, [*python, *SYSTEM, package])
     _allow(call, rules, READ_DIR, [package.parent])  # imports look what there is
     _allow(call, rules, READ_FILE, [*SINGLE, file])
     _made(call(RESTRICT, rules, 0))
     os.close(rules)
-    return True
 
 
 def _allow(call, rules: int, rights: int, paths: Iterable[Path | str]) -> None:

@@ -29,8 +29,8 @@ END_WITH_PARENT, NO_NEW_PRIVILEGES, SECCOMP, FILTER = 1, 38, 22, 2  # of prctl
 
 
 def limit_memory(more: int) -> None:
-    """Let this process take ``more`` bytes of addresses than it has now; no more than that on
-    Linux, elsewhere no limit is set. Raises ``OSError`` when the system refuses."""
+    """Let this process take ``more`` bytes of addresses beyond those it has now, on Linux;
+    elsewhere no limit is set. Raises ``OSError`` when the system refuses."""
     if sys.platform == "linux":
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _, most = resource.getrlimit(resource.RLIMIT_AS)

@@ -43,6 +43,7 @@ def unroll_compiled(
     ``time_dim=1``; raises what ``unroll_eager`` raises.
     """
     how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
+    roll_out = {**how, "differentiable": False}
     whole = len(batches) // WINDOW * WINDOW
     parts, now = [], (params, state)
     try:
@@ -50,7 +51,7 @@ def unroll_compiled(
             for at in range(0, whole, WINDOW):
                 window = list(batches[at : at + WINDOW])
                 if not parts:  # wrong parts are refused in eager's words
-                    unroll_eager(loss_fn, params, window[:1], rule, state, **_roll_out(how))
+                    unroll_eager(loss_fn, params, window[:1], rule, state, **roll_out)
                 with torch.set_grad_enabled(differentiable):
                     start, memory = _with_graph(now) if differentiable else now
                     parts.append(
@@ -102,7 +103,3 @@ def _with_graph(tree: Any) -> Any:
         return x.detach().requires_grad_() if x.is_floating_point() and not x.requires_grad else x
 
     return tree_map_only(Tensor, ask, tree)
-
-
-def _roll_out(how: dict) -> dict:
-    return {**how, "differentiable": False}
