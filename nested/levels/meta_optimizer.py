@@ -19,7 +19,6 @@ from nested.levels.rule import Step, UpdateRule
 from nested.levels.slow_weights import slow_weights_step
 
 START_LR, START_MOMENTUM = 0.1, 0.5
-MARGIN = 1e-3  # the share of a range kept free at either end, so that rounding cannot leave it
 
 
 class MetaOptimizer(UpdateRule):
@@ -28,15 +27,14 @@ class MetaOptimizer(UpdateRule):
     ``hidden`` tanh units see the features in ``context``: fields of ``levels.context.Context`` (not
     ``progress``: this rule is not told its end), or functions: see ``look`` there. Both outputs are
     bounded by construction: a sigmoid, in log space for the learning rate, spans the *inside* of
-    ``lr_range`` (> 0) and ``momentum_range`` (within [0, 1)), so that no input can leave it and
-    both heads have a gradient from the first step. The start is near lr 0.1 and momentum 0.5, at
-    least a tenth inside either range. ``generator`` draws the first weights; without one they are
-    always alike.
+    ``lr_range`` (> 0) and ``momentum_range`` (within [0, 1)): no input can leave it, and both heads
+    have a gradient from the first step. They start near lr 0.1 and momentum 0.5, at least a tenth
+    inside. ``generator`` draws the first weights; without one they are always alike.
 
-    Signals: ``lr`` (weight change per unit of buffer) and ``momentum``, (). A non-finite loss gives
-    the low end of both ranges. State: ``momentum``, a buffer named as the params, and ``step``, a
-    scalar that counts from 0. Raises ``ValueError`` for a width or feature that is not allowed, and
-    for a range narrower than float32 can keep inside: 10 % in lr, 0.01 in momentum.
+    Signals: ``lr`` (weight change per unit of buffer) and ``momentum``, (); for a loss that is not
+    finite, the low ends. State: ``momentum``, a buffer named as the params, and ``step``, a count
+    from 0. Raises ``ValueError`` for a width or feature that is not allowed, and for a range
+    narrower than float32 can keep inside: 10 % in lr, 0.01 in momentum.
     """
 
     takes_tasks = True
@@ -55,41 +53,40 @@ class MetaOptimizer(UpdateRule):
         self.hidden, self.context = hidden, tuple(context)
         self.lr_range, self.momentum_range = tuple(lr_range), tuple(momentum_range)
         scales = torch.tensor([SCALES.get(feature, (0.0, 1.0)) for feature in self.context])
-        self.register_buffer("centre", scales[:, 0], persistent=False)
-        self.register_buffer("width", scales[:, 1], persistent=False)
+        spans = torch.tensor([_inside(*map(math.log, lr_range)), _inside(*momentum_range)])
+        constants = torch.tensor(4.0), scales[:, 0], 4 * scales[:, 1], *spans.unbind(1)
+        for name, constant in zip(("reach", "centre", "width", "low", "span"), constants):
+            self.register_buffer(name, constant, persistent=False)
         self.net = nn.Sequential(nn.Linear(len(context), hidden), nn.Tanh(), nn.Linear(hidden, 2))
         self._start(generator or torch.Generator().manual_seed(0))
 
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
-        first, last = self.net[0], self.net[2]
+        first, _, last = self.net
         first.weight.uniform_(-1, 1, generator=generator).div_(math.sqrt(len(self.context)))
         first.bias.uniform_(-1, 1, generator=generator)
         last.weight.uniform_(-0.1, 0.1, generator=generator)  # small: starts nearly constant
-        (lr_low, lr_high), (low, high) = self.lr_range, self.momentum_range
-        lr_share = math.log(START_LR / lr_low) / math.log(lr_high / lr_low)
-        momentum_share = (START_MOMENTUM - low) / (high - low)
-        last.bias.copy_(torch.logit(torch.tensor([lr_share, momentum_share]).clamp(0.1, 0.9)))
+        share = (torch.tensor([math.log(START_LR), START_MOMENTUM]) - self.low) / self.span
+        last.bias.copy_(torch.logit(share.clamp(0.1, 0.9)))
 
     def init(self, params: Params) -> State:
-        some = next(iter(params.values()))
         momentum = {name: torch.zeros_like(p) for name, p in params.items()}
+        some = next(iter(momentum.values()))
         wide = torch.promote_types(some.dtype, torch.float32)  # half precision cannot count far
-        return {"momentum": momentum, "step": torch.zeros((), dtype=wide, device=some.device)}
+        return {"momentum": momentum, "step": some.new_zeros((), dtype=wide)}
 
     def signals(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Return (lr, momentum), each (...), for ``context`` (..., features), in ``self.context``'s
         order. Bounded for every finite input; a row that is not finite gets the low ends.
         Raises ``RuntimeError`` for another number of features."""
-        finite = (0 * context.detach()).sum(-1, keepdim=True) == 0  # of NaN and infinity it is not
-        x = (torch.where(finite, context, 0.0) - self.centre) / (4 * self.width)
-        first, x, last = self.net[0], 4 * torch.tanh(x), self.net[2]  # x: order one
-        logits = last(torch.tanh(first(x.to(first.weight.dtype))))
-        logits = torch.where(finite, logits, -torch.inf).to(context.dtype)
-        lr_share, momentum_share = torch.sigmoid(logits).unbind(-1)
-        # lr = low (high / low)^share,  momentum = low + (high - low) share,  a margin inside
-        lr = torch.exp(_inside(*map(math.log, self.lr_range), lr_share))
-        return lr, _inside(*self.momentum_range, momentum_share)
+        finite = torch.isfinite(context).all(-1, keepdim=True)
+        x = torch.where(finite, context, self.centre)
+        x = self.reach * torch.tanh((x - self.centre) / self.width)  # within 4: order one
+        first, tanh, last = self.net
+        share = torch.sigmoid(_linear(last, tanh(_linear(first, x.to(first.weight.dtype)))))
+        share = share.to(context.dtype) * finite  # log lr and momentum: low + (high - low) share
+        log_lr, momentum = torch.addcmul(self.low, self.span, share).unbind(-1)
+        return log_lr.exp(), momentum
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         seen = {"step": state["step"], "grads": grads, "buffer": state["momentum"]}
@@ -97,21 +94,24 @@ class MetaOptimizer(UpdateRule):
         context = context.add(loss.detach().unsqueeze(-1), alpha=0)  # not finite: the low ends
         lr, momentum = self.signals(context)
         buffer = momentum_step(state["momentum"], grads, momentum)
-        moved = slow_weights_step(params, buffer, lr)
         kept = {"momentum": buffer, "step": state["step"] + 1}
-        return Step(moved, kept, {"lr": lr, "momentum": momentum})
+        return Step(slow_weights_step(params, buffer, lr), kept, {"lr": lr, "momentum": momentum})
 
 
-def _inside(low: float, high: float, share: Tensor) -> Tensor:
-    margin = MARGIN * (high - low)
-    return (low + margin) + (high - low - 2 * margin) * share
+def _linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    return torch.addmv(layer.bias, layer.weight, x) if x.dim() == 1 else layer(x)  # for speed
+
+
+def _inside(low: float, high: float) -> tuple[float, float]:
+    margin = 1e-3 * (high - low)  # kept free at either end, so that rounding cannot leave the range
+    return low + margin, high - low - 2 * margin
 
 
 def _check(hidden: int, lr_range: tuple, momentum_range: tuple, context: tuple) -> None:
     (lr_low, lr_high), (low, high) = lr_range, momentum_range
     if type(hidden) is not int or hidden < 1:
         raise ValueError(f"hidden is a whole number of units from 1, but got {hidden!r}")
-    if not 1e-9 <= lr_low <= lr_high / 1.1 <= 1e9:  # what float32 can keep inside with MARGIN
+    if not 1e-9 <= lr_low <= lr_high / 1.1 <= 1e9:  # what float32 can keep inside
         raise ValueError(f"lr_range is (low, high), 1e-9 <= low < high / 1.1, but got {lr_range}")
     if not 0 <= low <= high - 0.01 < 0.99:
         raise ValueError(f"momentum_range is in [0, 1), 0.01 wide, but got {momentum_range}")

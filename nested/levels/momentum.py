@@ -26,18 +26,20 @@ def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Pa
     learning rate is constant.
     """
     # v <- mu v + g
-    return {name: add_scaled(g, buffer[name], momentum) for name, g in grads.items()}
+    return add_scaled(grads, buffer, momentum)
 
 
-def add_scaled(x: Tensor, y: Tensor, factor: Tensor | float) -> Tensor:
-    """Return ``x + factor y``, (...), in the dtype of ``x``: a wider factor must not widen it. With
-    a factor for each of T tasks, (T,), the tensors are (T, ...). Raises ``RuntimeError`` for
-    another T."""
-    is_tensor = isinstance(factor, Tensor)
-    if is_tensor and factor.dim():
-        factor = factor.reshape(-1, *[1] * (x.dim() - 1))
-    if is_tensor and x.numel() >= LARGE:  # without the temporary factor * y, which costs memory
-        total = torch.addcmul(x, y, factor)
-    else:
-        total = x + factor * y
-    return total if total.dtype == x.dtype else total.to(x.dtype)
+def add_scaled(xs: Params, ys: Params, factor: Tensor | float) -> Params:
+    """Return ``x + factor y`` for all of ``xs`` {name: (...)}, in the dtype of x: a wider factor
+    must not widen it. With a factor for each of T tasks, (T,), the tensors are (T, ...). Raises
+    ``RuntimeError`` for another T, ``KeyError`` for an x without a y."""
+    is_tensor, out = isinstance(factor, Tensor), {}
+    has_tasks = is_tensor and factor.dim()
+    for name, x in xs.items():
+        by = factor.reshape(-1, *[1] * (x.dim() - 1)) if has_tasks else factor
+        if is_tensor and x.numel() >= LARGE:  # without the temporary by * y, which costs memory
+            total = torch.addcmul(x, ys[name], by)
+        else:
+            total = x + by * ys[name]
+        out[name] = total if total.dtype == x.dtype else total.to(x.dtype)
+    return out

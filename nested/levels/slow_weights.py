@@ -22,4 +22,4 @@ def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Par
     ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
     """
     # w <- w - eta v
-    return {name: add_scaled(w, buffer[name], -lr) for name, w in params.items()}
+    return add_scaled(params, buffer, -lr)

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from nested.levels.forward import Batch, LossFn
-from nested.unroll.eager import Trajectory
 from nested.unroll.plain_nets import of_tasks
+from nested.unroll.trajectory import Trajectory
 
 OBJECTIVES = ("mean", "query")
 

@@ -2,6 +2,6 @@
 
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import unroll
-from nested.unroll.eager import Trajectory
+from nested.unroll.trajectory import Trajectory
 
 __all__ = ["Trajectory", "unroll", "unroll_tasks"]

@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.unroll.dispatch import BACKENDS, check_backend, detached, unroll
-from nested.unroll.eager import Trajectory
 from nested.unroll.inputs import check_data, check_inputs, check_state
 from nested.unroll.plain_nets import of_tasks
+from nested.unroll.trajectory import Trajectory
 
 
 def unroll_tasks(

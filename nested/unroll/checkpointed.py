@@ -22,7 +22,8 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
-from nested.unroll.eager import Trajectory, join, unroll_eager
+from nested.unroll.eager import unroll_eager
+from nested.unroll.trajectory import Trajectory, join
 
 
 def unroll_checkpointed(

@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
-from nested.unroll.eager import Trajectory, join, stack_trajectory, unroll_eager
+from nested.unroll.eager import unroll_eager
+from nested.unroll.trajectory import Trajectory, join, stack_trajectory
 
 WINDOW = 4  # steps in a program: longer ones gain little and take long to compile
 PROGRAMS = 64  # kept at once: one for each shape, rule and loss

@@ -17,9 +17,10 @@ from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.unroll.checkpointed import unroll_checkpointed
 from nested.unroll.compiled import unroll_compiled
-from nested.unroll.eager import Trajectory, unroll_eager
+from nested.unroll.eager import unroll_eager
 from nested.unroll.inputs import check_data, check_inputs, check_state
 from nested.unroll.plain_nets import faster
+from nested.unroll.trajectory import Trajectory
 from nested.unroll.via_higher import unroll_via_higher
 
 BACKENDS = {

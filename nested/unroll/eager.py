@@ -6,7 +6,6 @@ Source: Maclaurin et al. 2015 (arXiv 1502.03492), hypergradients through every s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,20 +13,8 @@ from torch import Tensor
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.unroll.inputs import check_loss, check_step
-
-
-class Trajectory(NamedTuple):
-    """What K inner steps leave behind. With many tasks at once every tensor has a leading T.
-
-    ``losses[k]`` is batch k's loss, in the criterion's unit, at the weights *before* update k;
-    ``params`` {name: (...)} and ``state`` are those after all K updates; ``signals`` are what the
-    rule chose at each step.
-    """
-
-    params: Params
-    state: State
-    losses: Tensor  # (K,)
-    signals: dict[str, Tensor]  # {name: (K, ...)}
+from nested.unroll.plain_nets import PlainLoss
+from nested.unroll.trajectory import Trajectory, stack_trajectory
 
 
 def unroll_eager(
@@ -50,23 +37,9 @@ def unroll_eager(
     """
     losses, signals = [], []  # K of each
     for batch in batches:
-        with torch.enable_grad():  # levels 1-3 need their gradient in a roll-out too
-            # a weight outside every graph still needs a gradient; one inside keeps its graph
-            points = {
-                n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
-            }
-            loss = loss_fn(points, batch)
-            check_loss(loss, dims=time_dim)
-            grads = torch.autograd.grad(
-                loss.sum() if time_dim else loss,  # of T tasks each has its own gradient in the sum
-                tuple(points.values()),
-                create_graph=differentiable and not first_order,
-                retain_graph=differentiable,
-                materialize_grads=True,  # a weight that the loss does not use has a zero gradient
-            )
+        loss, grads = inner_gradient(loss_fn, params, batch, differentiable, first_order, time_dim)
         with torch.set_grad_enabled(differentiable):
-            loss = loss if differentiable else loss.detach()
-            step = rule(params, dict(zip(points, grads, strict=True)), state, loss)
+            step = rule(params, grads, state, loss)
         check_step(step, params)
         params, state = step.params, step.state
         losses.append(loss)
@@ -75,26 +48,32 @@ def unroll_eager(
         return stack_trajectory(params, state, losses, signals, time_dim)
 
 
-def stack_trajectory(
+def inner_gradient(
+    loss_fn: LossFn,
     params: Params,
-    state: State,
-    losses: list[Tensor],
-    signals: list[dict[str, Tensor]],
+    batch: Batch,
+    differentiable: bool = True,
+    first_order: bool = False,
     time_dim: int = 0,
-) -> Trajectory:
-    """Join what K steps left, K losses and K dicts of signals, along the dimension ``time_dim``:
-    losses (K,) and signals {name: (K, ...)}, or (T, K) and (T, K, ...). Raises ``ValueError`` for
-    signals whose names change from step to step, ``RuntimeError`` for shapes that do."""
-    if any(chosen.keys() != signals[0].keys() for chosen in signals):
-        raise ValueError("the names of the rule's signals change from step to step")
-    joined = {name: torch.stack([s[name] for s in signals], time_dim) for name in signals[0]}
-    return Trajectory(params, state, torch.stack(losses, time_dim), joined)
-
-
-def join(parts: Sequence[Trajectory], time_dim: int) -> Trajectory:
-    """One trajectory from those of successive windows: losses (K,) or (T, K), with signals alike.
-    Raises ``KeyError`` when the names of signals differ."""
-    losses = torch.cat([part.losses for part in parts], time_dim)
-    names = parts[0].signals
-    signals = {name: torch.cat([p.signals[name] for p in parts], time_dim) for name in names}
-    return Trajectory(parts[-1].params, parts[-1].state, losses, signals)
+) -> tuple[Tensor, Params]:
+    """The loss at ``params``, () or (T,), and its gradient {name: (...)}: both in their graph, or
+    neither if not ``differentiable``, or the loss alone with ``first_order``. Raises ``TypeError``
+    or ``ValueError`` for a loss that is no scalar."""
+    # a weight outside every graph still needs a gradient; one inside keeps its graph
+    points = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
+    if isinstance(loss_fn, PlainLoss) and not (differentiable and first_order):
+        with torch.set_grad_enabled(differentiable):
+            found = loss_fn.with_gradient(points, batch)
+        if found is not None:  # a plain net's are written out, for speed
+            return found
+    with torch.enable_grad():  # levels 1-3 need their gradient in a roll-out too
+        loss = loss_fn(points, batch)
+        check_loss(loss, dims=time_dim)
+        grads = torch.autograd.grad(
+            loss.sum() if time_dim else loss,  # of T tasks each has its own gradient in the sum
+            tuple(points.values()),
+            create_graph=differentiable and not first_order,
+            retain_graph=differentiable,
+            materialize_grads=True,  # a weight that the loss does not use has a zero gradient
+        )
+    return loss if differentiable else loss.detach(), dict(zip(points, grads, strict=True))

@@ -7,35 +7,22 @@ T linear layers are one ``torch.baddbmm``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, mse_loss
 
 from nested.levels.forward import Batch, LossFn, Params
+from nested.unroll.plain_gradient import ACTIVATIONS, IGNORED, Net, loss_and_gradient
 
-ACTIVATIONS = (nn.Tanh, nn.ReLU, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.LeakyReLU)
-Layers = list[tuple[Callable, str]]  # what runs, and the name of its weights
+OTHERS = (nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.LeakyReLU)  # autograd takes their gradient
+Layers = list[tuple[nn.Module, str]]  # with the name of its weights
 
 
 def faster(loss_fn: LossFn, params: Params) -> LossFn:
-    """The same loss, (), of params {name: (...)}, without ``functional_call`` if ``loss_fn`` is
-    that of a plain net with just these weights; else ``loss_fn`` itself. Raises nothing."""
+    """The same loss, (), of params {name: (...)}, as a ``PlainLoss`` if ``loss_fn`` is that of a
+    plain net with just these weights; else ``loss_fn`` itself. Raises nothing."""
     layers = _plain_layers(loss_fn, params)
-    if layers is None:
-        return loss_fn
-
-    def loss(params: Params, batch: Batch) -> Tensor:
-        inputs, targets = batch
-        for layer, name in layers:
-            if type(layer) is nn.Linear:
-                inputs = linear(inputs, params[f"{name}weight"], params.get(f"{name}bias"))
-            else:
-                inputs = layer(inputs)
-        return loss_fn.criterion(inputs, targets)
-
-    return loss
+    return loss_fn if layers is None else PlainLoss(loss_fn, layers)
 
 
 def of_tasks(loss_fn: LossFn, params: Params) -> LossFn:
@@ -44,27 +31,68 @@ def of_tasks(loss_fn: LossFn, params: Params) -> LossFn:
     Raises nothing; the losses raise what PyTorch does."""
     layers = _plain_layers(loss_fn, params)
     by_vmap = torch.vmap(loss_fn, randomness="different")
-    if layers is None:
-        return by_vmap
+    return by_vmap if layers is None else PlainLoss(loss_fn, layers, by_vmap)
 
-    def losses(params: Params, batch: Batch) -> Tensor:
-        inputs, targets = batch  # (T, B, D) and (T, B) or (T, B, C)
-        classes = loss_fn.criterion is cross_entropy
-        if inputs.dim() != 3 or targets.dim() != (2 if classes else 3):
-            return by_vmap(params, batch)
-        for layer, name in layers:
-            if type(layer) is nn.Linear:
+
+class PlainLoss:
+    """The loss of a plain net, (), or with ``by_vmap`` those of T, (T,). A batch that is not rows
+    of numbers, with a label or numbers for each row, goes to ``loss_fn`` or ``by_vmap``."""
+
+    def __init__(self, loss_fn: LossFn, layers: Layers, by_vmap: LossFn | None = None) -> None:
+        self.criterion, self.layers = loss_fn.criterion, layers
+        self.otherwise, self.leading = by_vmap or loss_fn, int(by_vmap is not None)
+        kinds = [type(layer) for layer, _ in layers]
+        inner, outer = kinds[1::2], kinds[::2]
+        in_turn = set(outer) == {nn.Linear} and set(inner) <= ACTIVATIONS.keys()
+        in_turn &= len(outer) == len(inner) + 1
+        self.net = Net([ACTIVATIONS[kind] for kind in inner], self.criterion) if in_turn else None
+        self.width = [layer.out_features for layer, _ in layers if type(layer) is nn.Linear][-1]
+
+    def __call__(self, params: Params, batch: Batch) -> Tensor:
+        if not self._takes(batch):
+            return self.otherwise(params, batch)
+        inputs, targets = batch  # ([T,] B, D) and ([T,] B) or ([T,] B, C)
+        for layer, name in self.layers:
+            if type(layer) is not nn.Linear:
+                inputs = layer(inputs)
+            elif not self.leading:
+                inputs = linear(inputs, params[f"{name}weight"], params.get(f"{name}bias"))
+            else:
                 weight, bias = params[f"{name}weight"].mT, params.get(f"{name}bias")
                 product = torch.bmm(inputs, weight) if bias is None else None
                 inputs = product if bias is None else torch.baddbmm(bias[:, None], inputs, weight)
-            else:
-                inputs = layer(inputs)
-        if classes:  # (T, B, C) -> (T * B, C)
-            each = cross_entropy(inputs.flatten(0, 1), targets.flatten(), reduction="none")
-            return each.view_as(targets).mean(1)
-        return mse_loss(inputs, targets, reduction="none").mean((1, 2))
+        if not self.leading:
+            return self.criterion(inputs, targets)
+        if self.criterion is mse_loss:
+            return mse_loss(inputs, targets, reduction="none").mean((1, 2))
+        each = cross_entropy(inputs.flatten(0, 1), targets.flatten(), reduction="none")
+        return each.view_as(targets).sum(1) / (targets != IGNORED).sum(1)  # (T * B,) -> (T,)
 
-    return losses
+    def with_gradient(self, params: Params, batch: Batch) -> tuple[Tensor, Params] | None:
+        """The loss and its gradient {name: (...)}, both in the graph of ``params``, written out; or
+        None where autograd has to find it: for other activations, batches with a gradient of their
+        own, no rows, or mixed precision. Raises what PyTorch does."""
+        if self.net is None or not self._takes(batch):
+            return None
+        inputs, targets = batch
+        learned = inputs.requires_grad or targets.requires_grad
+        if learned or not inputs.numel() or torch.is_autocast_enabled(inputs.device.type):
+            return None
+        names = [f"{name}{kind}" for _, name in self.layers[::2] for kind in ("weight", "bias")]
+        weights = [params.get(name) for name in names]
+        loss, grads = loss_and_gradient(self.net, weights, inputs, targets)
+        grads = dict(zip(names, grads))
+        return loss, {name: grads[name] for name in params}
+
+    def _takes(self, batch: Batch) -> bool:
+        if not (isinstance(batch, (tuple, list)) and all(isinstance(x, Tensor) for x in batch)):
+            return False
+        if len(batch) != 2 or batch[0].dim() != 2 + self.leading:
+            return False
+        inputs, targets = batch
+        if self.criterion is cross_entropy:
+            return targets.dtype == torch.int64 and targets.shape == inputs.shape[:-1]
+        return targets.is_floating_point() and targets.shape == (*inputs.shape[:-1], self.width)
 
 
 def _plain_layers(loss_fn: LossFn, params: Params) -> Layers | None:
@@ -76,10 +104,12 @@ def _plain_layers(loss_fn: LossFn, params: Params) -> Layers | None:
     names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
     if set(names) != set(params) or len(names) != len(params) or loss_fn.frozen:
         return None
-    inner = [("", model)] if type(model) is nn.Linear else list(model.named_children())
-    plain = type(model) in (nn.Linear, nn.Sequential)
-    plain &= all(type(module) in (nn.Linear, *ACTIVATIONS) for _, module in inner)
-    hooks = [m._forward_hooks or m._forward_pre_hooks for m in model.modules()]
-    if not plain or any(hooks):
+    if type(model) not in (nn.Linear, nn.Sequential):
         return None
-    return [(module, f"{name}." if name else "") for name, module in inner]
+    # not named_children, which leaves out a layer that is there twice
+    inner = {"": model} if type(model) is nn.Linear else model._modules
+    known = (nn.Linear, *ACTIVATIONS, *OTHERS)
+    hooks = [m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()]
+    if any(type(layer) not in known for layer in inner.values()) or any(hooks):
+        return None
+    return [(layer, f"{name}." if name else "") for name, layer in inner.items()]

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
-from nested.unroll.eager import Trajectory, stack_trajectory
 from nested.unroll.inputs import check_loss, check_step
+from nested.unroll.trajectory import Trajectory, stack_trajectory
 
 
 def unroll_via_higher(

@@ -149,41 +149,7 @@ def no_compiler(graph, inputs):
     raise RuntimeError("no C++ compiler here")
 
 
-# --- plain nets, and T of them -------------------------------------------------------------------
-
-NETS = {
-    "a line": lambda: nn.Linear(3, 2),
-    "no bias": lambda: nn.Sequential(nn.Linear(3, 5, bias=False), nn.ReLU(), nn.Linear(5, 2)),
-    "three layers": lambda: nn.Sequential(
-        nn.Linear(3, 5), nn.GELU(), nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 2)
-    ),
-    "not plain": lambda: nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 2)),
-}
-
-
-@pytest.mark.parametrize("classes", [False, True])
-@pytest.mark.parametrize("net", NETS)
-def test_plain_nets_alone_and_together_are_functional_loss(net, classes):
-    model, g, count, rows = NETS[net]().double(), generator(), 3, 7
-    criterion = nn.functional.cross_entropy if classes else nn.functional.mse_loss
-    loss_fn = functional_loss(model, criterion)
-    own = [
-        {n: torch.randn(p.shape, generator=g).double() for n, p in model.named_parameters()}
-        for _ in range(count)
-    ]
-    batches = []
-    for _ in range(count):
-        x = torch.randn(rows, 3, generator=g).double()
-        y = torch.randint(2, (rows,), generator=g) if classes else x[:, :2].sin()
-        batches.append((x, y))
-    plain = importlib.import_module("nested.unroll.plain_nets")
-    alone = torch.stack([loss_fn(p, b) for p, b in zip(own, batches)])
-    faster = torch.stack([plain.faster(loss_fn, p)(p, b) for p, b in zip(own, batches)])
-    stack = importlib.import_module("nested.unroll.batched").stack_tasks
-    together = plain.of_tasks(loss_fn, own[0])(stack(own), stack(batches))
-    torch.testing.assert_close(faster, alone, rtol=1e-12, atol=0)
-    torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
-    assert (plain.faster(loss_fn, own[0]) is loss_fn) == (net == "not plain")
+# --- T tasks ------------------------------------------------------------------------------------
 
 
 class Louder(MetaOptimizer):
