@@ -6,7 +6,7 @@ symmetric, times a vector. Source: Pearlmutter 1994, "Fast Exact Multiplication 
 forward and the backward pass, differentiated in the direction v. That derivative of x, his R{x}, is
 ``r_x`` here.
 
-A net has layers l = 1 ... L, z_l = W_l x_(l-1) + b_l and x_l = a_l(z_l), without an activation after
+A net has layers l = 1 ... L, z_l = W_l x_(l-1) + b_l and x_l = a_l(z_l), with no activation after
 the last. Letters: T tasks, B rows, D inputs and C outputs. Every tensor may have a leading T.
 """
 

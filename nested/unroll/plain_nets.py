@@ -71,12 +71,15 @@ class PlainLoss:
     def with_gradient(self, params: Params, batch: Batch) -> tuple[Tensor, Params] | None:
         """The loss and its gradient {name: (...)}, both in the graph of ``params``, written out; or
         None where autograd has to find it: for other activations, batches with a gradient of their
-        own, no rows, or mixed precision. Raises what PyTorch does."""
+        own, no rows, mixed precision, or inside ``torch.func``. Raises what PyTorch does."""
         if self.net is None or not self._takes(batch):
             return None
         inputs, targets = batch
         learned = inputs.requires_grad or targets.requires_grad
-        if learned or not inputs.numel() or torch.is_autocast_enabled(inputs.device.type):
+        transformed = torch._C._are_functorch_transforms_active()  # by torch.func
+        if learned or transformed or not inputs.numel():
+            return None
+        if torch.is_autocast_enabled(inputs.device.type):
             return None
         names = [f"{name}{kind}" for _, name in self.layers[::2] for kind in ("weight", "bias")]
         weights = [params.get(name) for name in names]

@@ -211,6 +211,16 @@ def test_mixed_precision_is_left_to_autograd():
         assert faster(loss_fn, own).with_gradient(own, batch) is None
 
 
+def test_an_unroll_inside_torch_func():
+    loss_fn, (own,), batches = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
+    own, rule = {n: p.requires_grad_() for n, p in own.items()}, learned_rule()
+    found = torch.func.grad(lambda p: unroll(loss_fn, p, batches * 3, rule).losses.sum())(own)
+    losses = unroll(loss_fn, own, batches * 3, rule).losses
+    reference = torch.autograd.grad(losses.sum(), list(own.values()))
+    for ours, theirs in zip(found.values(), reference):
+        torch.testing.assert_close(ours, theirs)
+
+
 def test_names_in_another_order():
     loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
     turned = {name: own[name].requires_grad_() for name in reversed(own)}
