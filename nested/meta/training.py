@@ -1,4 +1,4 @@
-"""Learning level 4: batched tasks -> K-step unroll -> meta-loss -> clip -> Adam, and again.
+"""Learning level 4: draw tasks, move level 4 by a window of their runs, and again.
 
 Letters: T tasks, K inner steps. Source: Andrychowicz et al. 2016 (arXiv 1606.04474); truncated
 windows that carry the inner run on, and random horizons, as in Metz et al. 2019 (arXiv 1810.10180).
@@ -15,17 +15,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from nested.levels.forward import Params, State
 from nested.levels.rule import UpdateRule
 from nested.meta.config import MetaConfig
-from nested.meta.objective import meta_loss
+from nested.meta.meta_step import MetaStep
 from nested.support.files import load_checkpoint, save_checkpoint
 from nested.tasks.family import Task, TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
-from nested.unroll.batched import unroll_tasks
-from nested.unroll.dispatch import detached
 from nested.unroll.inputs import check_data
 
 FORMAT = 1  # of the checkpoint
@@ -65,8 +63,8 @@ class _Runs:
     """T inner runs on their way: they go on from window to window until their horizon."""
 
     tasks: Sequence[Task]
-    params: Params
-    state: State | None
+    params: Params  # {name: (T, ...)}
+    state: State
     made: int  # inner steps so far
     horizon: int
 
@@ -128,12 +126,7 @@ class _Training:
             got = f"{type(rule).__name__} and {type(family).__name__}"
             raise TypeError(f"meta_train takes an UpdateRule and a TaskFamily, but got {got}")
         self.rule, self.family, self.config = rule, family, config
-        self.learned = [p for p in rule.parameters() if p.requires_grad]
-        if not self.learned:
-            raise ValueError("the rule has no parameters to learn, so meta-training has no work")
-        self.optimizer = torch.optim.AdamW(
-            self.learned, lr=config.lr, weight_decay=config.weight_decay
-        )
+        self.move = MetaStep(rule, config)
         self.generator = Generator().manual_seed(config.seed)
         self.history = MetaHistory()
 
@@ -142,56 +135,36 @@ class _Training:
         most = self.config.max_horizon // self.config.unroll_length
         windows = torch.randint(1, most + 1, (), generator=self.generator).item()
         params = stack_init(tasks, self.generator)
-        return _Runs(tasks, params, None, 0, windows * self.config.unroll_length)
+        state = torch.vmap(self.rule.init)(params)
+        return _Runs(tasks, params, state, 0, windows * self.config.unroll_length)
 
     def step(self, runs: _Runs) -> _Runs | None:
         """Make one meta-step on ``runs``; return them moved on, or None when they broke down."""
         config, loss_fn = self.config, runs.tasks[0].loss
         batches = [stack_batch(runs.tasks, self.generator) for _ in range(config.unroll_length)]
         query = stack_batch(runs.tasks, self.generator, "query")
-        trajectory = unroll_tasks(
-            loss_fn,
-            runs.params,
-            batches,
-            self.rule,
-            runs.state,
-            backend=config.backend,
-            first_order=config.first_order,
-        )
-        loss = meta_loss(loss_fn, trajectory, query, config.objective)
-        norm, moved = self._move_rule(loss)
+        done = len(self.history.records) / config.meta_steps
+        self.move.set_rate(config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))))
+        moved = self.move(loss_fn, runs.params, runs.state, batches, query)
+        numbers = torch.stack([moved.loss, moved.norm, *moved.signals.values()]).tolist()
+        loss, norm, *signals = numbers  # the only ones that the host waits for
+        skipped = not (math.isfinite(loss) and math.isfinite(norm))
         record = MetaRecord(
             step=len(self.history.records) + 1,
             inner_step=runs.made,
-            meta_loss=loss.item(),
+            meta_loss=loss,
             grad_norm=norm,
-            skipped=not moved,
-            signals={name: s.detach().mean().item() for name, s in trajectory.signals.items()},
+            skipped=skipped,
+            signals=dict(zip(moved.signals, signals)),
         )
         self.history.records.append(record)
-        if not moved:
-            check_data([query], loss, "the query batch")
+        if skipped:
+            check_data(batches, moved.loss)
+            check_data([query], moved.loss, "the query batch")
             self._stop_if_stuck()
             return None
-        params, state = detached((trajectory.params, trajectory.state))
-        return _Runs(runs.tasks, params, state, runs.made + config.unroll_length, runs.horizon)
-
-    def _move_rule(self, loss: Tensor) -> tuple[float, bool]:
-        """Clip the hypergradient and step Adam, unless it is not finite. Returns (norm, moved)."""
-        grads = torch.autograd.grad(loss, self.learned, allow_unused=True)
-        if all(grad is None for grad in grads):
-            raise ValueError("the meta-loss does not depend on the rule: is a signal detached?")
-        for parameter, grad in zip(self.learned, grads, strict=True):
-            parameter.grad = grad
-        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip).item()
-        moved = math.isfinite(norm) and math.isfinite(loss.item())
-        if moved:
-            done = len(self.history.records) / self.config.meta_steps
-            cosine = 0.5 * (1 + math.cos(math.pi * done))
-            self.optimizer.param_groups[0]["lr"] = self.config.lr * (0.05 + 0.95 * cosine)
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        return norm, moved
+        made = runs.made + config.unroll_length
+        return _Runs(runs.tasks, moved.params, moved.state, made, runs.horizon)
 
     def _stop_if_stuck(self) -> None:
         last = self.history.records[-self.config.max_skips :]
@@ -208,7 +181,7 @@ class _Training:
             "format": FORMAT,
             "made_for": self._made_for(),
             "rule": self.rule.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.move.optimizer.state_dict(),
             "generator": self.generator.get_state(),
         }
         return {**copy.deepcopy(content), "history": list(self.history.records)}
@@ -228,7 +201,9 @@ class _Training:
             records = [MetaRecord(*record) for record in content["history"]]
             copy.deepcopy(self.rule).load_state_dict(content["rule"])  # before anything is changed
             self.generator.set_state(content["generator"])
-            self.optimizer.load_state_dict(content["optimizer"])
+            optimizer = self.move.optimizer  # its settings are this device's, not the file's
+            own = {"param_groups": optimizer.state_dict()["param_groups"]}
+            optimizer.load_state_dict({**content["optimizer"], **own})
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise ValueError("the checkpoint lacks parts of a meta-training; delete it") from error
         self.rule.load_state_dict(content["rule"])
