@@ -6,6 +6,7 @@ scikit-learn; relabelled classes as tasks after Santoro et al. 2016 (arXiv 1605.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -122,8 +123,19 @@ class DigitsTask(Task):
         return draw_weights(self.family.model, generator)
 
     def batch(self, generator: Generator, split: str = "train") -> Batch:
+        images, labels = self.batches([self], generator, split)
+        return images[0], labels[0]
+
+    @staticmethod
+    def batches(tasks: Sequence[DigitsTask], generator: Generator, split: str) -> Batch:
+        """T batches at once: images (T, B, 64) and labels (T, B). On a GPU this takes six launches,
+        not five for each task. Raises ``ValueError`` for an unknown split."""
         check_split(split)
-        images, labels = self.family.pools[split]
-        size = self.family.sizes[split]
-        rows = torch.randint(len(labels), (size,), generator=generator).to(labels.device)
-        return images[rows] * self.contrast, self.relabelling[labels[rows]]
+        family = tasks[0].family
+        images, labels = family.pools[split]
+        shape = len(tasks), family.sizes[split]
+        rows = torch.randint(len(labels), shape, generator=generator).to(labels.device)
+        contrasts = torch.tensor([task.contrast for task in tasks], dtype=images.dtype)
+        relabellings = torch.stack([task.relabelling for task in tasks])
+        shown = images[rows] * contrasts.to(images.device)[:, None, None]
+        return shown, relabellings.gather(1, labels[rows])

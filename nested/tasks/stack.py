@@ -21,6 +21,11 @@ def stack_init(tasks: Sequence[Task], generator: Generator) -> Params:
 
 
 def stack_batch(tasks: Sequence[Task], generator: Generator, split: str = "train") -> Batch:
-    """Draw one batch of each of T tasks, tensors (T, ...); raises ``ValueError`` for a split that
-    is neither "train" nor "query"."""
+    """Draw one batch of each of T tasks, tensors (T, ...): by ``batches`` of the class that defines
+    their ``batch``, if it has one (see ``Task``), else one after another. Raises ``ValueError`` for
+    a split that is neither "train" nor "query"."""
+    kinds = {type(task) for task in tasks}
+    owner = next(kind for kind in type(tasks[0]).__mro__ if "batch" in vars(kind))
+    if len(kinds) == 1 and "batches" in vars(owner):
+        return owner.batches(tasks, generator, split)
     return stack_tasks([task.batch(generator, split) for task in tasks])

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map_only
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.unroll.eager import unroll_eager
+from nested.unroll.plain_nets import PlainLoss
 from nested.unroll.trajectory import Trajectory, join, stack_trajectory
 
 WINDOW = 4  # steps in a program: longer ones gain little and take long to compile
@@ -77,7 +78,7 @@ def _window(
     first_order: bool,
     time_dim: int,
 ) -> Trajectory:
-    """What is compiled: ``unroll_eager``'s loop, its gradients taken by ``torch.func``."""
+    """What is compiled: ``unroll_eager``'s loop, its gradients written out or by ``torch.func``."""
     losses, signals = [], []
     for batch in batches:
 
@@ -85,7 +86,11 @@ def _window(
             loss = loss_fn(points, batch)
             return loss.sum(), loss
 
-        grads, (_, loss) = grad_and_value(total, has_aux=True)(params)
+        found = loss_fn.with_gradient(params, batch) if isinstance(loss_fn, PlainLoss) else None
+        if found is None:
+            grads, (_, loss) = grad_and_value(total, has_aux=True)(params)
+        else:
+            loss, grads = found
         if first_order:
             grads = {name: g.detach() for name, g in grads.items()}
         params, state, chosen = rule(params, grads, state, loss)

@@ -51,7 +51,7 @@ def loss_and_gradient(
     (C,), or None, of every linear layer in turn. ``inputs`` are (B, D), ``targets`` (B,) labels or
     (B, C) numbers. With gradients enabled both results are in the graph of the weights, to any
     order. Raises what PyTorch does."""
-    if not torch.is_grad_enabled():
+    if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # which derives by itself
         return _passes(net, weights, inputs, targets)[:2]
     loss, *grads = _LossAndGradient.apply(net, inputs, targets, *weights)
     return loss, grads

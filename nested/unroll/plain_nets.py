@@ -76,10 +76,9 @@ class PlainLoss:
             return None
         inputs, targets = batch
         learned = inputs.requires_grad or targets.requires_grad
-        transformed = torch._C._are_functorch_transforms_active()  # by torch.func
-        if learned or transformed or not inputs.numel():
+        if learned or not inputs.numel() or torch.is_autocast_enabled(inputs.device.type):
             return None
-        if torch.is_autocast_enabled(inputs.device.type):
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
             return None
         names = [f"{name}{kind}" for _, name in self.layers[::2] for kind in ("weight", "bias")]
         weights = [params.get(name) for name in names]

@@ -28,6 +28,13 @@ def test_auto_prefers_cuda(monkeypatch):
     assert find_device("auto") == torch.device("cuda")
 
 
+def test_with_cuda_products_are_not_rounded_to_tensorfloat(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    find_device("cuda")
+    assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+
+
 class Terminal(io.StringIO):
     def isatty(self):
         return True

@@ -6,6 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 from nested import MetaOptimizer, unroll_tasks
 from nested.tasks import FAMILIES
+from nested.tasks.digits import DigitsTask
 from nested.tasks.stack import stack_batch, stack_init
 from tests.problems import generator
 
@@ -34,6 +35,31 @@ def test_the_same_seed_draws_other_tasks_on_the_held_out_side(family):
         torch.equal(a, b)
         for a, b in zip(draw(family.held_out().held_out(), 3)[1], ours, strict=True)
     ), "the sibling of the held-out side stays held out"
+
+
+@pytest.mark.parametrize("split", ["train", "query"])
+def test_batches_drawn_together_are_those_drawn_one_by_one(family, split):
+    tasks, together, one_by_one = [family.sample(generator(t)) for t in range(5)], *map(
+        generator, (7, 7)
+    )
+    many = stack_batch(tasks, together, split)
+    alone = [task.batch(one_by_one, split) for task in tasks]
+    for part, parts in zip(many, zip(*alone), strict=True):
+        assert torch.equal(part, torch.stack(parts))
+    assert torch.equal(together.get_state(), one_by_one.get_state())
+
+
+def test_a_subclass_with_its_own_batch_is_asked_for_it():
+    class Dark(DigitsTask):
+        def batch(self, generator, split="train"):
+            images, labels = super().batch(generator, split)
+            return 0 * images, labels
+
+    family, g = FAMILIES["digits"](), generator()
+    tasks = [
+        Dark(t.family, t.relabelling, t.contrast) for t in (family.sample(g), family.sample(g))
+    ]
+    assert (stack_batch(tasks, g)[0] == 0).all()
 
 
 def test_train_and_query_batches_differ_even_from_equal_generators(family):
