@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from nested.levels.forward import Batch, LossFn, Params
 from nested.tasks.family import TaskFamily, check_counts
 from nested.tasks.stack import stack_batch, stack_init
+from nested.unroll.eager import inner_gradient
 from nested.unroll.plain_nets import of_tasks
 
 
@@ -79,18 +80,13 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     ``IndexError`` for no candidates.
     """
     count = len(candidates)
-    losses_of = of_tasks(draw.loss_fn, draw.params)
+    loss_fn = of_tasks(draw.loss_fn, draw.params)
 
-    def loss_fn(params: Params, batch: Batch) -> Tensor:  # (C, T), as C T tasks
-        batch = tree_map(lambda x: x.expand(count, *x.shape).flatten(0, 1), batch)
-        params = {name: p.flatten(0, 1) for name, p in params.items()}
-        return losses_of(params, batch).unflatten(0, (count, -1))
+    def repeat(x: Tensor) -> Tensor:  # (T, ...) -> (C T, ...), as so many tasks
+        return x.detach().expand(count, *x.shape).flatten(0, 1)
 
-    params = {
-        name: p.detach().expand(count, *p.shape).clone().requires_grad_()
-        for name, p in draw.params.items()
-    }
-    views = [[p.detach()[c] for p in params.values()] for c in range(count)]  # the same memory
+    params = {name: repeat(p).clone() for name, p in draw.params.items()}
+    views = [[p.unflatten(0, (count, -1))[c] for p in params.values()] for c in range(count)]
     groups = [
         {"params": view, **candidate.at(0)}
         for view, candidate in zip(views, candidates, strict=True)
@@ -98,17 +94,18 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     optimizer = candidates[0].optimizer(groups)
     losses = []
     for step, batch in enumerate(draw.batches):
-        loss = loss_fn(params, batch)
-        grads = torch.autograd.grad(loss.sum(), tuple(params.values()))
+        batch = tree_map(repeat, batch)
+        loss, grads = inner_gradient(loss_fn, params, batch, differentiable=False, time_dim=1)
         for c, group in enumerate(optimizer.param_groups):
             group.update(candidates[c].at(step))
-            for view, grad in zip(views[c], grads, strict=True):
-                view.grad = grad[c]
+            for view, grad in zip(views[c], grads.values(), strict=True):
+                view.grad = grad.unflatten(0, (count, -1))[c]
         optimizer.step()
-        losses.append(loss.detach())
+        losses.append(loss)
     with torch.no_grad():
-        losses.append(loss_fn(params, draw.query))
-    return Outcome(torch.stack(losses, dim=-1), {name: p.detach() for name, p in params.items()})
+        losses.append(loss_fn(params, tree_map(repeat, draw.query)))
+    found = torch.stack(losses, dim=-1), params  # (C T, K + 1) and (C T, ...)
+    return Outcome(*tree_map(lambda x: x.unflatten(0, (count, -1)), found))
 
 
 def tune(grid: Sequence[HandMade], draw: Draw) -> HandMade:
