@@ -10,7 +10,6 @@ import argparse
 import gc
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -109,9 +108,16 @@ def peak(name: str, workload: str, steps: int) -> None:
     problem = make_problem(workload, steps)
     short = problem._replace(batches=problem.batches[: 6 if "compile" in name else 1])
     hypergradient(name, short)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = highest()
     hypergradient(name, problem)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(highest() - before)
+
+
+def highest() -> float:
+    """The most memory that this process has had, MiB (Linux; ``ru_maxrss`` would be that of the
+    process that started it, if that was larger)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
 def compile_seconds(name: str) -> tuple[float, float]:
