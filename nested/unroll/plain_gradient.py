@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax, nll_loss
+from torch.nn.functional import cross_entropy, linear, log_softmax, nll_loss
 
 IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
@@ -51,51 +51,78 @@ def loss_and_gradient(
     (C,), or None, of every linear layer in turn. ``inputs`` are (B, D), ``targets`` (B,) labels or
     (B, C) numbers. With gradients enabled both results are in the graph of the weights, to any
     order. Raises what PyTorch does."""
+    # z_1 by autograd, which need not keep this weight, often the largest, for it
+    z = linear(inputs, *weights[:2]) if inputs.dim() == 2 else _affine(inputs, *weights[:2])
+    has_bias = weights[1] is not None
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():  # which derives by itself
-        return _passes(net, weights, inputs, targets)[:2]
-    loss, *grads = _LossAndGradient.apply(net, inputs, targets, *weights)
+        return _passes(net, inputs, targets, has_bias, z, weights[2:])[:2]
+    loss, *grads = _LossAndGradient.apply(net, inputs, targets, has_bias, z, *weights[2:])
     return loss, grads
 
 
 class _LossAndGradient(torch.autograd.Function):
+    """A function of z_1 and of the weights after it: what depends on others goes through z_1."""
+
     @staticmethod
     def forward(
-        ctx: Any, net: Net, inputs: Tensor, targets: Tensor, *weights: Tensor | None
+        ctx: Any,
+        net: Net,
+        inputs: Tensor,
+        targets: Tensor,
+        has_bias: bool,
+        z: Tensor,
+        *weights: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        loss, grads, seen = _passes(net, weights, inputs, targets)
-        ctx.net = net
-        ctx.save_for_backward(inputs, targets, *weights, *seen)
+        loss, grads, seen = _passes(net, inputs, targets, has_bias, z, weights)
+        ctx.net, ctx.has_bias = net, has_bias
+        ctx.save_for_backward(inputs, targets, z, *weights, *seen)
         ctx.set_materialize_grads(False)
         return loss, *grads
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor | None, *vectors: Tensor | None) -> tuple:
-        count = len(vectors)
-        inputs, targets, *saved = ctx.saved_tensors
-        weights, seen = saved[:count], saved[count:]
-        if torch.is_grad_enabled():  # a third derivative: all that was seen depends on the weights
-            seen = _passes(ctx.net, weights, inputs, targets)[2]
-        return None, None, None, *_hessian_product(ctx.net, weights, seen, d_loss, vectors)
+        inputs, targets, z, *saved = ctx.saved_tensors
+        weights, seen = saved[: len(vectors) - 2], saved[len(vectors) - 2 :]
+        if (
+            torch.is_grad_enabled()
+        ):  # a third derivative: all that was seen depends on z and weights
+            seen = _passes(ctx.net, inputs, targets, ctx.has_bias, z, weights)[2]
+        first, bias, *vectors = vectors
+        first = torch.zeros_like(z).mT @ inputs if first is None else first
+        vectors = [
+            torch.zeros_like(w) if v is None and w is not None else v
+            for v, w in zip(vectors, weights, strict=True)
+        ]
+        r_z = _affine(inputs, first, bias)
+        out = _hessian_product(ctx.net, weights, seen, d_loss, r_z, vectors)
+        return None, None, None, None, *out
 
 
 def _passes(
-    net: Net, weights: Sequence[Tensor | None], inputs: Tensor, targets: Tensor
+    net: Net,
+    inputs: Tensor,
+    targets: Tensor,
+    has_bias: bool,
+    z: Tensor,
+    weights: Sequence[Tensor | None],
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
-    """A forward and a backward pass: the loss, the gradient, and what the Hessian needs of them."""
-    xs, slopes = [inputs], []
+    """A forward and a backward pass from z_1 (B, C) on: the loss, its gradient by every weight and
+    bias, the first ones among them, and what the Hessian needs to know of all this."""
+    xs, slopes = [], []
     for layer, activation in enumerate(net.activations):
-        xs.append(activation.value(_affine(xs[-1], *weights[2 * layer : 2 * layer + 2])))
+        xs.append(activation.value(z))
         slopes.append(activation.slope(xs[-1]))
+        z = _affine(xs[-1], *weights[2 * layer : 2 * layer + 2])
     score = _cross_entropy if net.criterion is cross_entropy else _mean_squared_error
-    loss, d_z, curvature = score(_affine(xs[-1], *weights[-2:]), targets)
-    d_zs, grads = [d_z], []
+    loss, d_z, curvature = score(z, targets)
+    grads, d_zs = [], [d_z]
     for layer in reversed(range(len(xs))):
         weight, bias = weights[2 * layer : 2 * layer + 2]
         grads += [None if bias is None else d_z.sum(-2), d_z.mT @ xs[layer]]
-        if layer:
-            d_z = (d_z @ weight) * slopes[layer - 1]
-            d_zs.append(d_z)
-    return loss, grads[::-1], [*xs, *d_zs[::-1], *slopes, *curvature]
+        d_z = (d_z @ weight) * slopes[layer]
+        d_zs.append(d_z)
+    grads += [d_z.sum(-2) if has_bias else None, d_z.mT @ inputs]
+    return loss, grads[::-1], [*xs, *slopes, *d_zs[::-1], *curvature]
 
 
 def _hessian_product(
@@ -103,36 +130,32 @@ def _hessian_product(
     weights: Sequence[Tensor | None],
     seen: Sequence[Tensor],
     d_loss: Tensor | None,
+    r_z: Tensor,
     vectors: Sequence[Tensor | None],
 ) -> list[Tensor | None]:
-    """The gradient times ``d_loss`` plus the Hessian times ``vectors``, by weight."""
-    count = len(net.activations) + 1
-    xs, d_zs, slopes = seen[:count], seen[count : 2 * count], seen[2 * count : 3 * count - 1]
-    vectors = [
-        torch.zeros_like(w) if v is None and w is not None else v for v, w in zip(vectors, weights)
-    ]
-    r_x, r_xs, r_zs = None, [], []
-    for layer in range(count):  # r_z = V x + v + W r_x,  r_x = a' r_z
-        r_z = _affine(xs[layer], *vectors[2 * layer : 2 * layer + 2])
-        r_zs.append(r_z if r_x is None else _add_product(r_z, r_x, weights[2 * layer].mT))
-        if layer < count - 1:
-            r_x = r_zs[-1] * slopes[layer]
-            r_xs.append(r_x)
-    r_d = _change_of_score(r_zs[-1], seen[3 * count - 1 :])
+    """The gradient times ``d_loss`` plus the Hessian times the direction in which z_1 changes by
+    ``r_z`` and the weights by ``vectors``: by z_1, then by weight."""
+    count = len(net.activations)
+    xs, slopes, d_zs = seen[:count], seen[count : 2 * count], seen[2 * count : 3 * count + 1]
+    r_zs, r_xs = [r_z], []
+    for layer in range(count):  # r_x = a' r_z,  r_z = V x + v + W r_x
+        r_xs.append(r_zs[-1] * slopes[layer])
+        moved = _affine(xs[layer], *vectors[2 * layer : 2 * layer + 2])
+        r_zs.append(_add_product(moved, r_xs[-1], weights[2 * layer].mT))
+    r_d = _change_of_score(r_zs[-1], seen[3 * count + 1 :])
     if d_loss is not None:  # what multiplies the gradient itself goes back along the same way
         r_d = torch.addcmul(r_d, d_zs[-1], d_loss[:, None, None] if d_loss.dim() else d_loss)
     out = []
     for layer in reversed(range(count)):
-        product = r_d.mT @ xs[layer]
-        if layer:
-            product = _add_product(product, d_zs[layer].mT, r_xs[layer - 1])
-        out += [None if weights[2 * layer + 1] is None else r_d.sum(-2), product]
-        if layer:  # of d_z = a' (d_z W)
-            back = _add_product(r_d @ weights[2 * layer], d_zs[layer], vectors[2 * layer])
-            r_d, bend = back * slopes[layer - 1], net.activations[layer - 1].bend
-            if bend is not None:
-                r_d = torch.addcmul(r_d, d_zs[layer - 1] * bend(xs[layer]), r_zs[layer - 1])
-    return out[::-1]
+        d_z, weight, bias = d_zs[layer + 1], *weights[2 * layer : 2 * layer + 2]
+        by_bias = None if bias is None else r_d.sum(-2)
+        out += [by_bias, _add_product(r_d.mT @ xs[layer], d_z.mT, r_xs[layer])]
+        # of d_z' = a' (d_z W)
+        back = _add_product(r_d @ weight, d_z, vectors[2 * layer])
+        r_d, bend = back * slopes[layer], net.activations[layer].bend
+        if bend is not None:
+            r_d = torch.addcmul(r_d, d_zs[layer] * bend(xs[layer]), r_zs[layer])
+    return [r_d, *out[::-1]]
 
 
 def _cross_entropy(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
