@@ -40,6 +40,7 @@ def unroll_eager(
         loss, grads = inner_gradient(loss_fn, params, batch, differentiable, first_order, time_dim)
         with torch.set_grad_enabled(differentiable):
             step = rule(params, grads, state, loss)
+        del grads
         check_step(step, params)
         params, state = step.params, step.state
         losses.append(loss)

@@ -23,17 +23,25 @@ IGNORED = -100  # the label that PyTorch's cross entropy leaves out
 
 
 class Activation(NamedTuple):
-    """x = value(z), its slope a'(z) and its bend a''(z) / a'(z), None for 0, as functions of x."""
+    """x = value(z); back(d, x) = d a'(z); bend(x) = a''(z) / a'(z), or None where that is 0."""
 
     value: Callable[[Tensor], Tensor]
-    slope: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor, Tensor], Tensor]
     bend: Callable[[Tensor], Tensor] | None
 
 
+def _back_of_tanh(d: Tensor, x: Tensor) -> Tensor:  # d (1 - x^2)
+    return torch.addcmul(d, d * x, x, value=-1)
+
+
+def _back_of_sigmoid(d: Tensor, x: Tensor) -> Tensor:  # d (x - x^2)
+    return torch.addcmul(d * x, d * x, x, value=-1)
+
+
 ACTIVATIONS = {
-    nn.Tanh: Activation(torch.tanh, lambda x: 1 - x * x, lambda x: -2 * x),
-    nn.Sigmoid: Activation(torch.sigmoid, lambda x: x - x * x, lambda x: 1 - 2 * x),
-    nn.ReLU: Activation(torch.relu, torch.sign, None),  # x >= 0
+    nn.Tanh: Activation(torch.tanh, _back_of_tanh, lambda x: -2 * x),
+    nn.Sigmoid: Activation(torch.sigmoid, _back_of_sigmoid, lambda x: 1 - 2 * x),
+    nn.ReLU: Activation(torch.relu, lambda d, x: d * torch.sign(x), None),  # x >= 0
 }
 
 
@@ -108,10 +116,9 @@ def _passes(
 ) -> tuple[Tensor, list[Tensor | None], list[Tensor]]:
     """A forward and a backward pass from z_1 (B, C) on: the loss, its gradient by every weight and
     bias, the first ones among them, and what the Hessian needs to know of all this."""
-    xs, slopes = [], []
+    xs = []
     for layer, activation in enumerate(net.activations):
         xs.append(activation.value(z))
-        slopes.append(activation.slope(xs[-1]))
         z = _affine(xs[-1], *weights[2 * layer : 2 * layer + 2])
     score = _cross_entropy if net.criterion is cross_entropy else _mean_squared_error
     loss, d_z, curvature = score(z, targets)
@@ -119,10 +126,10 @@ def _passes(
     for layer in reversed(range(len(xs))):
         weight, bias = weights[2 * layer : 2 * layer + 2]
         grads += [None if bias is None else d_z.sum(-2), d_z.mT @ xs[layer]]
-        d_z = (d_z @ weight) * slopes[layer]
+        d_z = net.activations[layer].back(d_z @ weight, xs[layer])
         d_zs.append(d_z)
     grads += [d_z.sum(-2) if has_bias else None, d_z.mT @ inputs]
-    return loss, grads[::-1], [*xs, *slopes, *d_zs[::-1], *curvature]
+    return loss, grads[::-1], [*xs, *d_zs[::-1], *curvature]
 
 
 def _hessian_product(
@@ -136,13 +143,13 @@ def _hessian_product(
     """The gradient times ``d_loss`` plus the Hessian times the direction in which z_1 changes by
     ``r_z`` and the weights by ``vectors``: by z_1, then by weight."""
     count = len(net.activations)
-    xs, slopes, d_zs = seen[:count], seen[count : 2 * count], seen[2 * count : 3 * count + 1]
+    xs, d_zs, curvature = seen[:count], seen[count : 2 * count + 1], seen[2 * count + 1 :]
     r_zs, r_xs = [r_z], []
     for layer in range(count):  # r_x = a' r_z,  r_z = V x + v + W r_x
-        r_xs.append(r_zs[-1] * slopes[layer])
+        r_xs.append(net.activations[layer].back(r_zs[-1], xs[layer]))
         moved = _affine(xs[layer], *vectors[2 * layer : 2 * layer + 2])
         r_zs.append(_add_product(moved, r_xs[-1], weights[2 * layer].mT))
-    r_d = _change_of_score(r_zs[-1], seen[3 * count + 1 :])
+    r_d = _change_of_score(r_zs[-1], curvature)
     if d_loss is not None:  # what multiplies the gradient itself goes back along the same way
         r_d = torch.addcmul(r_d, d_zs[-1], d_loss[:, None, None] if d_loss.dim() else d_loss)
     out = []
@@ -151,8 +158,8 @@ def _hessian_product(
         by_bias = None if bias is None else r_d.sum(-2)
         out += [by_bias, _add_product(r_d.mT @ xs[layer], d_z.mT, r_xs[layer])]
         # of d_z' = a' (d_z W)
-        back = _add_product(r_d @ weight, d_z, vectors[2 * layer])
-        r_d, bend = back * slopes[layer], net.activations[layer].bend
+        _, back, bend = net.activations[layer]
+        r_d = back(_add_product(r_d @ weight, d_z, vectors[2 * layer]), xs[layer])
         if bend is not None:
             r_d = torch.addcmul(r_d, d_zs[layer] * bend(xs[layer]), r_zs[layer])
     return [r_d, *out[::-1]]
