@@ -4,6 +4,8 @@ Without a GPU a stand-in records: it runs the function as often, and each replay
 outputs anew.
 """
 
+from contextlib import suppress
+
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
@@ -35,7 +37,7 @@ def inputs(rule, family=None, tasks=4, steps=3, seed=0):
     return drawn[0].loss, params, torch.vmap(rule.init)(params), batches, query
 
 
-def train(monkeypatch, waits, family=None, records=False, config=CONFIG):
+def train(monkeypatch, waits, family=None, records=False, **how):
     """Meta-train with every ``MetaStep`` as told."""
     usual = MetaStep.__init__
 
@@ -43,11 +45,10 @@ def train(monkeypatch, waits, family=None, records=False, config=CONFIG):
         usual(self, rule, config, waits=waits)
         self.records = records
 
-    monkeypatch.setattr(MetaStep, "__init__", told)
     rule = MetaOptimizer()
-    history = meta_train(rule, family or Quadratics(), config)
-    monkeypatch.setattr(MetaStep, "__init__", usual)
-    return rule, history
+    with monkeypatch.context() as patch:
+        patch.setattr(MetaStep, "__init__", told)
+        return rule, meta_train(rule, family or Quadratics(), CONFIG, **how)
 
 
 class Steep(Quadratics):
@@ -125,6 +126,23 @@ def test_a_recording_learns_the_same_from_changing_inputs(monkeypatch, stand_in)
     assert len(stand_in) == 1
     assert torch.equal(numbers(recorded), numbers(plain))
     assert replayed == history
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_run_can_change_devices_when_it_is_resumed(tmp_path, monkeypatch, first):
+    whole, history = train(monkeypatch, waits=True)
+    path, resumed = tmp_path / "rule.pt", None
+
+    def stop_half_way(seen):
+        if len(seen.records) == 4:
+            raise KeyboardInterrupt
+
+    for waits, on_step in ((first, stop_half_way), (not first, None)):
+        how = {"checkpoint": path, "resume": True, "on_step": on_step}
+        with suppress(KeyboardInterrupt):
+            rule, resumed = train(monkeypatch, waits, **how)
+    assert [r.inner_step for r in resumed.records] == [r.inner_step for r in history.records]
+    torch.testing.assert_close(numbers(rule), numbers(whole), rtol=1e-5, atol=1e-6)
 
 
 def test_other_shapes_are_recorded_anew_and_results_are_kept(stand_in):
