@@ -57,7 +57,6 @@ class MetaStep:
         if not self.waits:  # a rate that a recording reads anew each time, a step it can skip
             own |= {"lr": torch.tensor(config.lr, device=device), "fused": True, "capturable": True}
         self.optimizer = torch.optim.AdamW(self.learned, **{"lr": config.lr, **own})
-        self.optimizer._warned_capturable_if_run_uncaptured = True  # its warm-up is no mistake
 
     def set_rate(self, lr: float) -> None:
         """Set Adam's learning rate for the next moves."""
