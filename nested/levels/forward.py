@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,15 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     loss_fn.model = model
     loss_fn.criterion = criterion
     loss_fn.frozen = frozen
+    loss_fn.itself = ref(loss_fn)
     return loss_fn
+
+
+def is_functional_loss(loss_fn: LossFn) -> bool:
+    """Whether ``functional_loss`` made this very function: a wrapper around it may carry the same
+    attributes. Raises nothing."""
+    itself = getattr(loss_fn, "itself", None)
+    return isinstance(itself, ref) and itself() is loss_fn
 
 
 def _forward(model: nn.Module, weights: Params, inputs: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ class MetaStep:
         if not self.waits or finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        means = {name: s.detach().mean() for name, s in trajectory.signals.items()}
+        means = {name: s.detach().float().mean() for name, s in trajectory.signals.items()}
         return Moved(*detached((trajectory.params, trajectory.state)), loss, norm, means)
 
     def _clip(self, grads: tuple[Tensor | None, ...]) -> Tensor:

@@ -20,8 +20,8 @@ SPLITS = ("train", "query")
 class Task(ABC):
     """One inner problem. Tasks of a family share one loss; what differs travels in the batch.
 
-    A class may add ``batches(tasks, generator, split)``, a static method that draws for T tasks at
-    once what ``batch`` would draw for one after another, stacked: tensors (T, ...).
+    A class may add ``batches(tasks, generator, split)``, a static method that draws at once, for T
+    tasks of one ``family``, what ``batch`` would draw for one after another: tensors (T, ...).
     """
 
     @abstractmethod

@@ -24,7 +24,7 @@ def stack_batch(tasks: Sequence[Task], generator: Generator, split: str = "train
     """Draw one batch of each of T tasks, tensors (T, ...): by ``batches`` of the class that defines
     their ``batch``, if it has one (see ``Task``), else one after another. Raises ``ValueError`` for
     a split that is neither "train" nor "query"."""
-    kinds = {type(task) for task in tasks}
+    kinds = {(type(task), id(getattr(task, "family", None))) for task in tasks}
     owner = next(kind for kind in type(tasks[0]).__mro__ if "batch" in vars(kind))
     if len(kinds) == 1 and "batches" in vars(owner):
         return owner.batches(tasks, generator, split)

@@ -52,22 +52,24 @@ def unroll_tasks(
             each.append(
                 unroll(loss_fn, one_params, one_batches, rule, one_state, backend=backend, **how)
             )
-        return stack_tasks(each)
+        with torch.set_grad_enabled(differentiable):
+            return stack_tasks(each)
     first = torch.vmap(rule.init)(params)
     state = first if state is None else state
     check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
     try:
-        trajectory = BACKENDS[backend](
-            of_tasks(loss_fn, params),
-            params,
-            batches,
-            rule_of_tasks(rule),
-            state,
-            time_dim=1,
-            **how,
-        )
+        with torch.enable_grad():  # each backend turns it off where it is not wanted
+            trajectory = BACKENDS[backend](
+                of_tasks(loss_fn, params),
+                params,
+                batches,
+                rule_of_tasks(rule),
+                state,
+                time_dim=1,
+                **how,
+            )
     except RuntimeError:
         loss_fn(*pick_task((params, batches[0]), 0))  # says plainly what vmap says in its own words
         raise
@@ -88,7 +90,7 @@ class _ByVmap(UpdateRule):
         self.rule = rule
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        return torch.vmap(self.rule.forward)(params, grads, state, loss)
+        return torch.vmap(self.rule)(params, grads, state, loss)
 
 
 def stack_tasks(trees: Sequence[Any]) -> Any:

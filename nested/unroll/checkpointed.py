@@ -40,17 +40,20 @@ def unroll_checkpointed(
     """As ``unroll_eager``, but the graph of the steps is made anew in the backward pass.
 
     Differentiable once, with respect to the rule's parameters, the initial weights and state; a
-    loss or rule that depends on other tensors with a gradient raises ``ValueError``, for they would
-    get none. Returns losses (K,), or (T, K) with ``time_dim=1``.
+    batch with a gradient of its own, or a loss or rule that depends on other tensors with one (as
+    the first step shows), raises ``ValueError``, for they would get none. Until the backward pass
+    the model must stay in its mode; a batch changed in place is noticed. Returns losses (K,), or
+    (T, K) with ``time_dim=1``.
     """
     how = {"first_order": first_order, "time_dim": time_dim}
     if not differentiable:
         return unroll_eager(loss_fn, params, batches, rule, state, differentiable=False, **how)
     learned = [p for p in rule.parameters() if p.requires_grad]
     leaves, spec = tree_flatten((params, state))
-    replay = _Replay(loss_fn, _segments(batches), rule, learned, spec, how)
+    precision = _precision(leaves)
+    replay = _Replay(loss_fn, _segments(batches), rule, learned, spec, how, precision)
     _refuse_other_sources(replay, leaves, batches[0])
-    out = _Checkpointed.apply(replay, *learned, *leaves)
+    out = _Checkpointed.apply(replay, *learned, *leaves, *_tensors(batches))
     return tree_unflatten(list(out), replay.out_spec)
 
 
@@ -64,6 +67,7 @@ class _Replay:
     learned: list[Tensor]
     spec: Any  # of (params, state)
     how: dict[str, Any]
+    precision: tuple[str, torch.dtype, bool]  # autocast's device, dtype, and whether it is on
     out_spec: Any = None
 
     def run(
@@ -96,10 +100,12 @@ class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, replay: _Replay, *tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(replay.learned)
-        trajectory, ctx.starts = replay.all(tensors[count:])
+        data = len(_tensors(replay.segments))
+        trajectory, ctx.starts = replay.all(tensors[count : len(tensors) - data])
         out, replay.out_spec = tree_flatten(trajectory)
         ctx.replay = replay
         ctx.save_for_backward(*tensors)  # so that a change of one before the backward pass is seen
+        ctx.data = data
         ctx.mark_non_differentiable(*[x for x in out if not x.is_floating_point()])
         ctx.set_materialize_grads(False)
         return tuple(out)
@@ -108,7 +114,8 @@ class _Checkpointed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *d_out: Tensor | None) -> tuple:
         replay, count = ctx.replay, len(ctx.replay.learned)
-        start = ctx.saved_tensors[count:]
+        tensors = ctx.saved_tensors
+        start = tensors[count : len(tensors) - ctx.data]
         starts, ctx.starts = ctx.starts or replay.all(start)[1], None  # let go of one by one
         d_learned = [torch.zeros_like(p) for p in replay.learned]
         d_leaves = d_out[: len(start)]
@@ -121,7 +128,7 @@ class _Checkpointed(torch.autograd.Function):
                 grads = _segment_gradients(replay, leaves, spec, segment, [*d_leaves, *d_now])
             d_leaves, end = grads[count:], end - len(segment)
             d_learned = [d if g is None else d + g for d, g in zip(d_learned, grads[:count])]
-        return None, *d_learned, *d_leaves
+        return None, *d_learned, *d_leaves, *[None] * ctx.data
 
 
 def _segment_gradients(
@@ -133,7 +140,8 @@ def _segment_gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of what a segment leads to, times ``d_out``: for the rule's parameters, then
     for the leaves it starts from."""
-    with torch.enable_grad():
+    kind, dtype, enabled = replay.precision
+    with torch.enable_grad(), torch.autocast(kind, dtype, enabled):
         leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in leaves]
         out = tree_flatten(replay.run(leaves, spec, segment, differentiable=True))[0]
         pairs = [(x, d) for x, d in zip(out, d_out, strict=True) if d is not None]
@@ -166,17 +174,27 @@ def _slice(d: Tensor | None, begin: int, end: int, replay: _Replay) -> Tensor | 
 def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batch) -> None:
     """Take a loss and a move with all that is known cut off from any graph: if they still have one,
     there is a source of gradients that the backward pass would not find."""
+    learned_data = any(x.requires_grad for x in _tensors(replay.segments))
     params, state = tree_unflatten([x.detach() for x in leaves], replay.spec)
     zeros = {name: torch.zeros_like(p) for name, p in params.items()}
     own = {name: p.detach() for name, p in replay.rule.named_parameters()}
     with torch.enable_grad(), _drawing_from(_random_states(leaves)):  # which draws nothing new
         loss = replay.loss_fn(params, batch)
         step = functional_call(replay.rule, own, (params, zeros, state, loss.detach()))
-    if any(x.requires_grad for x in tree_leaves((loss, tuple(step)))):
+    if learned_data or any(x.requires_grad for x in tree_leaves((loss, tuple(step)))):
         raise ValueError(
             "the checkpoint backend finds gradients of the rule's own parameters, the initial"
             " weights and the initial state, but the steps depend on others too: use 'eager'"
         )
+
+
+def _tensors(batches: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(batches) if isinstance(x, Tensor)]
+
+
+def _precision(leaves: Sequence[Tensor]) -> tuple[str, torch.dtype, bool]:
+    kind = leaves[0].device.type
+    return kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
 
 
 def _random_states(leaves: Sequence[Tensor]) -> list[Tensor]:

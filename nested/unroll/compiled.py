@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
+from nested.support.cuda_graph import is_recording
 from nested.unroll.eager import unroll_eager
 from nested.unroll.plain_nets import PlainLoss
 from nested.unroll.trajectory import Trajectory, join, stack_trajectory
@@ -52,7 +53,7 @@ def unroll_compiled(
         with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
             for at in range(0, whole, WINDOW):
                 window = list(batches[at : at + WINDOW])
-                if not parts:  # wrong parts are refused in eager's words
+                if not parts and not is_recording():  # wrong parts are refused in eager's words
                     unroll_eager(loss_fn, params, window[:1], rule, state, **roll_out)
                 with torch.set_grad_enabled(differentiable):
                     start, memory = _with_graph(now) if differentiable else now

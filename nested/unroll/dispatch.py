@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
@@ -68,15 +69,16 @@ def unroll(
     check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
-    trajectory = BACKENDS[backend](
-        loss_fn if backend == "higher" else faster(loss_fn, params),
-        params,
-        batches,
-        rule,
-        state,
-        differentiable=differentiable,
-        first_order=first_order,
-    )
+    with torch.enable_grad():  # each backend turns it off where it is not wanted
+        trajectory = BACKENDS[backend](
+            loss_fn if backend == "higher" else faster(loss_fn, params),
+            params,
+            batches,
+            rule,
+            state,
+            differentiable=differentiable,
+            first_order=first_order,
+        )
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
 

@@ -68,6 +68,8 @@ def inner_gradient(
         if found is not None:  # a plain net's are written out, for speed
             return found
     with torch.enable_grad():  # levels 1-3 need their gradient in a roll-out too
+        # each name a tensor of its own: two may share one, or depend on each other
+        points = {name: p.view_as(p) for name, p in points.items()}
         loss = loss_fn(points, batch)
         check_loss(loss, dims=time_dim)
         grads = torch.autograd.grad(

@@ -170,11 +170,12 @@ def _cross_entropy(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, list[Ten
     log_p = log_softmax(z, -1)
     each = nll_loss(log_p.flatten(0, -2), targets.flatten(), reduction="none").view_as(targets)
     counted = targets != IGNORED
-    share = counted / counted.sum(-1, keepdim=True, dtype=z.dtype)  # (B,): 1 / B where counted
+    count = counted.sum(-1, keepdim=True, dtype=z.dtype)
+    share = counted / count.clamp(min=1)  # (B,): 1 / B where counted
     # d_z = (p - right) / B
     p, rows = log_p.exp(), share.unsqueeze(-1)
     d_z = (p * rows).scatter_add_(-1, (targets * counted).unsqueeze(-1), -rows)
-    return (each * share).sum(-1), d_z, [p, rows]
+    return each.sum(-1) / count.squeeze(-1), d_z, [p, rows]
 
 
 def _mean_squared_error(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:

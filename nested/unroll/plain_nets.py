@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.functional import cross_entropy, linear, mse_loss
+from torch.nn.modules.module import _has_any_global_hook
 
-from nested.levels.forward import Batch, LossFn, Params
+from nested.levels.forward import Batch, LossFn, Params, is_functional_loss
 from nested.unroll.plain_gradient import ACTIVATIONS, IGNORED, Net, loss_and_gradient
 
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+CHANGES = ("forward", *HOOKS)  # what an instance may have, to do other things than its class
 OTHERS = (nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.LeakyReLU)  # autograd takes their gradient
 Layers = list[tuple[nn.Module, str]]  # with the name of its weights
 
@@ -71,14 +75,17 @@ class PlainLoss:
     def with_gradient(self, params: Params, batch: Batch) -> tuple[Tensor, Params] | None:
         """The loss and its gradient {name: (...)}, both in the graph of ``params``, written out; or
         None where autograd has to find it: for other activations, batches with a gradient of their
-        own, no rows, mixed precision, or inside ``torch.func``. Raises what PyTorch does."""
+        own, no rows, mixed precision, inside ``torch.func`` or forward-mode differentiation. Raises
+        what PyTorch does."""
         if self.net is None or not self._takes(batch):
             return None
         inputs, targets = batch
         learned = inputs.requires_grad or targets.requires_grad
         if learned or not inputs.numel() or torch.is_autocast_enabled(inputs.device.type):
             return None
-        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+        if not torch.compiler.is_compiling() and (
+            torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        ):
             return None
         names = [f"{name}{kind}" for _, name in self.layers[::2] for kind in ("weight", "bias")]
         weights = [params.get(name) for name in names]
@@ -94,24 +101,25 @@ class PlainLoss:
         inputs, targets = batch
         if self.criterion is cross_entropy:
             return targets.dtype == torch.int64 and targets.shape == inputs.shape[:-1]
-        return targets.is_floating_point() and targets.shape == (*inputs.shape[:-1], self.width)
+        return targets.dtype == inputs.dtype and targets.shape == (*inputs.shape[:-1], self.width)
 
 
 def _plain_layers(loss_fn: LossFn, params: Params) -> Layers | None:
     """The layers of a plain net, or None for anything else: other modules, subclasses, hooks,
     frozen or other weights, another criterion."""
-    model = getattr(loss_fn, "model", None)
-    if getattr(loss_fn, "criterion", None) not in (cross_entropy, mse_loss):
+    if not is_functional_loss(loss_fn) or loss_fn.criterion not in (cross_entropy, mse_loss):
         return None
-    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
-    if set(names) != set(params) or len(names) != len(params) or loss_fn.frozen:
-        return None
-    if type(model) not in (nn.Linear, nn.Sequential):
+    model = loss_fn.model
+    if type(model) not in (nn.Linear, nn.Sequential) or loss_fn.frozen:
         return None
     # not named_children, which leaves out a layer that is there twice
     inner = {"": model} if type(model) is nn.Linear else model._modules
     known = (nn.Linear, *ACTIVATIONS, *OTHERS)
-    hooks = [m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules()]
-    if any(type(layer) not in known for layer in inner.values()) or any(hooks):
+    if any(type(layer) not in known for layer in inner.values()) or _has_any_global_hook():
         return None
-    return [(layer, f"{name}." if name else "") for name, layer in inner.items()]
+    if any(any(map(vars(module).get, CHANGES)) for module in model.modules()):
+        return None
+    layers = [(layer, f"{name}." if name else "") for name, layer in inner.items()]
+    own = [f"{name}{kind}" for layer, name in layers for kind, p in layer.named_parameters()]
+    distinct = [name for name, _ in model.named_parameters()]  # no layer twice, and nothing else
+    return layers if own == distinct and set(own) == set(params) else None

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.forward import Batch, LossFn, Params, State, is_functional_loss
 from nested.levels.rule import UpdateRule
 from nested.unroll.inputs import check_loss, check_step
 from nested.unroll.trajectory import Trajectory, stack_trajectory
@@ -91,7 +91,7 @@ def _import_higher():
 
 
 def _check_parts(loss_fn: LossFn, params: Params, batches: Sequence[Batch], state: State) -> None:
-    if not hasattr(loss_fn, "model"):
+    if not is_functional_loss(loss_fn):
         raise TypeError("the higher backend needs a loss made by functional_loss; use 'eager'")
     if not (isinstance(state, dict) and "momentum" in state):
         raise TypeError("the higher backend needs a rule that keeps state['momentum']; use 'eager'")

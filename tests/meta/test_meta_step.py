@@ -120,6 +120,30 @@ def test_a_loss_that_is_not_finite_is_no_move_even_with_a_zero_hypergradient(mon
     assert torch.equal(numbers(rule), before)
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_hypergradient_that_is_not_finite_moves_nothing_though_the_loss_is(waits):
+    rule = MetaOptimizer()
+    rule.net[0].weight.register_hook(lambda grad: grad * float("nan"))
+    step, before = MetaStep(rule, CONFIG, waits=waits), numbers(rule)
+    moved = step(*inputs(rule))
+    assert torch.isfinite(moved.loss) and not torch.isfinite(moved.norm)
+    assert torch.equal(numbers(rule), before)
+
+
+def test_a_recording_reads_its_rate_anew_and_leaves_its_inputs_alone(stand_in):
+    rule = MetaOptimizer()
+    step = MetaStep(rule, CONFIG, waits=False)
+    step.records, rate = True, step.optimizer.param_groups[0]["lr"]
+    first = inputs(rule, seed=1)
+    before = copies(first[1:])
+    step(*first)
+    step.set_rate(0.5)
+    step(*inputs(rule, seed=2))
+    assert step.optimizer.param_groups[0]["lr"] is rate and rate == 0.5
+    for old, new in zip(tree_leaves(before), tree_leaves(first[1:]), strict=True):
+        assert torch.equal(old, new)
+
+
 def test_a_recording_learns_the_same_from_changing_inputs(monkeypatch, stand_in):
     plain, history = train(monkeypatch, waits=False)
     recorded, replayed = train(monkeypatch, waits=False, records=True)

@@ -49,6 +49,15 @@ def test_batches_drawn_together_are_those_drawn_one_by_one(family, split):
     assert torch.equal(together.get_state(), one_by_one.get_state())
 
 
+def test_tasks_of_two_families_draw_from_their_own():
+    family, g = FAMILIES["digits"](), generator()
+    tasks = [family.sample(g), family.held_out().sample(g)]
+    many = stack_batch(tasks, generator(1))
+    again = generator(1)
+    for t, task in enumerate(tasks):
+        assert all(map(torch.equal, [part[t] for part in many], task.batch(again)))
+
+
 def test_a_subclass_with_its_own_batch_is_asked_for_it():
     class Dark(DigitsTask):
         def batch(self, generator, split="train"):

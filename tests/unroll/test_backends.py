@@ -152,6 +152,36 @@ def no_compiler(graph, inputs):
 # --- T tasks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("backend", ["eager", "checkpoint", "compile"])
+@pytest.mark.parametrize("tasks", [0, 2])
+def test_large_weights(backend, tasks, without_compiler):
+    """Of 8,192 numbers and more, which levels 2 and 3 move by another operation."""
+    model = nn.Sequential(
+        nn.Linear(3, 2100), nn.Tanh(), nn.Linear(2100, 4), nn.Tanh(), nn.Linear(4, 2)
+    )
+    loss_fn, params, batches, momentum = problem(3, model=model.double())
+    params = {n: p.detach() / 10 for n, p in params.items()}
+    rule, names = gentle_rule(context=("log_loss",)), list(params)
+    v, w = {n: x.detach() for n, x in momentum.items()}, dict(params)
+    for batch in batches:  # the reference: a loop by hand
+        points = {n: x.requires_grad_() for n, x in w.items()}
+        loss = loss_fn(points, batch)
+        grads = torch.autograd.grad(loss, [points[n] for n in names])
+        lr, mu = (s.detach() for s in rule.signals(torch.log(loss.detach())[None]))
+        v = {n: mu * v[n] + g for n, g in zip(names, grads)}
+        w = {n: w[n].detach() - lr * v[n] for n in names}
+    state = state_with(rule, params, {n: x.detach() for n, x in momentum.items()})
+    if tasks:
+        params, state = repeat_tasks(params, tasks), repeat_tasks(state, tasks)
+        batches = [repeat_tasks(b, tasks) for b in batches]
+    run = (unroll_tasks if tasks else unroll)(
+        loss_fn, params, batches, rule, state, backend=backend, differentiable=False
+    )
+    run = pick_task(run, tasks - 1) if tasks else run
+    for name in names:
+        torch.testing.assert_close(run.params[name], w[name], rtol=1e-9, atol=1e-12)
+
+
 class Louder(MetaOptimizer):
     """Inherits ``takes_tasks``, but its own ``forward`` is for one task."""
 
@@ -197,6 +227,46 @@ def test_checkpoint_can_be_differentiated_again_but_not_after_a_change():
         own[0].add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         torch.autograd.grad(run.losses.sum(), own)
+
+
+def test_checkpoint_refuses_data_with_a_gradient_of_its_own():
+    loss_fn, params, batches, _ = problem(3)
+    batches[2][0].requires_grad_()
+    with pytest.raises(ValueError, match="depend on others too: use 'eager'"):
+        unroll(loss_fn, params, batches, learned_rule(), backend="checkpoint")
+
+
+def test_checkpoint_notices_data_changed_before_the_backward_pass():
+    loss_fn, params, batches, _ = problem(3)
+    run = unroll(loss_fn, params, batches, learned_rule(), backend="checkpoint")
+    batches[1][0].mul_(3)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(run.losses.sum(), list(params.values()))
+
+
+def test_checkpoint_makes_the_steps_again_in_the_same_precision():
+    loss_fn, params, batches, _ = problem(4)
+    loss_fn = functional_loss(loss_fn.model.float(), loss_fn.criterion)
+    params = {n: p.detach().float().requires_grad_() for n, p in params.items()}
+    batches, rule, grads = [tuple(x.float() for x in b) for b in batches], gentle_rule().float(), []
+    for backend in ("eager", "checkpoint"):
+        with torch.autocast("cpu"):
+            run = unroll(loss_fn, params, batches, rule, backend=backend)
+        grads.append(torch.autograd.grad(run.losses.sum(), list(params.values())))
+    for ours, reference in zip(*grads, strict=True):
+        torch.testing.assert_close(ours, reference)
+
+
+@pytest.mark.parametrize("tasks", [0, 2])
+@pytest.mark.parametrize("backend", ["eager", "checkpoint", "compile", "higher"])
+def test_the_flag_decides_about_the_graph_and_not_no_grad(backend, tasks, without_compiler):
+    loss_fn, params, batches, _ = problem(STEPS)
+    if tasks:
+        params, batches = repeat_tasks(params, tasks), [repeat_tasks(b, tasks) for b in batches]
+    with torch.no_grad():
+        how = {"backend": backend}
+        run = (unroll_tasks if tasks else unroll)(loss_fn, params, batches, learned_rule(), **how)
+    assert all(x.requires_grad for x in [run.losses, *run.params.values(), *run.signals.values()])
 
 
 def test_checkpoint_draws_the_same_dropout_again():
