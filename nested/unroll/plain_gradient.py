@@ -91,9 +91,7 @@ class _LossAndGradient(torch.autograd.Function):
     def backward(ctx: Any, d_loss: Tensor | None, *vectors: Tensor | None) -> tuple:
         inputs, targets, z, *saved = ctx.saved_tensors
         weights, seen = saved[: len(vectors) - 2], saved[len(vectors) - 2 :]
-        if (
-            torch.is_grad_enabled()
-        ):  # a third derivative: all that was seen depends on z and weights
+        if torch.is_grad_enabled():  # a third derivative: what was seen depends on z and weights
             seen = _passes(ctx.net, inputs, targets, ctx.has_bias, z, weights)[2]
         first, bias, *vectors = vectors
         first = torch.zeros_like(z).mT @ inputs if first is None else first

@@ -220,7 +220,7 @@ def test_targets_in_another_precision_are_left_to_autograd():
 
 
 def test_forward_mode_differentiation_is_left_to_autograd():
-    loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["a line"](), mse_loss, tasks=1)
+    loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
     with forward_ad.dual_level():
         own = {n: p.requires_grad_() for n, p in own.items()}
         dual = {n: forward_ad.make_dual(p, torch.ones_like(p)) for n, p in own.items()}
