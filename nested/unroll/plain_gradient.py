@@ -166,14 +166,18 @@ def _hessian_product(
 def _cross_entropy(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
     """The loss of outputs ``z`` (B, C), its gradient d_z, and what d_z changes with."""
     log_p = log_softmax(z, -1)
-    each = nll_loss(log_p.flatten(0, -2), targets.flatten(), reduction="none").view_as(targets)
     counted = targets != IGNORED
     count = counted.sum(-1, keepdim=True, dtype=z.dtype)
+    if targets.dim() == 1:
+        loss = nll_loss(log_p, targets)
+    else:  # a mean for each task
+        each = nll_loss(log_p.flatten(0, 1), targets.flatten(), reduction="none")
+        loss = each.view_as(targets).sum(-1) / count.squeeze(-1)
     share = counted / count.clamp(min=1)  # (B,): 1 / B where counted
     # d_z = (p - right) / B
     p, rows = log_p.exp(), share.unsqueeze(-1)
     d_z = (p * rows).scatter_add_(-1, (targets * counted).unsqueeze(-1), -rows)
-    return each.sum(-1) / count.squeeze(-1), d_z, [p, rows]
+    return loss, d_z, [p, rows]
 
 
 def _mean_squared_error(z: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
