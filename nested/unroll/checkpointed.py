@@ -74,15 +74,10 @@ class _Replay:
         self, leaves: Sequence[Tensor], spec: Any, segment: list[Batch], differentiable: bool
     ) -> Trajectory:
         params, state = tree_unflatten(list(leaves), spec)
-        return unroll_eager(
-            self.loss_fn,
-            params,
-            segment,
-            self.rule,
-            state,
-            differentiable=differentiable,
-            **self.how,
-        )
+        parts = (self.loss_fn, params, segment, self.rule, state)
+        kind, dtype, enabled = self.precision
+        with torch.autocast(kind, dtype, enabled):
+            return unroll_eager(*parts, differentiable=differentiable, **self.how)
 
     def all(self, leaves: Sequence[Tensor]) -> tuple[Trajectory, list[tuple]]:
         """Make all steps without a graph; return where they lead, and each segment's start."""
@@ -140,8 +135,7 @@ def _segment_gradients(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of what a segment leads to, times ``d_out``: for the rule's parameters, then
     for the leaves it starts from."""
-    kind, dtype, enabled = replay.precision
-    with torch.enable_grad(), torch.autocast(kind, dtype, enabled):
+    with torch.enable_grad():
         leaves = [x.detach().requires_grad_(x.is_floating_point()) for x in leaves]
         out = tree_flatten(replay.run(leaves, spec, segment, differentiable=True))[0]
         pairs = [(x, d) for x, d in zip(out, d_out, strict=True) if d is not None]

@@ -1,8 +1,8 @@
 """The same K steps, compiled: windows of a few steps become one program each.
 
-``torch.compile`` takes the inner gradient inside the program, by ``torch.func``: a derivative of a
-derivative does not cross its boundary. The outer backward pass is compiled with it. Source:
-``torch.compile``; the traps are those of its issue tracker.
+The inner gradient is taken inside the program, written out or by ``torch.func``: a derivative of a
+derivative does not cross the boundary of ``torch.compile``. The outer backward pass is compiled
+with it. Source: ``torch.compile``; the traps are those of its issue tracker.
 """
 
 from __future__ import annotations
