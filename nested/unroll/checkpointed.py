@@ -42,8 +42,8 @@ def unroll_checkpointed(
     Differentiable once, with respect to the rule's parameters, the initial weights and state; a
     batch with a gradient of its own, or a loss or rule that depends on other tensors with one (as
     the first step shows), raises ``ValueError``, for they would get none. Until the backward pass
-    the model must stay in its mode; a batch changed in place is noticed. Returns losses (K,), or
-    (T, K) with ``time_dim=1``.
+    the model must stay in its mode; a batch changed in place raises ``RuntimeError`` there. Returns
+    losses (K,), or (T, K) with ``time_dim=1``.
     """
     how = {"first_order": first_order, "time_dim": time_dim}
     if not differentiable:
@@ -53,7 +53,7 @@ def unroll_checkpointed(
     precision = _precision(leaves)
     replay = _Replay(loss_fn, _segments(batches), rule, learned, spec, how, precision)
     _refuse_other_sources(replay, leaves, batches[0])
-    out = _Checkpointed.apply(replay, *learned, *leaves, *_tensors(batches))
+    out = _Checkpointed.apply(replay, *learned, *leaves)
     return tree_unflatten(list(out), replay.out_spec)
 
 
@@ -69,6 +69,9 @@ class _Replay:
     how: dict[str, Any]
     precision: tuple[str, torch.dtype, bool]  # autocast's device, dtype, and whether it is on
     out_spec: Any = None
+
+    def __post_init__(self) -> None:
+        self.versions = _versions(self.segments)  # saving K batches makes holes in memory
 
     def run(
         self, leaves: Sequence[Tensor], spec: Any, segment: list[Batch], differentiable: bool
@@ -95,12 +98,10 @@ class _Checkpointed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, replay: _Replay, *tensors: Tensor) -> tuple[Tensor, ...]:
         count = len(replay.learned)
-        data = len(_tensors(replay.segments))
-        trajectory, ctx.starts = replay.all(tensors[count : len(tensors) - data])
+        trajectory, ctx.starts = replay.all(tensors[count:])
         out, replay.out_spec = tree_flatten(trajectory)
         ctx.replay = replay
         ctx.save_for_backward(*tensors)  # so that a change of one before the backward pass is seen
-        ctx.data = data
         ctx.mark_non_differentiable(*[x for x in out if not x.is_floating_point()])
         ctx.set_materialize_grads(False)
         return tuple(out)
@@ -109,8 +110,9 @@ class _Checkpointed(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *d_out: Tensor | None) -> tuple:
         replay, count = ctx.replay, len(ctx.replay.learned)
-        tensors = ctx.saved_tensors
-        start = tensors[count : len(tensors) - ctx.data]
+        start = ctx.saved_tensors[count:]
+        if replay.versions != _versions(replay.segments):
+            raise RuntimeError("a batch was changed in place before the backward pass")
         starts, ctx.starts = ctx.starts or replay.all(start)[1], None  # let go of one by one
         d_learned = [torch.zeros_like(p) for p in replay.learned]
         d_leaves = d_out[: len(start)]
@@ -123,7 +125,7 @@ class _Checkpointed(torch.autograd.Function):
                 grads = _segment_gradients(replay, leaves, spec, segment, [*d_leaves, *d_now])
             d_leaves, end = grads[count:], end - len(segment)
             d_learned = [d if g is None else d + g for d, g in zip(d_learned, grads[:count])]
-        return None, *d_learned, *d_leaves, *[None] * ctx.data
+        return None, *d_learned, *d_leaves
 
 
 def _segment_gradients(
@@ -184,6 +186,11 @@ def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batc
 
 def _tensors(batches: Any) -> list[Tensor]:
     return [x for x in tree_leaves(batches) if isinstance(x, Tensor)]
+
+
+def _versions(batches: Any) -> list[int]:
+    """How often each tensor was changed in place; inference tensors do not count that."""
+    return [0 if x.is_inference() else x._version for x in _tensors(batches)]
 
 
 def _precision(leaves: Sequence[Tensor]) -> tuple[str, torch.dtype, bool]:

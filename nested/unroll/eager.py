@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from nested.levels.forward import Batch, LossFn, Params, State
-from nested.levels.rule import UpdateRule
+from nested.levels.rule import Step, UpdateRule
 from nested.unroll.inputs import check_loss, check_step
 from nested.unroll.plain_nets import PlainLoss
 from nested.unroll.trajectory import Trajectory, stack_trajectory
@@ -35,18 +35,21 @@ def unroll_eager(
     back as (T, K). Raises ``TypeError`` or ``ValueError`` for a loss that is no
     scalar, or a rule whose ``Step`` is not shaped as its params.
     """
-    losses, signals = [], []  # K of each
+    losses, signals, step = [], [], Step(params, state, {})  # K of the first two
     for batch in batches:
-        loss, grads = inner_gradient(loss_fn, params, batch, differentiable, first_order, time_dim)
+        loss, grads = inner_gradient(
+            loss_fn, step.params, batch, differentiable, first_order, time_dim
+        )
+        # the last weights go only now: small tensors of the gradient would fill their place
+        params, state = step.params, step.state
         with torch.set_grad_enabled(differentiable):
             step = rule(params, grads, state, loss)
         del grads
         check_step(step, params)
-        params, state = step.params, step.state
         losses.append(loss)
         signals.append(step.signals)
     with torch.set_grad_enabled(differentiable):
-        return stack_trajectory(params, state, losses, signals, time_dim)
+        return stack_trajectory(step.params, step.state, losses, signals, time_dim)
 
 
 def inner_gradient(

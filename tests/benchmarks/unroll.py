@@ -99,9 +99,11 @@ def times(workload: str, steps: int, rounds: int) -> dict[str, float]:
 
 
 def growth(name: str, workload: str, steps: int) -> float:
-    """MiB by which a fresh process grows; compiled programs and libraries do not count."""
+    """MiB by which a fresh process grows, the median of three, for holes between tensors vary;
+    compiled programs and libraries do not count."""
     code = f"from tests.benchmarks.unroll import peak; peak({name!r}, {workload!r}, {steps})"
-    return float(subprocess.run([sys.executable, "-c", code], **_HERE).stdout)
+    runs = (subprocess.run([sys.executable, "-c", code], **_HERE) for _ in range(3))
+    return statistics.median(float(run.stdout) for run in runs)
 
 
 def peak(name: str, workload: str, steps: int) -> None:
