@@ -3,11 +3,13 @@
 from nested.conformance.check import Check, ConformanceError, Result, Verdict
 from nested.conformance.context import CONTEXT_CHECKS, check_context
 from nested.conformance.family import FAMILY_CHECKS, check_family
+from nested.conformance.optimizer import OPTIMIZER_CHECKS, check_optimizer
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS, check_update_rule
 
 __all__ = [
     "CONTEXT_CHECKS",
     "FAMILY_CHECKS",
+    "OPTIMIZER_CHECKS",
     "UPDATE_RULE_CHECKS",
     "Check",
     "ConformanceError",
@@ -15,5 +17,6 @@ __all__ = [
     "Verdict",
     "check_context",
     "check_family",
+    "check_optimizer",
     "check_update_rule",
 ]

@@ -50,6 +50,19 @@ def largest(values: Iterable[float]) -> float:
     return math.nan if any(map(math.isnan, values)) else max(values)
 
 
+def judge_equal(hint: str, within: float = 1e-9) -> Callable[[Evidence], Verdict]:
+    """Return a judge of {"ours": [...], "others": [...]}, tensors (...) that are to be the same to
+    ``within`` of the larger of 1 and the largest entry."""
+
+    def judge(evidence: Evidence) -> Verdict:
+        pairs = zip(evidence["ours"], evidence["others"], strict=True)
+        pairs = [(a.double(), b.double()) for a, b in pairs if a.numel()]
+        apart = largest(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
+        return Verdict(apart <= within, f"they differ by {apart:.2g}", hint)
+
+    return judge
+
+
 def run_check(check: Check, subject: Any, seed: int = 0) -> Result:
     """Probe and judge in this process; an exception is a failure, with its words."""
     try:

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from nested.conformance.check import Check, Evidence, Verdict, largest
+from nested.conformance.check import Check, Evidence, Verdict, judge_equal
 from nested.conformance.small_problem import (
     cut,
     in_float64,
@@ -213,31 +213,22 @@ def _probe_tasks(rule: UpdateRule, seed: int) -> Evidence:
     return {"ours": cut(ours), "others": cut(others)}
 
 
-def _judge_equal(hint: str) -> Any:
-    def judge(evidence: Evidence) -> Verdict:
-        pairs = list(zip(evidence["ours"], evidence["others"], strict=True))
-        apart = largest(((a - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in pairs)
-        return Verdict(apart < 1e-9, f"they differ by {apart:.2g}", hint)
-
-    return judge
-
-
 GRADIENT_CHECKS = [
     Check("the hypergradient is right", _probe_hypergradient, _judge_hypergradient),
     Check("every meta-parameter and the state are reached", _probe_reach, _judge_reach),
     Check(
         "an unroll is a loop over the rule",
         _probe_loop,
-        _judge_equal("does the rule depend on how it is called, or on the graph?"),
+        judge_equal("does the rule depend on how it is called, or on the graph?"),
     ),
     Check(
         "carried state continues a run",
         _probe_carried,
-        _judge_equal("everything that the next step needs belongs in the state"),
+        judge_equal("everything that the next step needs belongs in the state"),
     ),
     Check(
         "tasks in a batch do not mix",
         _probe_tasks,
-        _judge_equal("a rule sees one task; do not branch on values or reduce over other tasks"),
+        judge_equal("a rule sees one task; do not branch on values or reduce over other tasks"),
     ),
 ]

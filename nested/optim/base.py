@@ -1,0 +1,87 @@
+"""What the optimizers of this room share: the step around the update, and what they refuse.
+
+Source: the conventions of ``torch.optim.Optimizer``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+INFINITY = math.inf
+
+
+class MemoryOptimizer(Optimizer):
+    """A ``torch.optim.Optimizer`` that moves weights by what it remembers of their gradients.
+
+    A subclass writes ``move`` and gives the ``ranges`` of its settings, {name: (low, high)}: a
+    setting, of a group too, is at least low and below high, or ``ValueError`` is raised. Refused
+    with ``ValueError`` are also complex weights and ``maximize``; sparse gradients raise
+    ``RuntimeError``. Weights without a gradient, or without elements, stay as they are.
+    """
+
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {}
+
+    def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Update ``params``, tensors (...) of ``group`` whose gradients are there, in place, under
+        ``no_grad``. Raises ``NotImplementedError`` where a subclass lacks it."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """Move all weights once. ``closure``, if given, computes the loss () and its gradients
+        anew, and that loss is returned. Raises ``RuntimeError`` for a sparse gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None and p.numel()]
+            if any(p.grad.is_sparse for p in params):
+                said = "takes no sparse gradients, but got one: use Embedding(sparse=False)"
+                raise RuntimeError(f"{type(self).__name__} {said}")
+            if params:
+                self.move(group, params)
+        return loss
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group of parameters, {"params": ..., setting: value}, whose other settings are the
+        optimizer's. Raises ``ValueError`` for a setting out of range, and as
+        ``torch.optim.Optimizer`` does."""
+        super().add_param_group(param_group)
+        try:
+            self.check_group(self.param_groups[-1])
+        except ValueError:
+            del self.param_groups[-1]  # an optimizer that refused a group goes on without it
+            raise
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        """Raise ``ValueError`` if the settings or the parameters of ``group`` are not allowed."""
+        name = type(self).__name__
+        for setting, (low, high) in self.ranges.items():
+            value = group[setting]
+            if not low <= value < high:
+                allowed = f"{low:g} or more" + ("" if high == INFINITY else f", and below {high:g}")
+                raise ValueError(f"{name}: {setting} is {allowed}, but got {value}")
+        if group.get("maximize"):
+            raise ValueError(f"{name} only minimises, but got maximize=True: negate the loss")
+        if any(p.is_complex() for p in group["params"]):
+            raise ValueError(
+                f"{name} takes real parameters, but got a complex one: split it in two"
+            )
+
+
+def as_rows(tensor: Tensor) -> Tensor:
+    """View a tensor (R, ...) as a matrix (R, C); scalars and vectors (C,) are one row, (1, C). A
+    convolution's weight becomes (out, rest). Copies what cannot be viewed so."""
+    return tensor.reshape(tensor.shape[0], -1) if tensor.dim() > 1 else tensor.reshape(1, -1)
+
+
+def zeros_for(param: Tensor) -> Tensor:
+    """Zeros like ``param`` (...), contiguous, so that ``as_rows`` of them is a view."""
+    return torch.zeros_like(param, memory_format=torch.contiguous_format)

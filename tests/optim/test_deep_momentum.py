@@ -1,0 +1,132 @@
+"""Deep momentum against eq. 50 with the objective of eq. 34, differentiated by autograd."""
+
+import pytest
+import torch
+from torch import Generator, nn
+
+from nested.optim import DeepMomentum
+
+SHAPES = {"coordinate": [(3, 5), (4,), (2, 2, 3)], "shape": [(3, 5), (3, 5), (4,), (2, 2, 3)]}
+
+
+def draw(shape, seed):
+    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def answer(theta, keys, count):
+    """m(k) for each tensor's keys (N, C)."""
+    b, inner, outer = theta["b"], theta["inner"], theta["outer"]
+    scale = (count * len(inner)) ** -0.5
+    return [x + torch.tanh(k @ inner.T) @ outer.T * scale for x, k in zip(b, keys)]
+
+
+def transcription(start, inner_start, width, gradients, lr, a):
+    """theta <- theta_0 + a (theta - theta_0) - n grad L;  W <- W + m(k), for one net."""
+    weights = [w.reshape(-1, width).clone() for w in start]
+    count = sum(map(len, weights))
+    first = {"b": [torch.zeros_like(w) for w in weights], "inner": inner_start}
+    first["outer"] = torch.zeros(width, len(inner_start), dtype=torch.float64)
+    theta = {name: [*x] if name == "b" else x.clone() for name, x in first.items()}
+    for gradient in gradients:
+        u = [g.reshape(-1, width) for g in gradient]
+        keys = [x / x.square().mean().sqrt() for x in u]
+        flat = [*theta["b"], theta["inner"], theta["outer"]]
+        flat = [x.detach().requires_grad_() for x in flat]
+        live = {"b": flat[:-2], "inner": flat[-2], "outer": flat[-1]}
+        said = answer(live, keys, count)
+        loss = sum((m * x).sum() for m, x in zip(said, u))  # <m(k), u>
+        grads = torch.autograd.grad(loss, flat)
+        origin = [*first["b"], first["inner"], first["outer"]]
+        flat = [o + a * (x.detach() - o) - lr * d for o, x, d in zip(origin, flat, grads)]
+        theta = {"b": flat[:-2], "inner": flat[-2], "outer": flat[-1]}
+        weights = [w + m for w, m in zip(weights, answer(theta, keys, count))]
+    return [w.reshape(s.shape) for w, s in zip(weights, start)]
+
+
+@pytest.mark.parametrize("shared", ["coordinate", "shape"])
+def test_it_is_equation_50(shared):
+    params = [nn.Parameter(draw(s, i)) for i, s in enumerate(SHAPES[shared])]
+    start = [p.detach().clone() for p in params]
+    gradients = [[draw(p.shape, 10 * k + i) for i, p in enumerate(params)] for k in range(20)]
+    optimizer = DeepMomentum(params, 0.3, 0.8, hidden=3, shared=shared)
+    for gradient in gradients:
+        for p, g in zip(params, gradient):
+            p.grad = g.clone()
+        optimizer.step()
+    groups = [[0, 1, 2]] if shared == "coordinate" else [[0, 1], [2], [3]]
+    for members in groups:
+        inner = optimizer.state[params[members[0]]]["B_start"]
+        found = transcription(
+            [start[i] for i in members],
+            inner,
+            inner.shape[1],
+            [[gradient[i] for i in members] for gradient in gradients],
+            0.3,
+            0.8,
+        )
+        for i, expected in zip(members, found):
+            assert torch.allclose(params[i], expected, rtol=1e-10, atol=1e-12)
+
+
+def train(make, steps=20):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    inputs, targets, optimizer = draw((30, 5), 1), draw((30, 2), 2), make(net.parameters())
+    for _ in range(steps):
+        optimizer.zero_grad()
+        nn.functional.mse_loss(net(inputs), targets).backward()
+        optimizer.step()
+    return torch.cat([p.detach().flatten() for p in net.parameters()]), optimizer
+
+
+def test_a_linear_identity_memory_is_plain_momentum():
+    ours, _ = train(lambda params: DeepMomentum(params, 0.1, 0.9, hidden=0))
+    theirs, _ = train(lambda params: torch.optim.SGD(params, 0.1, 0.9))
+    assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("shared", ["coordinate", "shape"])
+def test_a_net_changes_the_moves_and_learns(shared):
+    ours, optimizer = train(lambda params: DeepMomentum(params, 0.1, 0.9, shared=shared))
+    plain, _ = train(lambda params: DeepMomentum(params, 0.1, 0.9, hidden=0))
+    assert (ours - plain).norm() > 0.01 * plain.norm()
+    for state in optimizer.state.values():
+        if "B" in state:
+            assert not torch.equal(state["B"], state["B_start"]) and state["A"].norm() > 0
+
+
+@pytest.mark.parametrize("shared", ["coordinate", "shape"])
+def test_the_memory_is_within_four_times_the_parameters(shared):
+    shapes = [(64, 32), (64, 32), (32,), (10, 64), (1, 1), ()]
+    params = [nn.Parameter(torch.randn(shape)) for shape in shapes]
+    optimizer = DeepMomentum(params, 0.1, hidden=64, shared=shared)
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    tensors = [x for s in optimizer.state.values() for x in s.values() if torch.is_tensor(x)]
+    assert sum(x.numel() for x in tensors) <= 4 * sum(p.numel() for p in params)
+
+
+def test_the_start_is_drawn_from_the_generator():
+    def first(generator):
+        p = nn.Parameter(torch.ones(3))
+        optimizer = DeepMomentum([p], 0.1, generator=generator)
+        p.grad = torch.ones(3)
+        optimizer.step()
+        return optimizer.state[p]["B_start"]
+
+    one, same, other = (first(Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same) and not torch.equal(one, other)
+
+
+def test_wrong_settings_are_refused():
+    p = nn.Parameter(torch.ones(3))
+    for wrong, said in (
+        ({"hidden": -1}, "hidden is 0 or more, but got -1"),
+        ({"hidden": 2.5}, "hidden is a whole number"),
+        ({"shared": "all"}, "shared is one of"),
+        ({"momentum": 1.0}, "momentum is 0 or more, and below 1, but got 1.0"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            DeepMomentum([p], 0.1, **wrong)

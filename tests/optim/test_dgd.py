@@ -1,0 +1,211 @@
+"""DGD against the minimiser that it claims to be, found by least squares."""
+
+import copy
+import gc
+import warnings
+import weakref
+
+import pytest
+import torch
+from torch import Generator, nn
+
+from nested.optim import DGD
+
+
+def rows_and_targets(layer, inputs, loss_of):
+    """X (N, d) and dL/dy (N, o), by autograd alone."""
+    outputs = layer(inputs)
+    (d_outputs,) = torch.autograd.grad(loss_of(outputs), outputs)
+    return inputs.reshape(-1, inputs.shape[-1]), d_outputs.reshape(-1, d_outputs.shape[-1])
+
+
+def least_squares(weight, rows, values, lr):
+    """argmin_W 1/N sum_i 1/2 |W x_i - u_i|^2 + 1/(2n) |W - W_t|^2, as one stacked system."""
+    count, width = rows.shape
+    a = torch.cat([rows / count**0.5, torch.eye(width, dtype=rows.dtype) / lr**0.5])
+    b = torch.cat([values / count**0.5, weight.T / lr**0.5])
+    return torch.linalg.lstsq(a, b).solution.T
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def linear(width=6, out=4, bias=False):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Linear(width, out, bias=bias, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("shape", [(1, 6), (3, 6), (40, 6), (5, 7, 6)])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_step_is_the_exact_minimiser(shape, reduction):
+    layer, inputs, targets, lr = linear(), draw(*shape), draw(*shape[:-1], 4, seed=1), 0.7
+
+    def loss_of(outputs):
+        each = (outputs - targets).square().sum(-1).flatten()
+        return each.mean() if reduction == "mean" else each.sum()
+
+    rows, d_outputs = rows_and_targets(layer, inputs, loss_of)
+    values = -d_outputs * (len(rows) if reduction == "mean" else 1)
+    expected = least_squares(layer.weight.detach(), rows, values, lr)
+    optimizer = DGD(layer.parameters(), lr, module=layer, reduction=reduction)
+    loss_of(layer(inputs)).backward()
+    optimizer.step()
+    assert torch.allclose(layer.weight, expected, rtol=0, atol=1e-8)
+
+
+def test_one_input_of_norm_one_is_equation_57_and_not_gradient_descent():
+    layer, lr = linear(), 0.5
+    x = nn.functional.normalize(draw(1, 6), dim=-1)
+    before = layer.weight.detach().clone()
+    optimizer = DGD(layer.parameters(), lr, module=layer)
+    (layer(x) ** 3).sum().backward()
+    grad = layer.weight.grad.clone()
+    optimizer.step()
+    rate = lr / (1 + lr)
+    sgd = before - rate * grad
+    # W (I - n' x x^T) - n' g: off gradient descent at n' by n' W x x^T
+    assert torch.allclose(layer.weight, sgd - rate * before @ x.T @ x, rtol=0, atol=1e-12)
+    assert (layer.weight - sgd).abs().max() > 0.01
+
+
+def test_gradients_of_two_backward_passes_are_one_batch():
+    layer, twin = linear(), linear()
+    inputs, targets = draw(10, 6), draw(10, 4, seed=1)
+    for net, parts in ((layer, [slice(0, 5), slice(5, 10)]), (twin, [slice(0, 10)])):
+        optimizer = DGD(net.parameters(), 0.3, module=net)
+        for part in parts:
+            (nn.functional.mse_loss(net(inputs[part]), targets[part]) / len(parts)).backward()
+        optimizer.step()
+    assert torch.allclose(layer.weight, twin.weight, rtol=0, atol=1e-12)
+
+
+def test_a_layer_used_twice_forgets_along_the_rows_of_both_uses():
+    layer = nn.Linear(4, 4, bias=False, dtype=torch.float64)
+    inputs, lr = draw(3, 4), 0.4
+    before = layer.weight.detach().clone()
+    middle = layer(inputs)
+    optimizer = DGD(layer.parameters(), lr, module=layer)
+    layer(torch.tanh(layer(inputs))).square().mean().backward()
+    rows = torch.cat([torch.tanh(middle), inputs]).detach()
+    eye = torch.eye(4, dtype=torch.float64)
+    wanted = (before - lr * layer.weight.grad) @ torch.inverse(eye + lr * rows.T @ rows / 6)
+    optimizer.step()
+    assert torch.allclose(layer.weight, wanted, rtol=0, atol=1e-12)
+
+
+def one_step(prepare=lambda net, inputs, loss: None):
+    net = linear()
+    optimizer = DGD(net.parameters(), 0.3, module=net)
+    inputs = draw(5, 6)
+    prepare(net, inputs, lambda x: net(x).square().mean())
+    net(inputs).square().mean().backward()
+    optimizer.step()
+    return net.weight.detach()
+
+
+def test_rows_whose_gradient_is_not_there_do_not_count():
+    expected = one_step()
+
+    def evaluated(net, inputs, loss):
+        with torch.no_grad():
+            loss(3 * inputs)
+        loss(5 * inputs)  # no backward pass
+
+    def asked_for_the_inputs_gradient(net, inputs, loss):
+        point = inputs.clone().requires_grad_()
+        torch.autograd.grad(loss(point), point)
+
+    def a_batch_thrown_away(net, inputs, loss):
+        for set_to_none in (True, False):
+            loss(7 * inputs).backward()
+            net.zero_grad(set_to_none=set_to_none)  # the module's, not the optimizer's
+
+    for prepare in (evaluated, asked_for_the_inputs_gradient, a_batch_thrown_away):
+        assert torch.equal(one_step(prepare), expected), prepare.__name__
+
+
+def test_clipped_gradients_count_as_they_are():
+    net, lr = linear(), 0.3
+    inputs, before = draw(5, 6), net.weight.detach().clone()
+    optimizer = DGD(net.parameters(), lr, module=net)
+    net(inputs).pow(4).sum().backward()
+    nn.utils.clip_grad_norm_(net.parameters(), 0.1)
+    kernel = torch.eye(6, dtype=torch.float64) + lr * inputs.T @ inputs / 5
+    expected = (before - lr * net.weight.grad) @ torch.inverse(kernel)
+    optimizer.step()
+    assert torch.allclose(net.weight, expected, rtol=0, atol=1e-12)
+
+
+def test_other_parameters_descend_plainly_and_are_named_once():
+    net = nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2))
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    with pytest.warns(UserWarning, match="no inputs of 1.weight, 1.bias: plain") as said:
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(torch.randn(5, 6)).square().mean().backward()
+            grads = {name: p.grad.clone() for name, p in net.named_parameters()}
+            optimizer.step()
+            for name in ("0.bias", "1.weight", "1.bias", "2.bias"):
+                now = net.get_parameter(name).detach().clone()
+                assert torch.allclose(now, before[name] - 0.1 * grads[name])
+            before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    assert len(said) == 1
+
+
+def test_biases_of_linear_layers_need_no_warning():
+    net = nn.Linear(6, 4)
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(torch.randn(5, 6)).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_second_step_without_a_backward_pass_says_what_it_is():
+    net = linear()
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    net(draw(5, 6)).square().mean().backward()
+    optimizer.step()
+    with pytest.warns(UserWarning, match="no inputs of weight"):
+        optimizer.step()
+
+
+def test_copies_of_the_module_are_their_own_and_the_optimizer_can_go():
+    net = linear()
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    copy.deepcopy(net)(draw(5, 6)).square().mean().backward()
+    assert not any(optimizer.rows.values())
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy(optimizer)
+    gone = weakref.ref(optimizer)
+    del optimizer
+    gc.collect()
+    assert gone() is None
+    net(draw(5, 6)).square().mean().backward()  # the hooks that are left do nothing
+
+
+def test_half_precision_is_solved_in_single():
+    net, wide = nn.Linear(6, 4, bias=False), nn.Linear(6, 4, bias=False)
+    wide.load_state_dict(net.to(torch.bfloat16).state_dict())
+    inputs = draw(5, 6).bfloat16()
+    for layer, x in ((net, inputs), (wide, inputs.float())):
+        optimizer = DGD(layer.parameters(), 0.3, module=layer)
+        layer(x).square().mean().backward()
+        optimizer.step()
+    assert net.weight.dtype == torch.bfloat16
+    assert torch.allclose(net.weight.float(), wide.weight, atol=0.01)
+
+
+def test_wrong_input_is_refused_in_one_sentence():
+    net = linear()
+    with pytest.raises(ValueError, match="reduction is one of"):
+        DGD(net.parameters(), 0.1, module=net, reduction="none")
+    with pytest.raises(ValueError, match="lr is 0 or more, but got -1"):
+        DGD(net.parameters(), -1, module=net)
+    with pytest.raises(ValueError, match="lr is 0 or more, but got nan"):
+        DGD(net.parameters(), float("nan"), module=net)
+    with pytest.raises(ValueError, match="watches the layers of a module"):
+        DGD(net.parameters(), 0.1, module=net.weight)

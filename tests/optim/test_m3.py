@@ -1,0 +1,180 @@
+"""M3 against Algorithm 1, torch.optim.Muon and torch.optim.AdamW."""
+
+import math
+
+import pytest
+import torch
+from torch import Generator, nn
+
+from nested.optim import M3, newton_schulz
+
+SHAPES = [(6, 6), (4, 9), (9, 4), (5, 2, 3)]
+
+
+def draw(shape, seed):
+    return torch.randn(shape, generator=Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def gradients(shape, steps=20):
+    return [draw(shape, k) / (1 + k % 5) for k in range(1, steps + 1)]
+
+
+def run(optimizer, p, grads):
+    for grad in grads:
+        p.grad = grad.clone()
+        optimizer.step()
+    return p.detach()
+
+
+def ns(matrix, steps=5):
+    """Newton-Schulz on the singular values alone: U p(p(...S...)) V^T, by torch.linalg.svd."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    s = s / s.norm()
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return u @ s.diag() @ v
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4), (1, 5)])
+def test_newton_schulz_moves_singular_values_alone_and_to_about_1(shape):
+    matrix = draw(shape, 0)
+    found = newton_schulz(matrix)
+    assert torch.allclose(found, ns(matrix), rtol=1e-8, atol=1e-10)
+    values = torch.linalg.svdvals(newton_schulz(torch.linalg.qr(matrix)[0]))
+    assert 0.68 < values.min() and values.max() < 1.14
+    assert torch.allclose(newton_schulz(1e5 * matrix), found, rtol=1e-10)
+    assert torch.equal(newton_schulz(torch.zeros(shape)), torch.zeros(shape))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("period", [1, 3, 4])
+def test_the_paper_form_is_algorithm_1(shape, period):
+    lr, b1, b2, b3, a, eps = 0.02, 0.9, 0.5, 0.7, 0.6, 1e-3
+    p, grads = nn.Parameter(draw(shape, 0)), gradients(shape)
+    w = p.detach().clone().reshape(shape[0], -1)
+    m1, m2, v = torch.zeros_like(w), torch.zeros_like(w), torch.zeros_like(w)
+    since = [g.reshape(w.shape) for g in grads]
+    for t, g in enumerate(since):
+        if t % period == 0:  # at the start of chunk k: the gradients of chunk k - 1
+            m2 = m2 + b3 * sum(since[max(t - period, 0) : t], torch.zeros_like(w))
+            o2 = ns(m2) if t else torch.zeros_like(w)
+        m1, v = m1 + b1 * g, v + b2 * g**2
+        w = w - lr * (ns(m1) + a * o2) / (v.sqrt() + eps)
+    optimizer = M3([p], lr, (b1, b2), b3, a, period, form="paper", eps=eps)
+    assert torch.allclose(run(optimizer, p, grads), w.reshape(shape), rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_averaged_form_is_algorithm_1_with_averages_and_muons_size(shape):
+    lr, b1, b2, b3, a, eps, period = 0.02, 0.9, 0.95, 0.7, 0.6, 1e-3, 4
+    p, grads = nn.Parameter(draw(shape, 0)), gradients(shape)
+    w = p.detach().clone().reshape(shape[0], -1)
+    since = [g.reshape(w.shape) for g in grads]
+    m2, o2 = torch.zeros_like(w), torch.zeros_like(w)
+    for t in range(len(since)):
+        if t and t % period == 0:
+            m2 = b3 * m2 + (1 - b3) * sum(since[t - period : t]) / period
+            o2 = ns(m2)
+        weights = torch.tensor([b1 ** (t - i) for i in range(t + 1)])
+        m1 = sum(c * g for c, g in zip(weights / weights.sum(), since))  # bias-corrected average
+        weights = torch.tensor([b2 ** (t - i) for i in range(t + 1)], dtype=torch.float64)
+        v = sum(c * g**2 for c, g in zip(weights / weights.sum(), since))
+        o1 = ns(m1)
+        step = (o1 + a * o2) / (v.sqrt() + eps)
+        w = w - lr * 0.2 * math.sqrt(max(w.shape)) * step * o1.norm() / step.norm()
+    optimizer = M3([p], lr, (b1, b2), b3, a, period, eps=eps)
+    assert torch.allclose(run(optimizer, p, grads), w.reshape(shape), rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
+def test_reduced_it_is_muon(shape):
+    p, q = (nn.Parameter(draw(shape, 0).float()) for _ in range(2))
+    grads = [g.float() for g in gradients(shape)]
+    ours = M3([p], 0.1, (0.95, 0.999), slow_weight=0, second_moment=False)
+    muon = {"momentum": 0.95, "nesterov": False, "weight_decay": 0}
+    theirs = torch.optim.Muon([q], 0.1, adjust_lr_fn="match_rms_adamw", **muon)
+    for grad in grads:
+        before = p.detach().clone(), q.detach().clone()
+        run(ours, p, [grad])
+        run(theirs, q, [grad])
+        moves = p.detach() - before[0], q.detach() - before[1]
+        # bfloat16 has 8 bits, and small singular values grow by 3.4 a step
+        assert (moves[0] - moves[1]).norm() < 0.05 * moves[1].norm()
+    assert set(ours.state[p]) == {"step", "fast"}
+
+
+def test_vectors_take_the_adamw_rule_bit_for_bit():
+    pairs = [[nn.Parameter(draw(shape, 0)) for shape in ((5,), ())] for _ in range(2)]
+    settings = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.1}
+    for params, make in zip(pairs, (M3, torch.optim.AdamW)):
+        optimizer = make(params, **settings)
+        for k in range(5):
+            for p in params:
+                p.grad = draw(p.shape, k)
+            optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(*pairs))
+
+
+def test_weight_decay_is_decoupled():
+    p, q = (nn.Parameter(draw((4, 6), 0)) for _ in range(2))
+    run(M3([p], 0.1, weight_decay=0.5), p, gradients((4, 6), 1))
+    run(M3([q], 0.1), q, gradients((4, 6), 1))
+    assert torch.allclose(p, q - 0.1 * 0.5 * draw((4, 6), 0), rtol=1e-10)
+
+
+def test_the_slow_memory_remembers_what_the_fast_one_forgot():
+    old, new = draw((6, 6), 1), draw((6, 6), 2)
+    p = nn.Parameter(torch.zeros(6, 6).double())
+    optimizer = M3([p], 0.1, (0.5, 0.999), slow_beta=0.9, period=5)
+    run(optimizer, p, [old] * 50 + [new] * 10)
+
+    def along(name):
+        memory = optimizer.state[p][name]
+        return abs((memory * old).sum() / (memory.norm() * old.norm()) - (old * new).sum() / 36)
+
+    assert along("slow") > 0.5 and along("fast") < 0.3
+
+
+def test_steps_do_not_grow_while_gradients_shrink():
+    """Orthogonalised, a gradient has no scale; divided by sqrt V, steps would grow like 1 / g."""
+
+    def growth(form):
+        p = nn.Parameter(torch.zeros(6, 6).double())
+        optimizer = M3([p], 0.1, (0.9, 0.9), form=form)
+        sizes = []
+        for k in range(60):
+            before = p.detach().clone()
+            run(optimizer, p, [0.8**k * draw((6, 6), 1)])
+            sizes.append((p.detach() - before).norm())
+        return sizes[-1] / sizes[0]
+
+    assert growth("ema") < 1.5
+
+
+def test_the_size_of_a_step_does_not_depend_on_the_gradients_scale():
+    moves = []
+    for scale in (1e-4, 1.0, 1e4):
+        p = nn.Parameter(torch.zeros(6, 9).double())
+        moves.append(run(M3([p], 0.1, eps=0), p, [scale * g for g in gradients((6, 9), 12)]))
+    assert torch.allclose(moves[0], moves[1], rtol=1e-6)
+    assert torch.allclose(moves[2], moves[1], rtol=1e-6)
+
+
+def test_a_gradient_of_zero_moves_nothing():
+    p = nn.Parameter(draw((4, 6), 0))
+    before = p.detach().clone()
+    assert torch.equal(run(M3([p], 0.1, period=2), p, [torch.zeros(4, 6).double()] * 5), before)
+
+
+def test_wrong_settings_are_refused():
+    p = nn.Parameter(torch.ones(3, 3))
+    for wrong, said in (
+        ({"betas": (0.9, 1.0)}, "betas are two numbers from 0 to below 1"),
+        ({"betas": (0.9,)}, "betas are two numbers"),
+        ({"form": "Paper"}, "form is one of"),
+        ({"period": 0}, "period is a whole number from 1"),
+        ({"slow_weight": -1}, "slow_weight is 0 or more, but got -1"),
+        ({"ns_steps": 200}, "ns_steps is 0 or more, and below 100, but got 200"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            M3([p], 0.1, **wrong)
