@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EXPORT = "python -m nested.homework export ../course --repository you/your-private-course"
-FINGERPRINT = "python -m nested.homework fingerprint examples/homework/hw6_name.py"
+FINGERPRINT = "python -m nested.homework fingerprint examples/homework/hw20_name.py"
 GRADE = "python -m nested.homework grade examples/homework --only hw0"
 
 STUB = '''"""Homework 6. Twice.
@@ -23,7 +23,7 @@ def twice(x):
     """Return 2 x."""
     raise NotImplementedError
 '''
-SLOT = '''"""Slot hw6: twice."""
+SLOT = '''"""Slot hw20: twice."""
 
 import torch
 
@@ -44,8 +44,8 @@ def _judge(evidence):
 
 
 SLOT = Slot(
-    name="hw6",
-    file="hw6_name.py",
+    name="hw20",
+    file="hw20_name.py",
     title="Twice",
     serve=lambda module: {"twice": lambda x: module.twice(x)},
     subject=lambda sandbox: lambda x: call(sandbox, "twice", x),
@@ -74,24 +74,24 @@ def course(tmp_path):
 
 
 def test_a_new_slot_by_the_five_steps(course):
-    stub = course / "examples" / "homework" / "hw6_name.py"
+    stub = course / "examples" / "homework" / "hw20_name.py"
     slots = course / "nested" / "homework" / "slots"
     toml = course / "nested" / "homework" / "homework.toml"
     stub.write_text(STUB)  # step 1
-    (slots / "hw6.py").write_text(SLOT)  # step 2
+    (slots / "hw20.py").write_text(SLOT)  # step 2
     text = (slots / "__init__.py").read_text()  # step 3
-    text = text.replace("hw4, hw5\n", "hw4, hw5, hw6\n").replace("hw4, hw5)", "hw4, hw5, hw6)")
+    text = text.replace("import hw0,", "import hw0, hw20,").replace("in (hw0,", "in (hw0, hw20,")
     (slots / "__init__.py").write_text(text)
-    table = "\n[hw6]\non = true\npoints = 7\nseconds = 30\nfingerprint = 'none yet'\n"
+    table = "\n[hw20]\non = true\npoints = 7\nseconds = 30\nfingerprint = 'none yet'\n"
     toml.write_text(toml.read_text() + table)  # step 4
     fingerprint = run(FINGERPRINT, course).strip()
     toml.write_text(toml.read_text().replace("none yet", fingerprint))
-    assert "hw6  Twice: not attempted" in run("python -m nested.homework", course)
+    assert "hw20  Twice: not attempted" in run("python -m nested.homework", course)
     stub.write_text(STUB.replace("raise NotImplementedError", "return 3 * x"))
-    wrong = run("python -m nested.homework grade --only hw6", course, expected=1)
+    wrong = run("python -m nested.homework grade --only hw20", course, expected=1)
     assert "FAILED" in wrong and "add x to itself" in wrong
     stub.write_text(STUB.replace("raise NotImplementedError", "return 2 * x"))  # step 5
-    assert "hw6  Twice: 7/7" in run("python -m nested.homework grade --only hw6", course)
+    assert "hw20  Twice: 7/7" in run("python -m nested.homework grade --only hw20", course)
 
 
 def test_a_student_grades_one_slot_in_the_copy(course):

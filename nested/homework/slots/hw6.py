@@ -1,0 +1,165 @@
+"""Slot hw6: a momentum that forgets along a key of its own, which level 4 learns.
+
+Letters: R rows, C columns of a tensor of weights.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from nested.conformance.check import Check, Evidence, Verdict, largest
+from nested.conformance.small_problem import nudged, small_params
+from nested.conformance.update_rule import UPDATE_RULE_CHECKS
+from nested.homework.remote import RemoteRule, call
+from nested.homework.serve import Served, serve_rule
+from nested.homework.slots.slot import Slot, without
+from nested.levels.forward import Params
+
+SHAPES = ((4, 3), (3, 4), (1, 5), (6, 1))  # (R, C) that a key is asked for
+SCALES = (0.0, 1e-30, 1.0, 1e30)
+STEPS = 3
+CLOSE = 1e-6
+
+
+class RemoteKeyedRule(RemoteRule):
+    """A student's rule, with the key that it says it goes by."""
+
+    def key(self, rows: Tensor) -> Tensor:
+        """The key (R, C) of a gradient as ``rows`` (R, C). Raises what the student's code does."""
+        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return call(self._sandbox, "key", own, rows)
+
+
+def _serve(module: ModuleType) -> Served:
+    rule = module.KeyedMomentum()
+
+    def key(own: Params, rows: Tensor) -> Tensor:
+        return functional_call(_Key(rule), {f"rule.{name}": x for name, x in own.items()}, (rows,))
+
+    return {**serve_rule(rule), "key": key}
+
+
+class _Key(nn.Module):
+    """A rule's key as a module, so that it can be called with parameters that came."""
+
+    def __init__(self, rule: nn.Module) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.rule.key(rows)
+
+
+def _as_rows(x: Tensor) -> Tensor:
+    return x.reshape(x.shape[0], -1) if x.dim() > 1 else x.reshape(1, -1)
+
+
+def _probe_key(rule: Any, seed: int) -> Evidence:
+    """Keys of gradients of many shapes and sizes, and the largest of each parameter's slopes."""
+    rule, keys = nudged(rule, seed), []
+    generator = torch.Generator().manual_seed(seed)
+    slopes = {name: 0.0 for name, _ in rule.named_parameters()}
+    for shape in SHAPES:
+        rows = torch.randn(shape, generator=generator, dtype=torch.float64)
+        mix = torch.randn(shape, generator=generator, dtype=torch.float64)
+        for scale in SCALES:
+            key = rule.key(scale * rows)
+            keys.append({"rows": scale * rows, "scale": scale, "key": key.detach().clone()})
+        total = (rule.key(rows) * mix).sum()
+        if total.requires_grad:
+            learned = [p for p in rule.parameters() if p.requires_grad]
+            grads = torch.autograd.grad(total, learned, materialize_grads=True)
+            for (name, _), slope in zip(rule.named_parameters(), grads):
+                slopes[name] = max(slopes[name], slope.abs().max().item())
+    return {"keys": keys, "slopes": slopes}
+
+
+def _judge_bounded(evidence: Evidence) -> Verdict:
+    for found in evidence["keys"]:
+        key, rows = found["key"], found["rows"]
+        if key.shape != rows.shape:
+            measured = f"the key of rows {tuple(rows.shape)} has shape {tuple(key.shape)}"
+            return Verdict(False, measured, "one number for each of the gradient's")
+        if not key.norm() <= 1 + CLOSE:
+            measured = f"a gradient of scale {found['scale']:g} has a key of norm {key.norm():.3g}"
+            return Verdict(
+                False, measured, "divide by the norm; squares of 1e30 overflow in float32"
+            )
+    most = largest(found["key"].norm().item() for found in evidence["keys"])
+    return Verdict(True, f"keys of norm up to {most:.3f}")
+
+
+def _judge_learned(evidence: Evidence) -> Verdict:
+    learned = [name for name, slope in evidence["slopes"].items() if slope > CLOSE]
+    if not learned:
+        hint = "give the key parameters of its own, and keep them in its graph"
+        return Verdict(False, "no parameter changes the key", hint)
+    cosines = [
+        torch.cosine_similarity(f["key"].flatten(), f["rows"].flatten(), dim=0).abs().item()
+        for f in evidence["keys"]
+        if f["scale"] == 1
+    ]
+    measured = f"it depends on {', '.join(learned)}; its cosine to the gradient is {cosines[0]:.4f}"
+    hint = "that is the gradient, scaled: the key of DeltaMomentum, which is built in"
+    return Verdict(min(cosines) < 1 - 1e-5, measured, hint)
+
+
+def _probe_moves(rule: Any, seed: int) -> Evidence:
+    """For each of some steps, {name: (R, C)}: gradients, their keys, the moves; and the signals."""
+    rule, params, steps = nudged(rule, seed), small_params(seed), []
+    state = rule.init(params)
+    for k in range(STEPS):
+        grads = small_params(seed + 1 + k)
+        with torch.no_grad():
+            step = rule(params, grads, state, torch.tensor(1.0 + k, dtype=torch.float64))
+            keys = {name: rule.key(_as_rows(g)) for name, g in grads.items()}
+        missing = {"lr", "momentum"} - set(step.signals)
+        if missing:
+            raise ValueError(f"signals has no {' and no '.join(sorted(missing))}")
+        moves = {name: _as_rows(step.params[name] - params[name]) for name in params}
+        rows = {name: _as_rows(g) for name, g in grads.items()}
+        steps.append({"grads": rows, "keys": keys, "moves": moves, "signals": step.signals})
+        params, state = step.params, step.state
+    return {"steps": steps}
+
+
+def _judge_moves(evidence: Evidence) -> Verdict:
+    """Each move is the memory after it: m (a I - k^T k) - n g, of the move before."""
+    before, worst = None, 0.0
+    for at, step in enumerate(evidence["steps"], start=1):
+        lr, momentum = step["signals"]["lr"], step["signals"]["momentum"]
+        if not (lr > 0 and 0 <= momentum < 1):
+            measured = f"at step {at} lr is {lr:.3g} and momentum {momentum:.3g}"
+            return Verdict(False, measured, "lr is above 0, momentum from 0 to below 1")
+        for name, move in step["moves"].items():
+            m, k, g = (before or step["grads"])[name], step["keys"][name], step["grads"][name]
+            m = m if before else torch.zeros_like(m)
+            apart = (move - (momentum * m - m @ k.T @ k - lr * g)).abs().max().item()
+            worst = largest([worst, apart])
+            if not apart < CLOSE:
+                measured = f"at step {at} {name} is off m (a I - k^T k) - n g by {apart:.2g}"
+                return Verdict(
+                    False, measured, "w <- w + m, with the key, lr and momentum you show"
+                )
+        before = step["moves"]
+    return Verdict(True, f"moves are off m (a I - k^T k) - n g by {worst:.1g} at most")
+
+
+SLOT = Slot(
+    name="hw6",
+    file="hw6_optimizer_memory.py",
+    title="A memory with a key of its own",
+    serve=_serve,
+    subject=RemoteKeyedRule,
+    checks=[
+        *without("blind to permuted coordinates", UPDATE_RULE_CHECKS),
+        Check("its key is bounded", _probe_key, _judge_bounded),
+        Check("its key is learned", _probe_key, _judge_learned),
+        Check("it forgets along its key", _probe_moves, _judge_moves),
+    ],
+)
