@@ -41,6 +41,22 @@ def test_lesson_03_feedback_pays_where_runs_differ(tmp_path):
     assert numbers["over clock, contrast from 1/3 to 3"] > 0.08
 
 
+def test_lesson_06_what_a_memory_forgets_depends_on_its_key(tmp_path):
+    numbers = run_lesson("06_optimizers_are_memories", tmp_path, seeds=2)
+    assert numbers["momentum is a minimiser"] < 1e-7 and numbers["Adam is a minimiser"] < 1e-6
+    # five steps after the turn
+    assert (
+        abs(numbers["delta momentum, same inputs"]) < 0.02 < 0.5 < numbers["momentum, same inputs"]
+    )
+    assert numbers["delta momentum, other inputs"] > 0.5 and numbers["M3, same inputs"] > 0.8
+    order = "in random order"
+    assert numbers[f"delta momentum, {order}"] < 0.95 * numbers[f"momentum, {order}"]
+    assert numbers[f"DGD, {order}"] > 1.55
+    order = "sorted by class"
+    assert numbers[f"M3, {order}"] < numbers[f"Muon, {order}"] - 0.1
+    assert numbers[f"Muon, {order}"] < numbers[f"momentum, {order}"] - 0.1
+
+
 def test_every_lesson_is_short_and_has_a_test():
     lessons = sorted(path.stem for path in EXAMPLES.glob("[0-9]*.py"))
     tests = Path(__file__).read_text()

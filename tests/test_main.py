@@ -164,8 +164,13 @@ def start(folder, *flags, path=ROOT):
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = str(path)
     command = [sys.executable, str(ROOT / "main.py"), *LONGER, "--out", str(folder), *flags]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+    how = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.Popen(command, preexec_fn=hear_ctrl_c, **how)
+
+
+def hear_ctrl_c():
+    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_killed_at_any_moment_it_resumes_to_the_numbers_of_a_run_never_killed(tmp_path):

@@ -31,13 +31,16 @@ class M3(MemoryOptimizer):
     That is ``form="paper"``: nothing decays. ``form="ema"`` takes averages instead, ``M <- b M +
     (1 - b) g`` (M2 of the means of f gradients; V bias-corrected), and brings the step to the size
     that Muon's has, about ``0.2 n`` a weight: NS forgets the gradient's scale, but V does not, and
-    while gradients shrink, steps would grow. ``slow_weight=0`` and ``second_moment=False`` leave
-    plain Muon, ``torch.optim.Muon`` without Nesterov and with ``adjust_lr_fn="match_rms_adamw"``.
+    while gradients shrink, steps would grow. For the same reason it divides by no less than
+    ``floor`` times the root mean square of sqrt V, which is added: weights that hardly ever get a
+    gradient would take all of the step otherwise. ``slow_weight=0`` and ``second_moment=False``
+    leave plain Muon, ``torch.optim.Muon`` without Nesterov, ``adjust_lr_fn="match_rms_adamw"``.
 
     Settings: ``lr`` (n); ``betas`` (b1, b2), ``slow_beta`` (b3) in [0, 1); ``slow_weight`` (a);
-    ``period`` (f), in steps; ``ns_steps``; ``eps`` (e); ``weight_decay``, decoupled, in units of
-    1 / lr. Scalars and vectors take the AdamW rule with the same settings. Memory: four times the
-    matrices (M1, M2, O2, V), twice the vectors. Raises ``ValueError`` for settings out of range.
+    ``period`` (f), in steps; ``ns_steps``; ``eps`` (e); ``floor``; ``weight_decay``, decoupled, in
+    units of 1 / lr. Scalars and vectors take the AdamW rule with the same settings. Memory: four
+    times the matrices (M1, M2, O2, V), twice the vectors. Raises ``ValueError`` for settings out of
+    range.
     """
 
     ranges = {
@@ -46,6 +49,7 @@ class M3(MemoryOptimizer):
         "slow_weight": (0.0, INFINITY),
         "ns_steps": (0, 100),
         "eps": (0.0, INFINITY),
+        "floor": (0.0, INFINITY),
         "weight_decay": (0.0, INFINITY),
     }
 
@@ -62,11 +66,13 @@ class M3(MemoryOptimizer):
         *,
         second_moment: bool = True,
         eps: float = 1e-8,
+        floor: float = 1.0,
         weight_decay: float = 0.0,
     ) -> None:
         settings = {"lr": lr, "betas": betas, "slow_beta": slow_beta, "slow_weight": slow_weight}
         settings |= {"period": period, "ns_steps": ns_steps, "form": form}
-        settings |= {"second_moment": second_moment, "eps": eps, "weight_decay": weight_decay}
+        settings |= {"second_moment": second_moment, "eps": eps}
+        settings |= {"floor": floor, "weight_decay": weight_decay}
         super().__init__(params, settings)
 
     def check_group(self, group: dict[str, Any]) -> None:
@@ -111,8 +117,9 @@ class M3(MemoryOptimizer):
             # V <- b2 V + (1 - b2) g^2,   or V + b2 g^2
             square = _memory(state, "square", p, b2 if is_ema else 1.0)
             square.addcmul_(grad, grad, value=1 - b2 if is_ema else b2)
-            correction = 1 - b2**step if is_ema else 1.0
-            direction = direction / (square / correction).sqrt_().add_(group["eps"])
+            root = (square / (1 - b2**step) if is_ema else square).sqrt()
+            floor = group["floor"] * root.square().mean().sqrt() if is_ema else 0.0
+            direction = direction / root.add_(floor + group["eps"])
         if is_ema:
             longest = math.sqrt(max(grad.shape))
             least = torch.finfo(grad.dtype).tiny

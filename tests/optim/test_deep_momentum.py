@@ -86,6 +86,19 @@ def test_a_linear_identity_memory_is_plain_momentum():
     assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
+def test_it_differs_from_plain_momentum_by_gradients_with_similar_keys():
+    """A step later the net says -n sum_s u_s <h_s, h_r> to row r; h = tanh(B k) / sqrt(N H)."""
+    p, u = nn.Parameter(torch.zeros(6, 4).double()), draw((6, 4), 1)
+    optimizer = DeepMomentum([p], 0.1, hidden=5, shared="shape")
+    p.grad = u.clone()
+    optimizer.step()
+    keys = u / u.square().mean().sqrt()
+    hidden = torch.tanh(keys @ optimizer.state[p]["B_start"].T)
+    alike = hidden @ hidden.T / (6 * 5)
+    assert torch.allclose(p, -0.1 * u - 0.1 * alike @ u, rtol=1e-10)
+    assert (p + 0.1 * u).norm() > 0.05 * p.norm()
+
+
 @pytest.mark.parametrize("shared", ["coordinate", "shape"])
 def test_a_net_changes_the_moves_and_learns(shared):
     ours, optimizer = train(lambda params: DeepMomentum(params, 0.1, 0.9, shared=shared))

@@ -66,7 +66,7 @@ def test_the_paper_form_is_algorithm_1(shape, period):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_averaged_form_is_algorithm_1_with_averages_and_muons_size(shape):
-    lr, b1, b2, b3, a, eps, period = 0.02, 0.9, 0.95, 0.7, 0.6, 1e-3, 4
+    lr, b1, b2, b3, a, eps, floor, period = 0.02, 0.9, 0.95, 0.7, 0.6, 1e-3, 0.3, 4
     p, grads = nn.Parameter(draw(shape, 0)), gradients(shape)
     w = p.detach().clone().reshape(shape[0], -1)
     since = [g.reshape(w.shape) for g in grads]
@@ -80,9 +80,9 @@ def test_the_averaged_form_is_algorithm_1_with_averages_and_muons_size(shape):
         weights = torch.tensor([b2 ** (t - i) for i in range(t + 1)], dtype=torch.float64)
         v = sum(c * g**2 for c, g in zip(weights / weights.sum(), since))
         o1 = ns(m1)
-        step = (o1 + a * o2) / (v.sqrt() + eps)
+        step = (o1 + a * o2) / (v.sqrt() + floor * v.mean().sqrt() + eps)
         w = w - lr * 0.2 * math.sqrt(max(w.shape)) * step * o1.norm() / step.norm()
-    optimizer = M3([p], lr, (b1, b2), b3, a, period, eps=eps)
+    optimizer = M3([p], lr, (b1, b2), b3, a, period, eps=eps, floor=floor)
     assert torch.allclose(run(optimizer, p, grads), w.reshape(shape), rtol=1e-6, atol=1e-8)
 
 
@@ -113,6 +113,16 @@ def test_vectors_take_the_adamw_rule_bit_for_bit():
                 p.grad = draw(p.shape, k)
             optimizer.step()
     assert all(torch.equal(p, q) for p, q in zip(*pairs))
+
+
+def test_it_differs_from_muon_by_the_slow_direction_and_only_after_a_chunk():
+    p, q = (nn.Parameter(draw((5, 5), 0)) for _ in range(2))
+    grads = gradients((5, 5), 5)
+    ours = M3([p], 0.1, slow_weight=0.5, period=4, form="paper", second_moment=False)
+    muon = M3([q], 0.1, slow_weight=0, form="paper", second_moment=False)
+    assert torch.equal(run(ours, p, grads[:4]), run(muon, q, grads[:4]))
+    apart = run(muon, q, grads[4:]) - run(ours, p, grads[4:])
+    assert torch.allclose(apart, 0.1 * 0.5 * ns(0.9 * sum(grads[:4])), rtol=1e-8)
 
 
 def test_weight_decay_is_decoupled():
@@ -178,3 +188,16 @@ def test_wrong_settings_are_refused():
     ):
         with pytest.raises(ValueError, match=said):
             M3([p], 0.1, **wrong)
+
+
+def test_weights_that_hardly_get_a_gradient_do_not_take_all_of_the_step():
+    """One column a thousand times smaller than the others: it would outweigh them in O / sqrt V."""
+    grads = gradients((6, 6), 30)
+    for g in grads:
+        g[:, 0] *= 1e-3 * (g[:, 1] > 0)
+    shares = []
+    for floor in (0.0, 1.0):
+        p = nn.Parameter(torch.zeros(6, 6).double())
+        moved = run(M3([p], 0.1, slow_weight=0, eps=1e-12, floor=floor), p, grads)
+        shares.append((moved[:, 0].norm() / moved.norm()).item())
+    assert shares[0] > 0.8 and shares[1] < 0.3
