@@ -27,7 +27,7 @@ OPTIMIZERS = {
     "delta momentum": lambda net, lr: DeltaMomentum(net.parameters(), lr, unit_key=True),
     "deep momentum": lambda net, lr: DeepMomentum(net.parameters(), lr),
     "Muon": lambda net, lr: M3(net.parameters(), lr, slow_weight=0, second_moment=False),
-    "M3": lambda net, lr: M3(net.parameters(), lr, period=20),
+    "M3": lambda net, lr: M3(net.parameters(), lr),
 }
 RATES = (0.003, 0.01, 0.03, 0.1, 0.3)
 TURN, AFTER = 40, 30  # steps before and after the turn

@@ -19,6 +19,7 @@ RIGHT = {
     "DeepMomentum, identity": lambda params, net: DeepMomentum(params, 0.01, hidden=0),
     "M3": lambda params, net: M3(params, 0.02, period=4),
     "M3, Muon": lambda params, net: M3(params, 0.02, slow_weight=0, second_moment=False),
+    "M3, bfloat16": lambda params, net: M3(params, 0.02, ns_dtype=torch.bfloat16),
     "M3, paper": lambda params, net: M3(params, 0.002, period=4, form="paper", eps=1e-3),
     "Nested": lambda params, net: NestedOptimizer(with_periods(params), lr=0.01),
     "Nested SGD": lambda params, net: NestedOptimizer(

@@ -86,11 +86,13 @@ def test_the_averaged_form_is_algorithm_1_with_averages_and_muons_size(shape):
     assert torch.allclose(run(optimizer, p, grads), w.reshape(shape), rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("ns_dtype", [None, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
-def test_reduced_it_is_muon(shape):
+def test_reduced_it_is_muon(shape, ns_dtype):
     p, q = (nn.Parameter(draw(shape, 0).float()) for _ in range(2))
     grads = [g.float() for g in gradients(shape)]
-    ours = M3([p], 0.1, (0.95, 0.999), slow_weight=0, second_moment=False)
+    settings = {"slow_weight": 0, "second_moment": False, "ns_dtype": ns_dtype}
+    ours = M3([p], 0.1, (0.95, 0.999), **settings)
     muon = {"momentum": 0.95, "nesterov": False, "weight_decay": 0}
     theirs = torch.optim.Muon([q], 0.1, adjust_lr_fn="match_rms_adamw", **muon)
     for grad in grads:
