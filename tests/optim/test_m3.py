@@ -46,6 +46,17 @@ def test_newton_schulz_moves_singular_values_alone_and_to_about_1(shape):
     assert torch.equal(newton_schulz(torch.zeros(shape)), torch.zeros(shape))
 
 
+@pytest.mark.parametrize("shape", [(64, 200), (200, 64), (64, 64)])
+def test_newton_schulz_of_a_matrix_of_low_rank_is_exact_where_muons_is_not(shape):
+    matrix = (draw((shape[0], 4), 1) @ draw((4, shape[1]), 2)).float()
+    exact = ns(matrix.double())
+    theirs = torch.optim._muon._zeropower_via_newtonschulz(
+        matrix, (3.4445, -4.7750, 2.0315), ns_steps=5, eps=1e-7
+    )
+    errors = [(x.double() - exact).norm() / exact.norm() for x in (newton_schulz(matrix), theirs)]
+    assert errors[0] < 1e-3 and errors[1] > 0.1
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("period", [1, 3, 4])
 def test_the_paper_form_is_algorithm_1(shape, period):
