@@ -284,6 +284,16 @@ def test_other_batches_are_left_to_autograd(kind):
         assert torch.autograd.grad(grads["0.weight"].sum(), batch[0])[0].abs().max() > 0
 
 
+def test_targets_to_be_learned_get_their_gradient_through_the_inner_one():
+    loss_fn, (own,), ((x, _),) = draw(WRITTEN_OUT["a line"](), cross_entropy, tasks=1)
+    loss_fn = functional_loss(loss_fn.model, mse_loss)
+    targets = torch.zeros_like(loss_fn.model(x)).requires_grad_()
+    _, grads = inner_gradient(faster(loss_fn, own), own, (x, targets))
+    (found,) = torch.autograd.grad(grads["bias"].sum(), targets)
+    # d/d bias of mean (y - t)^2 is 2 (y - t) / n, whose slope in t is -2 / n
+    torch.testing.assert_close(found, torch.full_like(found, -2 / targets.numel()))
+
+
 def test_mixed_precision_is_left_to_autograd():
     loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["a line"](), cross_entropy, tasks=1)
     with torch.autocast("cpu"):
