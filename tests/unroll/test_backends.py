@@ -229,16 +229,6 @@ def test_checkpoint_can_be_differentiated_again_but_not_after_a_change():
         torch.autograd.grad(run.losses.sum(), own)
 
 
-def test_checkpoint_says_that_it_is_differentiable_once():
-    rule = learned_rule()
-    loss_fn, params, batches, _ = problem(4)
-    run = unroll(loss_fn, params, batches, rule, backend="checkpoint")
-    own = list(rule.parameters())
-    grads = torch.autograd.grad(run.losses.square().sum(), own, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(sum(g.sum() for g in grads), own)
-
-
 def test_checkpoint_refuses_data_with_a_gradient_of_its_own():
     loss_fn, params, batches, _ = problem(3)
     batches[2][0].requires_grad_()
