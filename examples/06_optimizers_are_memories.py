@@ -9,7 +9,6 @@ Show. Run `python examples/06_optimizers_are_memories.py`; the picture is runs/l
 """
 
 import math
-import warnings
 from pathlib import Path
 
 import torch
@@ -46,11 +45,11 @@ def remembered(name: str, same_inputs: bool) -> list[float]:
         torch.linalg.qr(torch.randn(8, 2))[0].T,
     )
     old = torch.outer(errors[0], inputs[0])
-    new = torch.outer(errors[1], inputs[0 if same_inputs else 1])
     along = []
     for step in range(TURN + AFTER):
-        before = net.weight.detach().clone()
-        net.weight.grad = (old if step < TURN else new).clone()
+        before, turned = net.weight.detach().clone(), int(step >= TURN)
+        optimizer.zero_grad()
+        (net(inputs[turned * (not same_inputs)]) @ errors[turned]).backward()
         optimizer.step()
         along.append(((before - net.weight.detach()) * old).sum().item())
     return [share / along[TURN - 1] for share in along[TURN - 1 :]]
@@ -94,7 +93,6 @@ def race(is_sorted: bool, seeds: int) -> dict[str, tuple[float, float]]:
 
 
 def main(folder: Path = Path("runs"), seeds: int = 3) -> dict[str, float]:
-    warnings.simplefilter("ignore")  # DGD says where it sees no inputs: in `remembered` it has none
     numbers = {
         f"{name} is a minimiser": error
         for name, error in read_as_memories(torch.randn(20, 5).double()).items()

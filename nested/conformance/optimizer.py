@@ -8,14 +8,10 @@ do.
 
 from __future__ import annotations
 
-import io
 import warnings
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from nested.conformance.check import (
     Check,
@@ -27,18 +23,19 @@ from nested.conformance.check import (
     require,
     run_check,
 )
+from nested.conformance.optimizer_steps import STEP_CHECKS
 from nested.conformance.small_net import (
+    STEPS,
+    Make,
     OddNet,
     SmallNet,
     difference,
     net_loss,
     train,
+    trained,
     weights_of,
 )
 
-Make = Callable[[Any, nn.Module], Optimizer]
-STEPS = 14  # of a run that is cut
-CUTS = range(1, 12)  # where: off and on every clock of a period up to 10
 PARTS = ("first", "second")  # of the net, in groups of their own
 
 
@@ -55,85 +52,6 @@ def check_optimizer(make: Make, seed: int = 0) -> list[Result]:
         net = SmallNet(seed)
         require(results, type(make(list(net.parameters()), net)).__name__)
     return results
-
-
-def _trained(
-    make: Make, seed: int, steps: Sequence[int] = range(STEPS), **how: Any
-) -> list[Tensor]:
-    net = SmallNet(seed)
-    return train(net, make(list(net.parameters()), net), steps, **how)
-
-
-def _probe_learns(make: Make, seed: int) -> Evidence:
-    net = SmallNet(seed)
-    optimizer, before = make(list(net.parameters()), net), net_loss(net, 0).item()
-    train(net, optimizer, [0] * 60)
-    return {"before": before, "after": net_loss(net, 0).item()}
-
-
-def _judge_learns(evidence: Evidence) -> Verdict:
-    before, after = evidence["before"], evidence["after"]
-    measured = f"60 steps on one batch: loss {before:.4f} -> {after:.4f}"
-    return Verdict(after < before, measured, "does it go against the gradient, at a stable rate?")
-
-
-def _probe_in_place(make: Make, seed: int) -> Evidence:
-    net = SmallNet(seed)
-    optimizer, before = make(list(net.parameters()), net), weights_of(net)
-    net_loss(net, 0).backward()
-    params = list(net.parameters())
-    places = [p.data_ptr() for p in params]
-    grads = [None if p.grad is None else p.grad.clone() for p in params]
-    for _ in range(3):
-        optimizer.step()
-    grads_kept = all(p.grad is g or torch.equal(p.grad, g) for p, g in zip(params, grads))
-    wrong = {
-        "moves weights to other places": places != [p.data_ptr() for p in params],
-        "changes gradients": not grads_kept,
-        "moves nothing": difference(weights_of(net)[:-1], before[:-1]) == 0,
-        "leaves a graph": any(p.requires_grad is False or not p.is_leaf for p in params),
-    }
-    return {"wrong": [what for what, is_so in wrong.items() if is_so]}
-
-
-def _judge_in_place(evidence: Evidence) -> Verdict:
-    wrong = evidence["wrong"]
-    measured = f"it {' and '.join(wrong)}" if wrong else "weights move in place"
-    return Verdict(not wrong, measured, "p.add_(...) under torch.no_grad(); leave p.grad alone")
-
-
-def _probe_repeats(make: Make, seed: int) -> Evidence:
-    runs = []
-    for other in (1, 2):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(other)  # global randomness must not matter
-            runs.append(_trained(make, seed))
-    return {"ours": runs[0], "others": runs[1]}
-
-
-def _probe_resume(make: Make, seed: int) -> Evidence:
-    whole, apart = _trained(make, seed), {}
-    for cut in CUTS:
-        net = SmallNet(seed)
-        optimizer = make(list(net.parameters()), net)
-        train(net, optimizer, range(cut))
-        file = io.BytesIO()
-        torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
-        file.seek(0)
-        saved = torch.load(file, weights_only=True)
-        again = SmallNet(seed + 1)
-        again.load_state_dict(saved["net"])
-        optimizer = make(list(again.parameters()), again)
-        optimizer.load_state_dict(saved["optimizer"])
-        apart[cut] = difference(train(again, optimizer, range(cut, STEPS)), whole)
-    return apart
-
-
-def _judge_resume(evidence: Evidence) -> Verdict:
-    wrong = [str(cut) for cut, apart in evidence.items() if apart != 0]
-    measured = f"saved, loaded and gone on, another run after {', '.join(wrong) or 'no'} steps"
-    hint = "all that the next step needs belongs in self.state or in the groups, counters too"
-    return Verdict(not wrong, measured, hint)
 
 
 def _probe_groups(make: Make, seed: int) -> Evidence:
@@ -156,10 +74,38 @@ def _judge_groups(evidence: Evidence) -> Verdict:
 
 
 def _probe_missing(make: Make, seed: int) -> Evidence:
+    """A weight that never has a gradient, and one that has none any more."""
     net = SmallNet(seed)
     before = net.unused.detach().clone()
-    train(net, make(list(net.parameters()), net), range(STEPS))
-    return {"ours": [net.unused.detach()], "others": [before]}
+    optimizer = make(list(net.parameters()), net)
+    train(net, optimizer, range(5))
+    before = [before, net.scale.detach().clone()]
+    for k in range(5, 8):
+        optimizer.zero_grad()
+        net_loss(net, k).backward()
+        net.scale.grad = None
+        optimizer.step()
+    return {"ours": [net.unused.detach(), net.scale.detach()], "others": before}
+
+
+def _probe_added(make: Make, seed: int) -> Evidence:
+    """A group that is added after some steps, and one more that is to be still."""
+    net = SmallNet(seed)
+    optimizer = make(list(net.first.parameters()), net)
+    train(net, optimizer, range(3))
+    optimizer.add_param_group({"params": list(net.second.parameters())})
+    optimizer.add_param_group({"params": [net.scale], "lr": 0.0})
+    before = weights_of(net)
+    after = train(net, optimizer, range(3, 6))
+    names = [name for name, _ in net.named_parameters()]
+    moved = {n: difference([a], [b]) for n, a, b in zip(names, after, before)}
+    return {"added": moved["second.weight"], "still": moved["scale"]}
+
+
+def _judge_added(evidence: Evidence) -> Verdict:
+    added, still = evidence["added"], evidence["still"]
+    measured = f"a group added later moved by {added:.2g}, another with lr = 0 by {still:.2g}"
+    return Verdict(added > 0 == still, measured, "go through self.param_groups at each step")
 
 
 def _probe_dtypes(make: Make, seed: int) -> Evidence:
@@ -188,11 +134,6 @@ def _probe_shapes(make: Make, seed: int) -> Evidence:
     return {"ours": [*runs[0], torch.tensor(moved > 0)], "others": [*runs[1], torch.tensor(True)]}
 
 
-def _probe_zeros(make: Make, seed: int) -> Evidence:
-    runs = [_trained(make, seed, set_to_none=is_none) for is_none in (True, False)]
-    return {"ours": runs[1], "others": runs[0]}
-
-
 def _probe_scheduler(make: Make, seed: int) -> Evidence:
     runs = []
     for is_scheduled in (True, False):
@@ -208,7 +149,7 @@ def _probe_scheduler(make: Make, seed: int) -> Evidence:
             for group, rate in zip(optimizer.param_groups, rates):
                 group["lr"] = rate * 0.1 ** ((k + 1) // 3)
         runs.append(weights_of(net))
-    changed = difference(runs[0], _trained(make, seed, range(9))) > 0
+    changed = difference(runs[0], trained(make, seed, range(9))) > 0
     return {"ours": [*runs[0], torch.tensor(changed)], "others": [*runs[1], torch.tensor(True)]}
 
 
@@ -227,7 +168,7 @@ def _probe_closure(make: Make, seed: int) -> Evidence:
     same = [a is b for a, b in zip(returned, losses)] == [True] * STEPS
     return {
         "ours": [*weights_of(net), torch.tensor(same)],
-        "others": [*_trained(make, seed), torch.tensor(True)],
+        "others": [*trained(make, seed), torch.tensor(True)],
     }
 
 
@@ -238,7 +179,7 @@ def _probe_maximize(make: Make, seed: int) -> Evidence:
     except (TypeError, ValueError) as error:
         return {"refused": str(error)}
     up = train(net, optimizer, range(3))  # further up it would run away
-    return {"apart": difference(up, _trained(make, seed, range(3), sign=-1.0))}
+    return {"apart": difference(up, trained(make, seed, range(3), sign=-1.0))}
 
 
 def _judge_maximize(evidence: Evidence) -> Verdict:
@@ -250,30 +191,19 @@ def _judge_maximize(evidence: Evidence) -> Verdict:
 
 
 OPTIMIZER_CHECKS = [
-    Check("it lowers a loss", _probe_learns, _judge_learns),
-    Check("it moves weights in place", _probe_in_place, _judge_in_place),
-    Check(
-        "the same every time",
-        _probe_repeats,
-        judge_equal("draw from a generator of your own, seeded at the start", within=0),
-    ),
-    Check("a saved state continues the run bit for bit", _probe_resume, _judge_resume),
+    *STEP_CHECKS,
     Check("groups keep their own settings", _probe_groups, _judge_groups),
     Check(
         "a weight without a gradient stays",
         _probe_missing,
         judge_equal("skip parameters whose .grad is None", within=0),
     ),
+    Check("a group can be added later", _probe_added, _judge_added),
     Check("float64 and bfloat16", _probe_dtypes, _judge_dtypes),
     Check(
         "non-contiguous and empty weights",
         _probe_shapes,
         judge_equal("reshape, not view; nothing may divide by the number of elements", within=1e-6),
-    ),
-    Check(
-        "zero_grad to None or to zeros",
-        _probe_zeros,
-        judge_equal("is a gradient of None taken for the start of something?", within=0),
     ),
     Check(
         "a scheduler's rate reaches it",

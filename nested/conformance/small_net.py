@@ -5,7 +5,7 @@ Letters: B rows. Source: ours; gentle, so that no optimizer at a usual rate runs
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +14,9 @@ from torch.optim import Optimizer
 
 from nested.conformance.check import largest
 
+Make = Callable[[Any, nn.Module], Optimizer]  # make(params, module): a fresh optimizer
+
+STEPS = 14  # of a run
 ROWS = 8  # B
 GENTLY = 0.2  # times the squared error: gradients of norm under 1
 
@@ -70,6 +73,12 @@ def train(
         (sign * net_loss(net, k)).backward()
         optimizer.step()
     return weights_of(net)
+
+
+def trained(make: Make, seed: int, steps: Sequence[int] = range(STEPS), **how: Any) -> list[Tensor]:
+    """The weights, (...) each, of a net that an optimizer of ``make`` trained; see ``train``."""
+    net = SmallNet(seed)
+    return train(net, make(list(net.parameters()), net), steps, **how)
 
 
 def weights_of(net: nn.Module) -> list[Tensor]:

@@ -40,11 +40,14 @@ class MemoryOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            params = [p for p in group["params"] if p.grad is not None and p.numel()]
-            if any(p.grad.is_sparse for p in params):
-                said = "takes no sparse gradients, but got one: use Embedding(sparse=False)"
-                raise RuntimeError(f"{type(self).__name__} {said}")
+        moving = [
+            (group, [p for p in group["params"] if p.grad is not None and p.numel()])
+            for group in self.param_groups
+        ]
+        if any(p.grad.is_sparse for _, params in moving for p in params):
+            said = "takes no sparse gradients, but got one: use Embedding(sparse=False)"
+            raise RuntimeError(f"{type(self).__name__} {said}")
+        for group, params in moving:
             if params:
                 self.move(group, params)
         return loss
@@ -65,9 +68,11 @@ class MemoryOptimizer(Optimizer):
         name = type(self).__name__
         for setting, (low, high) in self.ranges.items():
             value = group[setting]
-            if not low <= value < high:
-                allowed = f"{low:g} or more" + ("" if high == INFINITY else f", and below {high:g}")
-                raise ValueError(f"{name}: {setting} is {allowed}, but got {value}")
+            is_number = isinstance(value, (int, float, Tensor))
+            if not is_number or not low <= value < high:
+                top = "finite" if high == INFINITY else f"below {high:g}"
+                allowed = f"{low:g} or more, and {top}"
+                raise ValueError(f"{name}: {setting} is {allowed}, but got {value!r}")
         if group.get("maximize"):
             raise ValueError(f"{name} only minimises, but got maximize=True: negate the loss")
         if any(p.is_complex() for p in group["params"]):

@@ -37,8 +37,8 @@ class DeepMomentum(MemoryOptimizer):
     With ``hidden=0`` the memory is linear and the identity, m(k) = b, which leaves plain momentum.
     ``shared="coordinate"``: one net for all weights of a group, C = 1: it learns a curve, how far
     to go for a gradient of this size. ``shared="shape"``: a net for each shape (R, C), which reads
-    rows: all rows of all weights of that shape. N counts what a net reads at a step; H is at most
-    N, so that the memory is within four times the parameters.
+    rows: all rows of all weights of that shape. N counts the rows of all that share a net; H is at
+    most N, so that the state is within four times the parameters.
 
     Settings: ``lr`` (n), ``momentum`` (a) in [0, 1), ``hidden`` (H); ``generator`` draws the
     start. Raises ``ValueError`` for settings out of range.

@@ -38,32 +38,28 @@ class DeltaMomentum(MemoryOptimizer):
         super().__init__(params, {"lr": lr, "momentum": momentum, "unit_key": unit_key})
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        lr, momentum = group["lr"], group["momentum"]
         for p in params:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = zeros_for(p)
-            buffer = self.state[p]["momentum"]
-            delta_step(as_rows(buffer), as_rows(p.grad), lr, momentum, group["unit_key"])
+            buffer, grad = self.state[p]["momentum"], as_rows(p.grad)
+            key = _unit(grad) if group["unit_key"] else grad
+            delta_step(as_rows(buffer), grad, key, group["lr"], group["momentum"])
             p.add_(buffer)
 
 
-def delta_step(memory: Tensor, grad: Tensor, lr: float, momentum: float, unit_key: bool) -> None:
-    """Update ``memory`` (R, C) in place by ``grad`` (R, C): ``m <- a m - m k^T k - n g``.
-
-    The products go through the smaller of (R, R) and (C, C), and n g rides along in the same
-    multiplication. Raises ``RuntimeError`` for shapes that differ. Source: eq. 49.
-    """
+def delta_step(memory: Tensor, grad: Tensor, key: Tensor, lr: float, momentum: float) -> None:
+    """Update ``memory`` (R, C) in place by ``grad`` and ``key``, both (R, C): ``m <- a m - m k^T k
+    - n g``, through the smaller of (R, R) and (C, C). Raises ``RuntimeError`` for shapes that
+    differ. Source: eq. 49."""
     rows, columns = grad.shape
-    scale = 1.0
-    if unit_key:
-        scale = 1 / grad.square().sum().clamp(min=torch.finfo(grad.dtype).tiny)
     if rows <= columns:
-        # m <- a m - (m k^T + n I) g
-        left = (memory @ grad.T).mul_(scale)
-        left.diagonal().add_(lr)
-        memory.addmm_(left, grad, beta=momentum, alpha=-1)
+        memory.addmm_(memory @ key.T, key, beta=momentum, alpha=-1)
     else:
-        # m <- m (a I - k^T k) - n g
-        right = (grad.T @ grad).mul_(-scale)
-        right.diagonal().add_(momentum)
-        memory.copy_(torch.addmm(grad, memory, right, beta=-lr))
+        memory.copy_(torch.addmm(memory, memory, key.T @ key, beta=momentum, alpha=-1))
+    memory.add_(grad, alpha=-lr)
+
+
+def _unit(x: Tensor) -> Tensor:
+    """x over its Frobenius norm; zero stays zero, and no square overflows."""
+    x = x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+    return x / x.norm().clamp(min=1.0)  # its largest entry is 1, or all are 0

@@ -30,13 +30,14 @@ class DGD(MemoryOptimizer):
     is a mean (``reduction="mean"``), ``-dL/dy_i`` for a sum. For one row of norm 1 that is eq. 57,
     ``W (I - n' x x^T) - n' g``, ``n' = n / (1 + n)``. Since ``sum_i u_i x_i^T`` is -N times the
     gradient (-1 times, for a sum), the errors are read from ``W.grad``: so clipped and accumulated
-    gradients count as they are. Inputs are seen by hooks; a forward pass without a backward pass,
-    or one under ``no_grad``, does not count.
+    gradients count as they are, and what a tied embedding adds counts as a plain gradient. Inputs
+    are seen by hooks; a forward pass without a backward pass, or under ``no_grad``, does not count.
 
     Biases, and all parameters that are no weight of such a layer, take plain gradient descent with
-    the same ``lr`` (n, at least 0); those other than biases are named in one warning. Rows are kept
-    until ``step`` or ``zero_grad``. Raises ``ValueError`` for settings out of range, ``TypeError``
-    when copied: the hooks belong to one module.
+    the same ``lr`` (n, at least 0); those other than biases are named in a warning, once. Rows are
+    kept until ``step``, ``zero_grad``, or a backward pass that finds the gradient gone (``None``).
+    Raises ``ValueError`` for settings out of range and lazy modules, ``TypeError`` when copied: the
+    hooks belong to one module.
     """
 
     ranges = {"lr": (0.0, INFINITY)}
@@ -46,30 +47,24 @@ class DGD(MemoryOptimizer):
     ) -> None:
         if not isinstance(module, nn.Module):
             raise ValueError(f"DGD watches the layers of a module, but got {module!r}")
-        super().__init__(params, {"lr": lr, "reduction": reduction})
+        if any(map(nn.parameter.is_lazy, module.parameters())):
+            raise ValueError("the module has lazy parameters: run a batch through it first")
+        self.mine: set[Tensor] = set()  # all parameters of the groups
+        self.rows: dict[Tensor, list[Tensor]] = {}  # of each weight, since its last step
+        self.pending: dict[Tensor, tuple[int, list[Tensor]]] = {}  # of one backward pass
+        self.reported: set[Tensor] = set()
         self.names = {p: name for name, p in module.named_parameters()}
-        self.reported = False
-        layers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
-        self.biases = {layer.bias for layer in layers if layer.bias is not None}
-        self.rows: dict[Tensor, list[Tensor]] = {layer.weight: [] for layer in layers}
-        self.pending: dict[Tensor, tuple[int, list[Tensor]]] = {}
-        watching = weakref.ref(self)  # a module must not keep its optimizer alive
-
-        def watch(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            optimizer = watching()
-            if optimizer is not None and layer.weight in optimizer.rows and output.requires_grad:
-                seen = inputs[0].detach().reshape(-1, layer.in_features)
-                output.register_hook(lambda _: optimizer.note(layer.weight, seen))
-
-        def keep(weight: Tensor) -> None:
-            optimizer = watching()
-            if optimizer is not None and weight in optimizer.pending:
-                optimizer.rows[weight] += optimizer.pending.pop(weight)[1]
-
+        super().__init__(params, {"lr": lr, "reduction": reduction})
+        # a weight that is computed anew at each pass (weight_norm) is no parameter of the layer
+        layers = [m for m in module.modules() if isinstance(m, nn.Linear) and m._parameters]
+        layers = [layer for layer in layers if "weight" in layer._parameters]
+        self.biases = {layer.bias for layer in layers}
         for layer in layers:
-            layer.register_forward_hook(watch)
-            if layer.weight.requires_grad:
-                layer.weight.register_post_accumulate_grad_hook(keep)
+            _listen(layer, weakref.ref(self))
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        super().add_param_group(param_group)
+        self.mine.update(self.param_groups[-1]["params"])
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
@@ -82,46 +77,75 @@ class DGD(MemoryOptimizer):
         run = torch._C._current_graph_task_id()  # one number for each backward pass
         if weight not in self.pending or self.pending[weight][0] != run:
             self.pending[weight] = run, []
-            if weight.grad is None or not weight.grad.any():
-                self.rows[weight].clear()
-        self.pending[weight][1].append(rows)
+            if weight.grad is None:
+                self.rows.pop(weight, None)
+        self.pending[weight][1].append(rows.clone())  # the batch's memory may be used again
+
+    def keep(self, weight: Tensor) -> None:
+        """Keep what was noted: the backward pass has added its gradient to ``weight`` (O, D)."""
+        self.rows.setdefault(weight, []).extend(self.pending.pop(weight, (0, []))[1])
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Drop the gradients, and the rows that belong to them."""
         super().zero_grad(set_to_none)
-        for rows in self.rows.values():
-            rows.clear()
+        self.rows.clear()
+        self.pending.clear()
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
         lr, plain = group["lr"], []
         for p in params:
-            if not self.rows.get(p):
+            rows = self.rows.pop(p, None)
+            self.pending.pop(p, None)
+            if rows is None:
                 p.add_(p.grad, alpha=-lr)
-                plain += [p] if p not in self.biases else []
+                plain += [p] if p not in self.biases and p not in self.reported else []
                 continue
-            inputs = torch.cat(self.rows[p])
-            self.rows[p].clear()
-            rate = lr / len(inputs) if group["reduction"] == "sum" else lr
-            p.copy_(forget(p - rate * p.grad, inputs, lr))
-        if plain and not self.reported:
-            self.reported = True
-            names = ", ".join(self.names.get(p, "(not in the module)") for p in plain)
-            warnings.warn(f"DGD saw no inputs of {names}: plain gradient descent", stacklevel=4)
+            inputs = torch.cat(rows)
+            rate = lr / max(len(inputs), 1) if group["reduction"] == "sum" else lr
+            p.copy_(forget(p.double() - rate * p.grad.double(), inputs, lr))
+        if plain:
+            self.reported.update(plain)
+            names = ", ".join(self.names.get(p, "a parameter outside the module") for p in plain)
+            warnings.warn(f"DGD saw no inputs of {names}: plain gradient descent", stacklevel=5)
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a DGD cannot be copied or pickled: make a new one and load its state_dict")
 
 
+def _listen(layer: nn.Linear, reference: weakref.ref[DGD]) -> None:
+    """Tell the optimizer of the layer's inputs; a module must not keep its optimizer alive."""
+    told: set[Tensor] = set()
+
+    def keep(weight: Tensor) -> None:
+        if (optimizer := reference()) is not None:
+            optimizer.keep(weight)
+
+    def watch(layer: nn.Linear, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        optimizer, weight = reference(), layer.weight
+        if optimizer is None or weight not in optimizer.mine:  # a copy of the module has its own
+            return
+        if output.requires_grad and weight.requires_grad:
+            if weight not in told:
+                told.add(weight)
+                weight.register_post_accumulate_grad_hook(keep)
+            seen = (args[0] if args else kwargs["input"]).detach().reshape(-1, layer.in_features)
+            output.register_hook(lambda _: optimizer.note(weight, seen))
+
+    layer.register_forward_hook(watch, with_kwargs=True)
+
+
 def forget(weight: Tensor, inputs: Tensor, lr: float) -> Tensor:
     """Return ``W (I + n/N X^T X)^-1``, (O, D), for W (O, D) and N rows X (N, D), solved in the
-    smaller of N and D. Half precision is solved in float32. Source: eq. 56 with u = 0; for N < D by
-    Woodbury's identity, ``(I + n/N X^T X)^-1 = I - n/N X^T (I + n/N X X^T)^-1 X``."""
-    dtype = torch.promote_types(weight.dtype, torch.float32)
-    w, x = weight.to(dtype), inputs.to(dtype)
+    smaller of N and D, in float64: large inputs that depend on each other make it ill-conditioned.
+    Source: eq. 56 with u = 0; for N < D by Woodbury's identity, ``(I + n/N X^T X)^-1 = I - n/N X^T
+    (I + n/N X X^T)^-1 X``."""
+    if not inputs.numel():
+        return weight
+    w, x = weight.double(), inputs.double()
     rate, (rows, width) = lr / len(inputs), x.shape
     gram = rate * (x.T @ x if width <= rows else x @ x.T)
     gram.diagonal().add_(1)
     root = torch.linalg.cholesky_ex(gram).L  # of what is no number: NaN, as in any optimizer
     if width <= rows:
-        return torch.cholesky_solve(w.T, root).T
-    return w - rate * torch.cholesky_solve(x @ w.T, root).T @ x
+        return torch.cholesky_solve(w.T, root).T.to(weight.dtype)
+    return (w - rate * torch.cholesky_solve(x @ w.T, root).T @ x).to(weight.dtype)

@@ -80,9 +80,14 @@ class M3(MemoryOptimizer):
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
         Clock(group["period"])
-        betas = group["betas"]
-        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"M3: betas are two numbers from 0 to below 1, but got {betas}")
+        betas, steps, dtype = group["betas"], group["ns_steps"], group["ns_dtype"]
+        is_pair = isinstance(betas, (tuple, list)) and len(betas) == 2
+        if not is_pair or not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"M3: betas are two numbers from 0 to below 1, but got {betas!r}")
+        if not isinstance(steps, int):
+            raise ValueError(f"M3: ns_steps is a whole number, but got {steps!r}")
+        if not (dtype is None or isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"M3: ns_dtype is None or a dtype of floats, but got {dtype!r}")
         if group["form"] not in FORMS:
             raise ValueError(f"M3: form is one of {FORMS}, but got {group['form']!r}")
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from nested.levels.clock import Clock
+from nested.optim.dgd import DGD
 
 REDUCTIONS = ("sum", "mean")
 
@@ -28,8 +29,10 @@ class NestedOptimizer(Optimizer):
     With all periods 1 it is ``base``. ``base_kwargs`` go to ``base``. Memory: that of ``base``, and
     one gradient for each weight of period 2 or more.
 
-    Raises ``ValueError`` for a period that is no whole number from 1, another reduction, or LBFGS,
-    which asks for the loss many times a step.
+    Sums are in the gradient's dtype. Raises ``ValueError`` for a period that is no whole number
+    from 1, another reduction, no parameters, or a base that cannot wait: LBFGS asks for the loss
+    many times a step, DGD for the inputs of all steps, and this class has a clock already;
+    ``TypeError`` for params that are no iterable of parameters or groups.
     """
 
     def __init__(
@@ -39,10 +42,17 @@ class NestedOptimizer(Optimizer):
         reduction: str = "sum",
         **base_kwargs: Any,
     ) -> None:
-        if not (isinstance(base, type) and issubclass(base, Optimizer)) or base is LBFGS:
-            raise ValueError(f"base is a torch.optim class, and not LBFGS, but got {base!r}")
+        if not (isinstance(base, type) and issubclass(base, Optimizer)):
+            raise ValueError(f"base is a torch.optim class, but got {base!r}")
+        for refused, why in REFUSED.items():
+            if issubclass(base, refused):
+                raise ValueError(f"base is not to be {base.__name__}, which {why}")
+        if isinstance(params, (Tensor, dict)):
+            raise TypeError("params is an iterable of parameters or of groups: put it in a list")
         groups = list(params)
-        if not groups or not isinstance(groups[0], dict):
+        if not groups:
+            raise ValueError("optimizer got an empty parameter list: was a generator used twice?")
+        if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
         # both optimizers hold the same dicts, so that a scheduler's lr reaches the base
         groups = [_with_clock(group, reduction) for group in groups]
@@ -51,7 +61,7 @@ class NestedOptimizer(Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group {"params": ..., "period": steps, ...}; its clock starts now. Raises
-        ``ValueError`` as the constructor does."""
+        ``ValueError`` and ``TypeError`` as the constructor does."""
         if all(param_group is not group for group in self.base.param_groups):
             param_group = _with_clock(param_group, self.param_groups[0]["reduction"])
             self.base.add_param_group(param_group)
@@ -98,11 +108,13 @@ class NestedOptimizer(Optimizer):
                 p.grad.div_(group["period"])
 
     def moves(self) -> dict[str, int]:
-        """How often each group has moved: {its "name", or "group 0", ...: moves}."""
-        return {
-            group.get("name", f"group {i}"): group["moves"]
-            for i, group in enumerate(self.param_groups)
-        }
+        """How often each group has moved: {its "name", or "group 0", ...: moves}; a name that is
+        there twice gets its number too."""
+        found: dict[str, int] = {}
+        for i, group in enumerate(self.param_groups):
+            name = group.get("name", f"group {i}")
+            found[f"{name} ({i})" if name in found else name] = group["moves"]
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """The sums and groups, and the state of ``base`` under "base"."""
@@ -123,12 +135,14 @@ def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[
     """Groups for ``NestedOptimizer``: each parameter of ``module`` takes the period, in steps, of
     the longest of the given names that it lies under ("" is all of them: its default is 1).
 
-    Raises ``ValueError`` for a name that no parameter lies under.
+    Raises ``ValueError`` for a name that no parameter lies under, or a period under 1.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     >>> [(g["name"], g["period"], len(g["params"])) for g in periods_by_name(net, {"1": 10})]
     [('all others', 1, 2), ('1', 10, 2)]
     """
+    for period in periods.values():
+        Clock(period)
     members: dict[str, list[nn.Parameter]] = {name: [] for name in sorted({"", *periods}, key=len)}
     for parameter_name, parameter in module.named_parameters():
         under = [n for n in members if not n or f"{parameter_name}.".startswith(f"{n}.")]
@@ -163,10 +177,19 @@ def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str
         own = [p for p in layer if p not in seen]  # tied weights go with their first layer
         groups[i * len(periods) // len(layers)]["params"] += own
         seen.update(own)
-    return groups
+    return [group for group in groups if group["params"]]
+
+
+REFUSED = {  # bases, and what they would need at each step
+    LBFGS: "asks for the loss many times a step",
+    DGD: "needs the inputs of every step, not their gradients' sum",
+    NestedOptimizer: "has clocks of its own",
+}
 
 
 def _with_clock(group: dict[str, Any], reduction: str) -> dict[str, Any]:
+    if not isinstance(group, dict) or "params" not in group:
+        raise TypeError(f'a group is a dict {{"params": ..., "period": ...}}, but got {group!r}')
     group = {"period": 1, "reduction": reduction, "steps": 0, "moves": 0, **group}
     Clock(group["period"])
     if group["reduction"] not in REDUCTIONS:

@@ -122,6 +122,28 @@ class DecaysAll(Plain):
         return loss
 
 
+class GoesOn(Plain):
+    def step(self, closure=None):
+        loss = super().step(closure)
+        with torch.no_grad():
+            for p in self.state:
+                if p.grad is None:
+                    p.sub_(0.01 * self.state[p]["buffer"])
+        return loss
+
+
+class OwnGroups(Plain):
+    def __init__(self, params, lr=0.1):
+        super().__init__(params, lr)
+        self.first = list(self.param_groups)
+
+    def step(self, closure=None):
+        self.param_groups, groups = self.first, self.param_groups
+        loss = super().step(closure)
+        self.param_groups = groups
+        return loss
+
+
 class SinglePrecision(Plain):
     def move(self, p, lr):
         p.data = (p.float() - lr * p.grad.float()).view_as(p)
@@ -159,6 +181,8 @@ WRONG = {
     HiddenCounter: "a saved state continues the run bit for bit",
     OwnRate: "groups keep their own settings",
     DecaysAll: "a weight without a gradient stays",
+    GoesOn: "a weight without a gradient stays",
+    OwnGroups: "a group can be added later",
     SinglePrecision: "float64 and bfloat16",
     Views: "non-contiguous and empty weights",
     CountsGaps: "zero_grad to None or to zeros",

@@ -18,6 +18,17 @@ def test_what_torch_keeps_is_the_minimiser(shape):
     assert max(found.values()) < 1e-7
 
 
+@pytest.mark.parametrize("scale", [1e-8, 1e8])
+def test_the_scale_of_the_gradients_does_not_matter(scale):
+    assert max(read_as_memories(scale * draw(12, 4)).values()) < 1e-7
+
+
+def test_gradients_that_say_nothing_are_refused():
+    for gradients, momentum in ((torch.zeros(3, 2), 0.9), (draw(3, 2), 0.0), (draw(3) / 0, 0.9)):
+        with pytest.raises(ValueError, match="gradients are finite, some not zero"):
+            read_as_memories(gradients, momentum)
+
+
 def test_with_the_energy_as_target_the_same_objective_is_momentum():
     """Eq. 104: the target cancels the denominator."""
     gradients, beta = draw(10, 5), 0.9

@@ -136,7 +136,7 @@ def test_the_start_is_drawn_from_the_generator():
 def test_wrong_settings_are_refused():
     p = nn.Parameter(torch.ones(3))
     for wrong, said in (
-        ({"hidden": -1}, "hidden is 0 or more, but got -1"),
+        ({"hidden": -1}, "hidden is 0 or more, and finite, but got -1"),
         ({"hidden": 2.5}, "hidden is a whole number"),
         ({"shared": "all"}, "shared is one of"),
         ({"momentum": 1.0}, "momentum is 0 or more, and below 1, but got 1.0"),

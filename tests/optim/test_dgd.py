@@ -118,9 +118,8 @@ def test_rows_whose_gradient_is_not_there_do_not_count():
         torch.autograd.grad(loss(point), point)
 
     def a_batch_thrown_away(net, inputs, loss):
-        for set_to_none in (True, False):
-            loss(7 * inputs).backward()
-            net.zero_grad(set_to_none=set_to_none)  # the module's, not the optimizer's
+        loss(7 * inputs).backward()
+        net.zero_grad()  # the module's, not the optimizer's
 
     for prepare in (evaluated, asked_for_the_inputs_gradient, a_batch_thrown_away):
         assert torch.equal(one_step(prepare), expected), prepare.__name__
@@ -203,9 +202,71 @@ def test_wrong_input_is_refused_in_one_sentence():
     net = linear()
     with pytest.raises(ValueError, match="reduction is one of"):
         DGD(net.parameters(), 0.1, module=net, reduction="none")
-    with pytest.raises(ValueError, match="lr is 0 or more, but got -1"):
+    with pytest.raises(ValueError, match="lr is 0 or more, and finite, but got -1"):
         DGD(net.parameters(), -1, module=net)
-    with pytest.raises(ValueError, match="lr is 0 or more, but got nan"):
+    with pytest.raises(ValueError, match="lr is 0 or more, and finite, but got nan"):
         DGD(net.parameters(), float("nan"), module=net)
+    with pytest.raises(ValueError, match="lazy parameters: run a batch through it first"):
+        DGD([torch.ones(2)], 0.1, module=nn.LazyLinear(3))
     with pytest.raises(ValueError, match="watches the layers of a module"):
         DGD(net.parameters(), 0.1, module=net.weight)
+
+
+@pytest.mark.parametrize("rows, lr", [(64, 10.0), (1, 10.0), (2, 1e6)])
+def test_large_inputs_that_depend_on_each_other_are_solved_exactly(rows, lr):
+    """Pixels from 0 to 255, each image many times: float32 alone would not do."""
+    pixels = torch.randint(256, (16, 40), generator=Generator().manual_seed(0)).float()
+    layer, inputs = linear(40, 3).float(), pixels.repeat(rows, 1)
+    optimizer = DGD(layer.parameters(), lr, module=layer)
+    before = layer.weight.detach().double()
+    layer(inputs).mean().backward()
+    start, x = before - lr * layer.weight.grad.double(), inputs.double()
+    expected = least_squares(start, x, torch.zeros(len(x), 3).double(), lr)
+    optimizer.step()
+    assert torch.allclose(layer.weight.double(), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_batch_buffer_that_is_used_again_does_not_change_what_was_seen():
+    layer, twin = linear(), linear()
+    batches, buffer = draw(3, 5, 6), torch.empty(5, 6).double()
+    for net, reuse in ((layer, True), (twin, False)):
+        optimizer = DGD(net.parameters(), 0.3, module=net)
+        for batch in batches:
+            (net(buffer.copy_(batch) if reuse else batch).square().mean() / 3).backward()
+        optimizer.step()
+    assert torch.equal(layer.weight, twin.weight)
+
+
+def test_layers_unfrozen_later_are_seen_and_others_leave_nothing_behind():
+    net = nn.Sequential(linear(6, 6), linear(6, 6), linear(6, 4))
+    net[1].requires_grad_(False)
+    optimizer = DGD([net[0].weight, net[1].weight], 0.1, module=net)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(3):
+            optimizer.zero_grad()
+            net(draw(5, 6)).square().mean().backward()
+            optimizer.step()
+        assert not optimizer.rows and not optimizer.pending
+        net[1].requires_grad_(True)
+        net(draw(5, 6)).square().mean().backward()
+        assert set(optimizer.rows) == {net[0].weight, net[1].weight}
+        optimizer.step()
+
+
+def test_layers_that_are_called_in_other_ways():
+    layer = linear()
+    optimizer = DGD(layer.parameters(), 0.3, module=layer)
+    layer(input=draw(5, 6)).square().mean().backward()
+    optimizer.step()
+    assert torch.equal(layer.weight, one_step())
+    before = layer.weight.detach().clone()
+    optimizer.zero_grad()
+    layer(draw(0, 6)).sum().backward()
+    optimizer.step()
+    assert torch.equal(layer.weight, before)
+    normed = nn.utils.parametrizations.weight_norm(linear())
+    optimizer = DGD(normed.parameters(), 0.1, module=normed)
+    normed(draw(5, 6)).square().mean().backward()
+    with pytest.warns(UserWarning, match="no inputs of parametrizations.weight.original0"):
+        optimizer.step()

@@ -161,9 +161,9 @@ def test_the_slow_memory_remembers_what_the_fast_one_forgot():
 def test_steps_do_not_grow_while_gradients_shrink():
     """Orthogonalised, a gradient has no scale; divided by sqrt V, steps would grow like 1 / g."""
 
-    def growth(form):
+    def growth(make):
         p = nn.Parameter(torch.zeros(6, 6).double())
-        optimizer = M3([p], 0.1, (0.9, 0.9), form=form)
+        optimizer = make([p])
         sizes = []
         for k in range(60):
             before = p.detach().clone()
@@ -171,7 +171,17 @@ def test_steps_do_not_grow_while_gradients_shrink():
             sizes.append((p.detach() - before).norm())
         return sizes[-1] / sizes[0]
 
-    assert growth("ema") < 1.5
+    class Unscaled(torch.optim.Optimizer):
+        """NS(g) / sqrt V, with V Adam's."""
+
+        def step(self):
+            (p,) = self.param_groups[0]["params"]
+            v = self.state[p].setdefault("v", torch.zeros_like(p))
+            v.mul_(0.9).addcmul_(p.grad, p.grad, value=0.1)
+            p.data -= 0.1 * ns(p.grad) / v.sqrt()
+
+    assert growth(lambda params: M3(params, 0.1, (0.9, 0.9))) < 1.5
+    assert growth(lambda params: Unscaled(params, {})) > 5
 
 
 def test_the_size_of_a_step_does_not_depend_on_the_gradients_scale():
@@ -196,11 +206,15 @@ def test_wrong_settings_are_refused():
         ({"betas": (0.9,)}, "betas are two numbers"),
         ({"form": "Paper"}, "form is one of"),
         ({"period": 0}, "period is a whole number from 1"),
-        ({"slow_weight": -1}, "slow_weight is 0 or more, but got -1"),
+        ({"slow_weight": -1}, "slow_weight is 0 or more, and finite, but got -1"),
+        ({"betas": 0.9}, "betas are two numbers"),
+        ({"ns_steps": 2.5}, "ns_steps is a whole number, but got 2.5"),
+        ({"ns_dtype": "bfloat16"}, "ns_dtype is None or a dtype of floats, but got 'bfloat16'"),
+        ({"lr": "0.1"}, "lr is 0 or more, and finite, but got '0.1'"),
         ({"ns_steps": 200}, "ns_steps is 0 or more, and below 100, but got 200"),
     ):
         with pytest.raises(ValueError, match=said):
-            M3([p], 0.1, **wrong)
+            M3([p], **{"lr": 0.1, **wrong})
 
 
 def test_weights_that_hardly_get_a_gradient_do_not_take_all_of_the_step():

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from nested.optim import NestedOptimizer, periods_by_depth, periods_by_name
+from nested.optim import DGD, NestedOptimizer, periods_by_depth, periods_by_name
 
 BASES = [
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
@@ -193,10 +193,23 @@ def test_wrong_settings_are_refused():
         ({"params": [{"params": [p], "period": 0}]}, "period is a whole number from 1, but got 0"),
         ({"params": [{"params": [p], "period": 2.0}]}, "period is a whole number from 1"),
         ({"params": [p], "reduction": "max"}, "reduction is one of"),
-        ({"params": [p], "base": torch.optim.LBFGS}, "and not LBFGS"),
+        (
+            {"params": [p], "base": torch.optim.LBFGS},
+            "base is not to be LBFGS, which asks for the loss",
+        ),
         ({"params": [p], "base": "AdamW"}, "base is a torch.optim class"),
     ):
         with pytest.raises(ValueError, match=said):
             NestedOptimizer(**wrong)
+    for base in (DGD, NestedOptimizer):
+        with pytest.raises(ValueError, match=f"base is not to be {base.__name__}, which"):
+            NestedOptimizer([p], base)
+    with pytest.raises(ValueError, match="empty parameter list: was a generator used twice"):
+        NestedOptimizer(iter([]))
+    for wrong in (p, {"params": [p]}):
+        with pytest.raises(TypeError, match="put it in a list"):
+            NestedOptimizer(wrong)
+    with pytest.raises(TypeError, match="a group is a dict"):
+        NestedOptimizer([{"period": 2}])
     with pytest.raises(ValueError, match="3 layers take 1 to 3 periods"):
         periods_by_depth(make_net(), (1, 1, 1, 1))

@@ -5,6 +5,7 @@ Letters: R rows, C columns of a tensor of weights.
 
 from __future__ import annotations
 
+import copy
 from types import ModuleType
 from typing import Any
 
@@ -61,20 +62,21 @@ def _as_rows(x: Tensor) -> Tensor:
 
 def _probe_key(rule: Any, seed: int) -> Evidence:
     """Keys of gradients of many shapes and sizes, and the largest of each parameter's slopes."""
-    rule, keys = nudged(rule, seed), []
+    rule, narrow, keys = nudged(rule, seed), copy.deepcopy(rule).float(), []
     generator = torch.Generator().manual_seed(seed)
-    slopes = {name: 0.0 for name, _ in rule.named_parameters()}
+    learned = {name: p for name, p in rule.named_parameters() if p.requires_grad}
+    slopes = {name: 0.0 for name in learned}
     for shape in SHAPES:
         rows = torch.randn(shape, generator=generator, dtype=torch.float64)
         mix = torch.randn(shape, generator=generator, dtype=torch.float64)
         for scale in SCALES:
-            key = rule.key(scale * rows)
-            keys.append({"rows": scale * rows, "scale": scale, "key": key.detach().clone()})
+            for asked, x in ((rule, scale * rows), (narrow, (scale * rows).float())):
+                key = asked.key(x).detach().double().clone()
+                keys.append({"rows": x.double(), "scale": scale, "key": key})
         total = (rule.key(rows) * mix).sum()
         if total.requires_grad:
-            learned = [p for p in rule.parameters() if p.requires_grad]
-            grads = torch.autograd.grad(total, learned, materialize_grads=True)
-            for (name, _), slope in zip(rule.named_parameters(), grads):
+            grads = torch.autograd.grad(total, list(learned.values()), materialize_grads=True)
+            for name, slope in zip(learned, grads, strict=True):
                 slopes[name] = max(slopes[name], slope.abs().max().item())
     return {"keys": keys, "slopes": slopes}
 

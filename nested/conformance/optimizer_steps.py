@@ -1,0 +1,118 @@
+"""Checks of an optimizer's steps: they lower a loss, in place, repeatably, and go on when saved.
+
+Source: the conventions of ``torch.optim``; see ``nested.conformance.optimizer``.
+"""
+
+from __future__ import annotations
+
+import io
+
+import torch
+
+from nested.conformance.check import Check, Evidence, Verdict, judge_equal
+from nested.conformance.small_net import (
+    STEPS,
+    Make,
+    SmallNet,
+    difference,
+    net_loss,
+    train,
+    trained,
+    weights_of,
+)
+
+CUTS = range(1, 12)  # where a run is cut: off and on every clock of a period up to 10
+
+
+def _probe_learns(make: Make, seed: int) -> Evidence:
+    net = SmallNet(seed)
+    optimizer, before = make(list(net.parameters()), net), net_loss(net, 0).item()
+    train(net, optimizer, [0] * 60)
+    return {"before": before, "after": net_loss(net, 0).item()}
+
+
+def _judge_learns(evidence: Evidence) -> Verdict:
+    before, after = evidence["before"], evidence["after"]
+    measured = f"60 steps on one batch: loss {before:.4f} -> {after:.4f}"
+    return Verdict(after < before, measured, "does it go against the gradient, at a stable rate?")
+
+
+def _probe_in_place(make: Make, seed: int) -> Evidence:
+    net = SmallNet(seed)
+    optimizer, before = make(list(net.parameters()), net), weights_of(net)
+    net_loss(net, 0).backward()
+    params = list(net.parameters())
+    places = [p.data_ptr() for p in params]
+    grads = [None if p.grad is None else p.grad.clone() for p in params]
+    for _ in range(3):
+        optimizer.step()
+    grads_kept = all(p.grad is g or torch.equal(p.grad, g) for p, g in zip(params, grads))
+    wrong = {
+        "moves weights to other places": places != [p.data_ptr() for p in params],
+        "changes gradients": not grads_kept,
+        "moves nothing": difference(weights_of(net)[:-1], before[:-1]) == 0,
+        "leaves a graph": any(p.requires_grad is False or not p.is_leaf for p in params),
+    }
+    return {"wrong": [what for what, is_so in wrong.items() if is_so]}
+
+
+def _judge_in_place(evidence: Evidence) -> Verdict:
+    wrong = evidence["wrong"]
+    measured = f"it {' and '.join(wrong)}" if wrong else "weights move in place"
+    return Verdict(not wrong, measured, "p.add_(...) under torch.no_grad(); leave p.grad alone")
+
+
+def _probe_repeats(make: Make, seed: int) -> Evidence:
+    runs = []
+    for other in (1, 2):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(other)  # global randomness must not matter
+            runs.append(trained(make, seed))
+    return {"ours": runs[0], "others": runs[1]}
+
+
+def _probe_resume(make: Make, seed: int) -> Evidence:
+    whole, apart = trained(make, seed), {}
+    for cut in CUTS:
+        net = SmallNet(seed)
+        optimizer = make(list(net.parameters()), net)
+        train(net, optimizer, range(cut))
+        file = io.BytesIO()
+        torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
+        file.seek(0)
+        saved = torch.load(file, weights_only=True)
+        again = SmallNet(seed + 1)
+        again.load_state_dict(saved["net"])
+        optimizer = make(list(again.parameters()), again)
+        optimizer.load_state_dict(saved["optimizer"])
+        apart[cut] = difference(train(again, optimizer, range(cut, STEPS)), whole)
+    return apart
+
+
+def _judge_resume(evidence: Evidence) -> Verdict:
+    wrong = [str(cut) for cut, apart in evidence.items() if apart != 0]
+    measured = f"saved, loaded and gone on, another run after {', '.join(wrong) or 'no'} steps"
+    hint = "all that the next step needs belongs in self.state or in the groups, counters too"
+    return Verdict(not wrong, measured, hint)
+
+
+def _probe_zeros(make: Make, seed: int) -> Evidence:
+    runs = [trained(make, seed, set_to_none=is_none) for is_none in (True, False)]
+    return {"ours": runs[1], "others": runs[0]}
+
+
+STEP_CHECKS = [
+    Check("it lowers a loss", _probe_learns, _judge_learns),
+    Check("it moves weights in place", _probe_in_place, _judge_in_place),
+    Check(
+        "the same every time",
+        _probe_repeats,
+        judge_equal("draw from a generator of your own, seeded at the start", within=0),
+    ),
+    Check("a saved state continues the run bit for bit", _probe_resume, _judge_resume),
+    Check(
+        "zero_grad to None or to zeros",
+        _probe_zeros,
+        judge_equal("is a gradient of None taken for the start of something?", within=0),
+    ),
+]
