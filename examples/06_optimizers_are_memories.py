@@ -39,11 +39,9 @@ def remembered(name: str, same_inputs: bool) -> list[float]:
     linear layer: to other errors of the same inputs, or to other inputs."""
     torch.manual_seed(0)
     net = nn.Linear(8, 8, bias=False)
+    nn.init.zeros_(net.weight)
     optimizer = OPTIMIZERS[name](net, 1e-3)
-    errors, inputs = (
-        torch.linalg.qr(torch.randn(8, 2))[0].T,
-        torch.linalg.qr(torch.randn(8, 2))[0].T,
-    )
+    errors, inputs = (torch.linalg.qr(torch.randn(8, 2))[0].T for _ in range(2))  # orthogonal
     old = torch.outer(errors[0], inputs[0])
     along = []
     for step in range(TURN + AFTER):
