@@ -56,8 +56,12 @@ class DGD(MemoryOptimizer):
         self.names = {p: name for name, p in module.named_parameters()}
         super().__init__(params, {"lr": lr, "reduction": reduction})
         # a weight that is computed anew at each pass (weight_norm) is no parameter of the layer
-        layers = [m for m in module.modules() if isinstance(m, nn.Linear) and m._parameters]
-        layers = [layer for layer in layers if "weight" in layer._parameters]
+        layers = [
+            layer
+            for layer in module.modules()
+            if isinstance(layer, nn.Linear)
+            and "weight" in dict(layer.named_parameters(recurse=False))
+        ]
         self.biases = {layer.bias for layer in layers}
         for layer in layers:
             _listen(layer, weakref.ref(self))
