@@ -124,13 +124,14 @@ def main(folder: Path = Path("runs"), seeds: int = 3) -> dict[str, float]:
 
 
 # Answer. Momentum remembers some ten steps, whatever comes. Delta momentum lets go of the old
-# gradient at once where the new one comes with the same inputs, its key, and else keeps it: that is
-# what a key is for, and in random order it pays. Muon and M3 raise what is left of an old direction
-# to full size again, and M3's slow half knows what came two classes ago: on the sorted stream only
-# they learn much, for all the others mostly unlearn the class before. Deep momentum hardly differs
-# from momentum here: one curve for all weights has little to remember. And DGD, exact as it is, is
-# worst: it makes each layer's outputs equal -dL/dy, which for logits is under 1 in size, so that
-# the loss cannot fall under about 1.55. A memory's minimiser need not be the task's.
+# gradient at once where the new one comes with the same inputs, its key, and else keeps it: that
+# is what a key is for, and in random order it pays. Where the inputs are others, Muon and M3
+# raise what is left of an old direction to full size again, and M3's slow half knows what came
+# two classes ago: on the sorted stream only they learn much, for all the others mostly unlearn
+# the class before. Deep momentum hardly differs from momentum here: one curve for all weights has
+# little to remember. And DGD, exact as it is, is worst: it makes each layer's outputs equal
+# -dL/dy, which for logits is under 1 in size, so that the loss cannot fall under about 1.55. A
+# memory's minimiser need not be the task's.
 
 if __name__ == "__main__":
     main()

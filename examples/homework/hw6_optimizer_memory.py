@@ -4,7 +4,8 @@ Question. Momentum remembers gradients and lets all of them fade at one rate. De
 (`nested/optim/delta_momentum.py`) forgets only where it is about to write: its key is the gradient
 itself. But is that the best key? Write a momentum whose key is a function that level 4 learns.
 
-Equation. Take each tensor of weights as rows, g (R, C); scalars and vectors are one row. Then
+Equation. Take each tensor of weights as rows, g (R, C): R is its first dimension, C all others
+together; scalars and vectors are one row. Then
 
     k = key_theta(g),  |k| <= 1,     m <- m (a I - k^T k) - n g,     w <- w + m,
 

@@ -25,6 +25,7 @@ from nested.conformance.check import (
 )
 from nested.conformance.optimizer_steps import STEP_CHECKS
 from nested.conformance.small_net import (
+    FIRES,
     STEPS,
     Make,
     OddNet,
@@ -36,6 +37,7 @@ from nested.conformance.small_net import (
     weights_of,
 )
 
+HEEDED = {"momentum", "betas", "weight_decay"}  # settings that no run is blind to
 PARTS = ("first", "second")  # of the net, in groups of their own
 
 
@@ -49,9 +51,16 @@ def check_optimizer(make: Make, seed: int = 0) -> list[Result]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # an optimizer may say what it leaves to plain descent
         results = [run_check(check, make, seed) for check in OPTIMIZER_CHECKS]
-        net = SmallNet(seed)
-        require(results, type(make(list(net.parameters()), net)).__name__)
+        require(results, _name(make, seed))
     return results
+
+
+def _name(make: Make, seed: int) -> str:
+    net = SmallNet(seed)
+    try:
+        return type(make(list(net.parameters()), net)).__name__
+    except Exception:  # what is wrong with it was said by every check
+        return getattr(make, "__name__", "the optimizer")
 
 
 def _probe_groups(make: Make, seed: int) -> Evidence:
@@ -79,13 +88,35 @@ def _probe_missing(make: Make, seed: int) -> Evidence:
     before = net.unused.detach().clone()
     optimizer = make(list(net.parameters()), net)
     train(net, optimizer, range(5))
-    before = [before, net.scale.detach().clone()]
-    for k in range(5, 8):
+    for k in range(5, 5 + 2 * FIRES):
         optimizer.zero_grad()
         net_loss(net, k).backward()
         net.scale.grad = None
         optimizer.step()
-    return {"ours": [net.unused.detach(), net.scale.detach()], "others": before}
+        if k == 4 + FIRES:  # by now what it had before is used up
+            after = net.scale.detach().clone()
+    return {"ours": [net.unused.detach(), net.scale.detach()], "others": [before, after]}
+
+
+def _probe_settings(make: Make, seed: int) -> Evidence:
+    """What a group's own settings change, for those that any optimizer must heed."""
+    found, plain = {}, trained(make, seed)
+    net = SmallNet(seed)
+    defaults = make(list(net.parameters()), net).defaults
+    for name in HEEDED & defaults.keys():
+        value = defaults[name]
+        other = [beta / 2 for beta in value] if name == "betas" else value / 2 + 0.1
+        net = SmallNet(seed)
+        groups = [{"params": list(net.parameters()), name: other}]
+        found[name] = difference(train(net, make(groups, net), range(STEPS)), plain)
+    return found
+
+
+def _judge_settings(evidence: Evidence) -> Verdict:
+    unheard = sorted(name for name, apart in evidence.items() if apart == 0)
+    measured = f"a group's own {' and '.join(unheard) or 'settings'}"
+    measured += " change nothing" if unheard else " count"
+    return Verdict(not unheard, measured, "take settings from the group, not from self")
 
 
 def _probe_added(make: Make, seed: int) -> Evidence:
@@ -115,7 +146,7 @@ def _probe_dtypes(make: Make, seed: int) -> Evidence:
         before = weights_of(net)
         after = train(net, make(list(net.parameters()), net), range(STEPS))
         is_kept = all(p.dtype == dtype and p.isfinite().all() for p in after)
-        found[str(dtype)] = is_kept and difference(after[:-1], before[:-1]) > 0
+        found[str(dtype)] = is_kept and difference(after, before) > 0
     return found
 
 
@@ -192,7 +223,8 @@ def _judge_maximize(evidence: Evidence) -> Verdict:
 
 OPTIMIZER_CHECKS = [
     *STEP_CHECKS,
-    Check("groups keep their own settings", _probe_groups, _judge_groups),
+    Check("groups keep their own rate", _probe_groups, _judge_groups),
+    Check("groups keep their own settings", _probe_settings, _judge_settings),
     Check(
         "a weight without a gradient stays",
         _probe_missing,

@@ -11,6 +11,7 @@ import torch
 
 from nested.conformance.check import Check, Evidence, Verdict, judge_equal
 from nested.conformance.small_net import (
+    FIRES,
     STEPS,
     Make,
     SmallNet,
@@ -22,6 +23,7 @@ from nested.conformance.small_net import (
 )
 
 CUTS = range(1, 12)  # where a run is cut: off and on every clock of a period up to 10
+DTYPES = {torch.float32: CUTS, torch.float64: [5], torch.bfloat16: [5]}
 
 
 def _probe_learns(make: Make, seed: int) -> Evidence:
@@ -44,13 +46,13 @@ def _probe_in_place(make: Make, seed: int) -> Evidence:
     params = list(net.parameters())
     places = [p.data_ptr() for p in params]
     grads = [None if p.grad is None else p.grad.clone() for p in params]
-    for _ in range(3):
+    for _ in range(FIRES):
         optimizer.step()
     grads_kept = all(p.grad is g or torch.equal(p.grad, g) for p, g in zip(params, grads))
     wrong = {
         "moves weights to other places": places != [p.data_ptr() for p in params],
         "changes gradients": not grads_kept,
-        "moves nothing": difference(weights_of(net)[:-1], before[:-1]) == 0,
+        "moves nothing": difference(weights_of(net), before) == 0,
         "leaves a graph": any(p.requires_grad is False or not p.is_leaf for p in params),
     }
     return {"wrong": [what for what, is_so in wrong.items() if is_so]}
@@ -72,33 +74,49 @@ def _probe_repeats(make: Make, seed: int) -> Evidence:
 
 
 def _probe_resume(make: Make, seed: int) -> Evidence:
-    whole, apart = trained(make, seed), {}
-    for cut in CUTS:
-        net = SmallNet(seed)
-        optimizer = make(list(net.parameters()), net)
-        train(net, optimizer, range(cut))
-        file = io.BytesIO()
-        torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
-        file.seek(0)
-        saved = torch.load(file, weights_only=True)
-        again = SmallNet(seed + 1)
-        again.load_state_dict(saved["net"])
-        optimizer = make(list(again.parameters()), again)
-        optimizer.load_state_dict(saved["optimizer"])
-        apart[cut] = difference(train(again, optimizer, range(cut, STEPS)), whole)
+    apart = {}
+    for dtype, cuts in DTYPES.items():
+        whole = SmallNet(seed, dtype)
+        train(whole, make(_two_groups(whole), whole), range(STEPS))
+        for cut in cuts:
+            net = SmallNet(seed, dtype)
+            optimizer = make(_two_groups(net), net)
+            train(net, optimizer, range(cut))
+            file = io.BytesIO()
+            torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
+            file.seek(0)
+            saved = torch.load(file, weights_only=True)
+            again = SmallNet(seed + 1, dtype)
+            again.load_state_dict(saved["net"])
+            optimizer = make(_two_groups(again), again)
+            optimizer.load_state_dict(saved["optimizer"])
+            after = train(again, optimizer, range(cut, STEPS))
+            apart[f"{cut} steps in {dtype}"] = difference(after, weights_of(whole))
     return apart
 
 
+def _two_groups(net: SmallNet) -> list[dict[str, list[torch.nn.Parameter]]]:
+    own, layers = [net.scale, net.unused], [*net.first.parameters(), *net.second.parameters()]
+    return [{"params": layers}, {"params": own}]
+
+
 def _judge_resume(evidence: Evidence) -> Verdict:
-    wrong = [str(cut) for cut, apart in evidence.items() if apart != 0]
-    measured = f"saved, loaded and gone on, another run after {', '.join(wrong) or 'no'} steps"
+    wrong = [cut for cut, apart in evidence.items() if apart != 0]
+    measured = f"saved, loaded and gone on, another run after {', '.join(wrong) or 'no steps'}"
     hint = "all that the next step needs belongs in self.state or in the groups, counters too"
     return Verdict(not wrong, measured, hint)
 
 
 def _probe_zeros(make: Make, seed: int) -> Evidence:
-    runs = [trained(make, seed, set_to_none=is_none) for is_none in (True, False)]
-    return {"ours": runs[1], "others": runs[0]}
+    runs, cleared = [], []
+    for is_none in (True, False):
+        net = SmallNet(seed)
+        optimizer = make(list(net.parameters()), net)
+        runs.append(train(net, optimizer, range(STEPS), set_to_none=is_none))
+        optimizer.zero_grad(set_to_none=is_none)
+        left = [p.grad for p in net.parameters() if p is not net.unused]
+        cleared.append(all(g is None if is_none else g is not None and not g.any() for g in left))
+    return {"ours": [*runs[1], torch.tensor(cleared)], "others": [*runs[0], torch.ones(2)]}
 
 
 STEP_CHECKS = [

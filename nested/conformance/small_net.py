@@ -17,13 +17,14 @@ from nested.conformance.check import largest
 Make = Callable[[Any, nn.Module], Optimizer]  # make(params, module): a fresh optimizer
 
 STEPS = 14  # of a run
+FIRES = 12  # steps after which every clock has fired
 ROWS = 8  # B
 GENTLY = 0.2  # times the squared error: gradients of norm under 1
 
 
 class SmallNet(nn.Module):
-    """Two linear layers, from 3 to 2 numbers, a scalar, and a weight that no loss depends on; in
-    this order. Raises ``RuntimeError`` for other inputs than (B, 3)."""
+    """Two linear layers, from 3 to 2 numbers, a scalar, and a weight that no loss depends on.
+    Raises ``RuntimeError`` for other inputs than (B, 3)."""
 
     def __init__(self, seed: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()

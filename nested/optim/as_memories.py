@@ -78,14 +78,15 @@ def read_as_memories(
     gradients: Tensor, momentum: float = 0.9, betas: tuple[float, float] = (0.9, 0.999)
 ) -> dict[str, float]:
     """Feed ``gradients`` (K, ...) to ``torch.optim.SGD`` and ``Adam``, and compare what they hold
-    with memories found by ``minimise`` alone. The gradients are brought to a largest entry of 1
-    first. Returns the largest differences, as a share of the largest entry, for "momentum" and
-    "Adam": rounding errors. Raises ``ValueError`` for gradients that are all zero or not finite, or
-    a momentum that is not between 0 and 1. Source: eq. 13 and 105."""
-    largest = gradients.detach().abs().max()
-    if not (0 < largest < float("inf") and 0 < momentum < 1):
+    with memories found by ``minimise`` alone. Each coordinate is brought to a largest entry of 1
+    first, so that the minimiser is found as well for small ones. Returns the largest differences,
+    as a share of the largest entry, for "momentum" and "Adam": rounding errors. Raises
+    ``ValueError`` for gradients that are all zero or not finite, or a momentum that is not between
+    0 and 1. Source: eq. 13 and 105."""
+    largest = gradients.detach().abs().amax(dim=0)
+    if not (largest.isfinite().all() and largest.any() and 0 < momentum < 1):
         raise ValueError("gradients are finite, some not zero, and momentum is between 0 and 1")
-    gradients = gradients.detach() / largest
+    gradients = gradients.detach() / largest.where(largest > 0, 1.0)
     weights = [nn.Parameter(torch.zeros_like(gradients[0])) for _ in range(2)]
     sgd = torch.optim.SGD(weights[:1], lr=1.0, momentum=momentum)
     adam = torch.optim.Adam(weights[1:], lr=1.0, betas=betas)

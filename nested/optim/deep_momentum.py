@@ -45,6 +45,7 @@ class DeepMomentum(MemoryOptimizer):
     """
 
     ranges = {"lr": (0.0, INFINITY), "momentum": (0.0, 1.0), "hidden": (0, INFINITY)}
+    shaped = ("momentum",)
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class DeepMomentum(MemoryOptimizer):
         *,
         generator: Generator | None = None,
     ) -> None:
+        if not isinstance(generator, Generator | None):
+            raise ValueError(f"generator is a torch.Generator or None, but got {generator!r}")
         # a number that draws the start: plain, so that it is saved with the groups
         seed = int(torch.randint(2**31, (), generator=generator or Generator().manual_seed(0)))
         settings = {"lr": lr, "momentum": momentum, "hidden": hidden, "shared": shared}
@@ -82,7 +85,7 @@ class DeepMomentum(MemoryOptimizer):
                 moves.append(self.state[p]["momentum"].mul_(momentum).sub_(p.grad, alpha=lr))
             if group["hidden"]:
                 errors = [p.grad.reshape(-1, width) for p in members]
-                keys = [u / _root_mean_square(u) for u in errors]
+                keys = [_of_size_one(u) for u in errors]
                 net = self._net(group, sharing, width)
                 answers = _learn_and_answer(net, torch.cat(keys), torch.cat(errors), lr, momentum)
                 parts = answers.split([len(u) for u in errors])
@@ -128,5 +131,8 @@ def _sharings(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], int]]:
         yield sharing, 1 if shape is None else as_rows(sharing[0]).shape[1]
 
 
-def _root_mean_square(x: Tensor) -> Tensor:
-    return x.square().mean().sqrt().clamp(min=torch.finfo(x.dtype).tiny)
+def _of_size_one(x: Tensor) -> Tensor:
+    """x over its root mean square; zero stays zero, and no square overflows or vanishes."""
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax().clamp(min=tiny)
+    return x / x.square().mean().sqrt().clamp(min=tiny)

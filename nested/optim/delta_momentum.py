@@ -25,12 +25,15 @@ class DeltaMomentum(MemoryOptimizer):
     are matrices of R rows; scalars and vectors are one row. As printed, the memory is stable while
     the largest singular value of g stays under ``sqrt(1 + a)``: gradients of larger norm make it
     grow. ``unit_key=True`` divides the key, not the value ``n g``, by its Frobenius norm, which
-    keeps it stable for any gradient: ``m <- a m - m k^T k - n g``, ``k = g / |g|``.
+    keeps it stable for any gradient: ``m <- a m - m k^T k - n g``, ``k = g / |g|``. As printed it
+    trains digits in random order, at a loss of 0.33 where AdamW has 0.32, but diverges at every
+    ``lr`` on digits sorted by class, whose gradients jump from class to class.
 
     Memory: as much as the parameters. Raises ``ValueError`` for settings out of range.
     """
 
     ranges = {"lr": (0.0, INFINITY), "momentum": (0.0, 1.0)}
+    switches, shaped = ("unit_key",), ("momentum",)
 
     def __init__(
         self, params: Any, lr: float, momentum: float = 0.9, *, unit_key: bool = False

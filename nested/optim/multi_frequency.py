@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from nested.levels.clock import Clock
+from nested.optim.base import check_saved
 from nested.optim.dgd import DGD
 
 REDUCTIONS = ("sum", "mean")
@@ -31,7 +32,7 @@ class NestedOptimizer(Optimizer):
 
     Sums are in the gradient's dtype. Raises ``ValueError`` for a period that is no whole number
     from 1, another reduction, no parameters, or a base that cannot wait: LBFGS asks for the loss
-    many times a step, DGD for the inputs of all steps, and this class has a clock already;
+    many times a step, DGD for the inputs of all steps, M3 and this class have periods already;
     ``TypeError`` for params that are no iterable of parameters or groups.
     """
 
@@ -43,7 +44,8 @@ class NestedOptimizer(Optimizer):
         **base_kwargs: Any,
     ) -> None:
         if not (isinstance(base, type) and issubclass(base, Optimizer)):
-            raise ValueError(f"base is a torch.optim class, but got {base!r}")
+            got = f"an instance of {type(base).__name__}" if isinstance(base, Optimizer) else base
+            raise ValueError(f"base is a torch.optim class, such as AdamW, but got {got!r}")
         for refused, why in REFUSED.items():
             if issubclass(base, refused):
                 raise ValueError(f"base is not to be {base.__name__}, which {why}")
@@ -57,6 +59,10 @@ class NestedOptimizer(Optimizer):
         # both optimizers hold the same dicts, so that a scheduler's lr reaches the base
         groups = [_with_clock(group, reduction) for group in groups]
         self.base = base(groups, **base_kwargs)
+        if taken := sorted(CLOCKS.keys() & self.base.defaults.keys()):
+            raise ValueError(
+                f"base is not to be {base.__name__}, which has a {taken[0]} of its own"
+            )
         super().__init__(self.base.param_groups, self.base.defaults)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -122,7 +128,9 @@ class NestedOptimizer(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a ``state_dict``, also off the clock. Raises ``ValueError`` for other groups,
-        ``KeyError`` for the state of another optimizer."""
+        or the state of another optimizer."""
+        settings = {**CLOCKS, **self.base.defaults}
+        check_saved("NestedOptimizer", settings, state_dict, "state", "param_groups", "base")
         self.base.load_state_dict(state_dict["base"])
         super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
         self.param_groups = self.base.param_groups
@@ -135,12 +143,15 @@ def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[
     """Groups for ``NestedOptimizer``: each parameter of ``module`` takes the period, in steps, of
     the longest of the given names that it lies under ("" is all of them: its default is 1).
 
-    Raises ``ValueError`` for a name that no parameter lies under, or a period under 1.
+    Raises ``ValueError`` for a name that no parameter lies under, a period under 1, or periods that
+    are no dict of names.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     >>> [(g["name"], g["period"], len(g["params"])) for g in periods_by_name(net, {"1": 10})]
     [('all others', 1, 2), ('1', 10, 2)]
     """
+    if not (isinstance(periods, Mapping) and all(isinstance(name, str) for name in periods)):
+        raise ValueError(f"periods is a dict from names to steps, but got {periods!r}")
     for period in periods.values():
         Clock(period)
     members: dict[str, list[nn.Parameter]] = {name: [] for name in sorted({"", *periods}, key=len)}
@@ -161,12 +172,17 @@ def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[
 def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str, Any]]:
     """Groups for ``NestedOptimizer``: the layers of ``module`` (modules with parameters of their
     own), in order, are cut into ``len(periods)`` equal parts, the first of which takes the first
-    period, in steps. Raises ``ValueError`` for more periods than layers.
+    period, in steps. Raises ``ValueError`` for more periods than layers, a period under 1, or
+    periods that are no tuple or list.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> [(g["name"], g["period"]) for g in periods_by_depth(net, (10, 1))]
     [('depth 0', 10), ('depth 1', 1)]
     """
+    if not isinstance(periods, (tuple, list)):
+        raise ValueError(f"periods is a tuple of steps, one for each part, but got {periods!r}")
+    for period in periods:
+        Clock(period)
     layers = [list(layer.parameters(recurse=False)) for layer in module.modules()]
     layers = [layer for layer in layers if layer]
     if not 1 <= len(periods) <= len(layers):
@@ -180,6 +196,7 @@ def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str
     return [group for group in groups if group["params"]]
 
 
+CLOCKS = {"period": 1, "reduction": "sum", "steps": 0, "moves": 0}  # what a group gets
 REFUSED = {  # bases, and what they would need at each step
     LBFGS: "asks for the loss many times a step",
     DGD: "needs the inputs of every step, not their gradients' sum",
@@ -190,10 +207,10 @@ REFUSED = {  # bases, and what they would need at each step
 def _with_clock(group: dict[str, Any], reduction: str) -> dict[str, Any]:
     if not isinstance(group, dict) or "params" not in group:
         raise TypeError(f'a group is a dict {{"params": ..., "period": ...}}, but got {group!r}')
-    group = {"period": 1, "reduction": reduction, "steps": 0, "moves": 0, **group}
+    group = {**CLOCKS, "reduction": reduction, **group}
     Clock(group["period"])
     if group["reduction"] not in REDUCTIONS:
         raise ValueError(f"reduction is one of {REDUCTIONS}, but got {group['reduction']!r}")
-    if isinstance(group["params"], Iterable) and not isinstance(group["params"], Tensor):
+    if isinstance(group["params"], Iterable) and not isinstance(group["params"], (Tensor, set)):
         group["params"] = list(group["params"])
     return group

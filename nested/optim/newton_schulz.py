@@ -11,24 +11,26 @@ import torch
 from torch import Tensor
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c
-LEAST_NORM = 1e-7
 WIDE = 1.5  # C / R from which steps on the Gram matrix (R, R) are fewer multiplications; they need
 #             more than half precision
 
 
 def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
     """Return about ``U V^T`` (R, C) for ``matrix = U S V^T`` (R, C), in its dtype: after 5 steps
-    the singular values that were not tiny are in [0.68, 1.14]. Scale-free: only a norm under 1e-7
-    shrinks the result, so that zero stays zero. Raises ``RuntimeError`` for other dimensions than
-    two.
+    the singular values that were not tiny are in [0.68, 1.14]. Scale-free; zero stays zero. Raises
+    ``ValueError`` for other dimensions than two.
 
     ``torch.optim.Muon`` does the same in bfloat16, whose rounding errors it raises to singular
     values of their own: on matrices of low rank it is off by a third.
     """
     a, b, c = COEFFICIENTS
+    if matrix.dim() != 2:
+        raise ValueError(f"only matrices (R, C) are orthogonal, but got {tuple(matrix.shape)}")
     is_tall = matrix.shape[0] > matrix.shape[1]
     x = matrix.T if is_tall else matrix
-    x = x / x.norm().clamp(min=LEAST_NORM)  # singular values of at most 1
+    if x.numel():  # singular values of at most 1, of squares that neither overflow nor vanish
+        x = x / x.abs().amax().clamp(min=torch.finfo(x.dtype).tiny)
+        x = x / x.norm().clamp(min=1.0)  # its largest entry is 1, or all are 0
     if steps and x.shape[1] >= WIDE * x.shape[0] and x.dtype.itemsize >= 4:
         x = _on_the_gram_matrix(x @ x.T, steps) @ x
     else:

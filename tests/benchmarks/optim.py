@@ -30,20 +30,22 @@ UNIT, MUON = "AdamW, foreach", "Muon and AdamW"
 BOUNDS = {  # largest ratio, and to what
     "Nested, all periods 1": (1.1, UNIT),
     "Nested, periods 16, 4, 1": (1.1, UNIT),
-    "M3, bfloat16": (1.3, MUON),
+    "M3": (1.3, MUON),
     "DeltaMomentum": (8.0, UNIT),
 }
 
 
 class ByteTransformer(nn.Module):
-    """About a million parameters: 5 layers, 128 wide, 4 heads; logits (B, T, 256)."""
+    """Four heads; logits (B, T, 256). 128 wide and 5 layers deep: a million parameters."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 128, layers: int = 5) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(256, 128)
-        layer = nn.TransformerEncoderLayer(128, 4, 512, 0.0, batch_first=True, norm_first=True)
-        self.layers = nn.TransformerEncoder(layer, 5, enable_nested_tensor=False)
-        self.head = nn.Linear(128, 256)
+        self.embedding = nn.Embedding(256, width)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 4 * width, 0.0, batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, 256)
 
     def forward(self, tokens):
         mask = nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
@@ -53,11 +55,12 @@ class ByteTransformer(nn.Module):
 class MuonAndAdamW:
     """``torch.optim.Muon`` takes matrices only; the rest goes to AdamW."""
 
-    def __init__(self, net):
+    def __init__(self, net, lr=1e-4):
         params = list(net.parameters())
+        size = {"nesterov": False, "weight_decay": 0.0, "adjust_lr_fn": "match_rms_adamw"}
         self.parts = [
-            torch.optim.Muon([p for p in params if p.dim() == 2], 1e-4, nesterov=False),
-            torch.optim.AdamW([p for p in params if p.dim() != 2], 1e-4, foreach=True),
+            torch.optim.Muon([p for p in params if p.dim() == 2], lr, **size),
+            torch.optim.AdamW([p for p in params if p.dim() != 2], lr, foreach=True),
         ]
 
     def step(self):
@@ -76,7 +79,7 @@ CONTENDERS = {
     "Nested, periods 16, 4, 1": lambda net: adamw_nested(net, (16, 4, 1)),
     MUON: MuonAndAdamW,
     "M3": lambda net: M3(net.parameters(), 1e-4),
-    "M3, bfloat16": lambda net: M3(net.parameters(), 1e-4, ns_dtype=torch.bfloat16),
+    "M3, float32": lambda net: M3(net.parameters(), 1e-4, ns_dtype=torch.float32),
     "DeltaMomentum": lambda net: DeltaMomentum(net.parameters(), 1e-4),
     "DeltaMomentum, unit key": lambda net: DeltaMomentum(net.parameters(), 1e-4, unit_key=True),
     "DGD": lambda net: DGD(net.parameters(), 1e-4, module=net),

@@ -31,7 +31,7 @@ RIGHT = {
 def with_periods(params):
     groups = list(params)
     groups = groups if isinstance(groups[0], dict) else [{"params": groups}]
-    return [{**group, "period": 1 + 2 * i} for i, group in enumerate(groups)]
+    return [{**group, "period": 3 + 2 * i} for i, group in enumerate(groups)]
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -107,6 +107,35 @@ class OwnRate(Plain):
         super().move(p, next(r for r in self.rates if r))
 
 
+class OwnDecay(Plain):
+    def __init__(self, params, weight_decay=0.01):
+        torch.optim.Optimizer.__init__(self, params, {"lr": 0.1, "weight_decay": weight_decay})
+        self.weight_decay, self.calls = weight_decay, 0
+
+    def move(self, p, lr):
+        p.mul_(1 - lr * self.weight_decay)
+        super().move(p, lr)
+
+
+class LosesTheSecondGroup(Plain):
+    def state_dict(self):
+        saved = super().state_dict()
+        first = self.param_groups[0]["params"]
+        return {**saved, "state": {i: s for i, s in saved["state"].items() if i < len(first)}}
+
+
+class SingleState(Plain):
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        for state in self.state.values():
+            state["buffer"] = state["buffer"].bfloat16().to(state["buffer"])
+
+
+class KeepsZeros(Plain):
+    def zero_grad(self, set_to_none=True):
+        super().zero_grad(set_to_none=False)
+
+
 class FrozenRate(Plain):
     def move(self, p, lr):
         super().move(p, self.state[p].setdefault("lr", lr))
@@ -179,7 +208,11 @@ WRONG = {
     EatsGradients: "it moves weights in place",
     GlobalNoise: "the same every time",
     HiddenCounter: "a saved state continues the run bit for bit",
-    OwnRate: "groups keep their own settings",
+    LosesTheSecondGroup: "a saved state continues the run bit for bit",
+    SingleState: "a saved state continues the run bit for bit",
+    KeepsZeros: "zero_grad to None or to zeros",
+    OwnRate: "groups keep their own rate",
+    OwnDecay: "groups keep their own settings",
     DecaysAll: "a weight without a gradient stays",
     GoesOn: "a weight without a gradient stays",
     OwnGroups: "a group can be added later",

@@ -4,7 +4,13 @@ import pytest
 import torch
 from torch import Generator
 
-from nested.optim import energy, minimise, read_as_memories, regression_objective
+from nested.optim import (
+    energy,
+    minimise,
+    momentum_objective,
+    read_as_memories,
+    regression_objective,
+)
 
 
 def draw(*shape, seed=0):
@@ -52,3 +58,16 @@ def test_with_equal_betas_the_objective_is_the_printed_sum_of_squares():
     printed = (printed - constant + ridge * memory**2).sum()
     ours = regression_objective(memory, gradients, target, (0.5, 0.5), ridge)
     assert torch.allclose(ours, printed)
+
+
+@pytest.mark.parametrize("small", [0.1, 1e-2, 1e-3, 1e-6, 0.0])
+def test_coordinates_may_differ_in_size(small):
+    gradients = torch.randn(20, 5, generator=torch.Generator().manual_seed(0)).double()
+    gradients[:, 0] *= small
+    assert max(read_as_memories(gradients).values()) < 1e-6
+
+
+def test_the_rate_scales_what_momentum_takes_in():
+    before, grad = torch.tensor([1.0, -2.0]).double(), torch.tensor([0.5, 3.0]).double()
+    found = minimise(lambda m: momentum_objective(m, before, grad, 0.9, 0.2), before)
+    assert torch.allclose(found, 0.9 * before + 0.2 * grad, atol=1e-10)

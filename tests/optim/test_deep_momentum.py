@@ -140,6 +140,46 @@ def test_wrong_settings_are_refused():
         ({"hidden": 2.5}, "hidden is a whole number"),
         ({"shared": "all"}, "shared is one of"),
         ({"momentum": 1.0}, "momentum is 0 or more, and below 1, but got 1.0"),
+        ({"hidden": True}, "hidden is"),
+        ({"generator": 3}, "generator is a torch.Generator or None, but got 3"),
     ):
         with pytest.raises(ValueError, match=said):
             DeepMomentum([p], 0.1, **wrong)
+
+
+def test_nets_are_shared_by_exact_shape_and_dtype():
+    shapes = [(2, 6), (3, 4), (2, 6), (12,)]
+    params = [nn.Parameter(torch.ones(shape)) for shape in shapes]
+    params.append(nn.Parameter(torch.ones(2, 6).double()))
+    for shared, owners in (("shape", {0, 1, 3, 4}), ("coordinate", {0, 4})):
+        optimizer = DeepMomentum(params, 0.1, shared=shared)
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+        assert {i for i, p in enumerate(params) if "A" in optimizer.state[p]} == owners
+
+
+def test_the_net_of_weights_that_share_it_is_the_same_whichever_has_a_gradient_first():
+    """N counts all of them, and the net is kept with the first, so that it is found again."""
+    first, second = (nn.Parameter(torch.ones(5)) for _ in range(2))
+    optimizer = DeepMomentum([first, second], 0.1)
+    second.grad = torch.ones(5)
+    optimizer.step()
+    assert optimizer.state[first]["rows"] == 10 and "A" not in optimizer.state[second]
+
+
+def test_the_start_does_not_grow_with_the_width():
+    p = nn.Parameter(torch.ones(400, 900))
+    optimizer = DeepMomentum([p], 0.1, hidden=64, shared="shape")
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    assert optimizer.state[p]["B_start"].norm(dim=1).mean().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_keys_have_size_one_for_gradients_of_any_size(scale):
+    from nested.optim.deep_momentum import _of_size_one
+
+    key = _of_size_one(scale * torch.tensor([1.0, -2.0, 3.0]))
+    assert torch.allclose(key, _of_size_one(torch.tensor([1.0, -2.0, 3.0])))
+    assert key.square().mean().item() == pytest.approx(1)

@@ -10,6 +10,7 @@ import torch
 from torch import Generator, nn
 
 from nested.optim import DGD
+from nested.optim.dgd import forget
 
 
 def rows_and_targets(layer, inputs, loss_of):
@@ -270,3 +271,87 @@ def test_layers_that_are_called_in_other_ways():
     normed(draw(5, 6)).square().mean().backward()
     with pytest.warns(UserWarning, match="no inputs of parametrizations.weight.original0"):
         optimizer.step()
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_two_backward_passes_through_one_forward_pass_count_its_rows_once(reduction):
+    layer, inputs, lr = linear(), draw(5, 6), 0.3
+    before = layer.weight.detach().clone()
+    optimizer = DGD(layer.parameters(), lr, module=layer, reduction=reduction)
+    outputs = layer(inputs)
+    (outputs**2).sum().backward(retain_graph=True)
+    (outputs**3).sum().backward()
+    rate = lr / 5 if reduction == "sum" else lr
+    kernel = torch.eye(6, dtype=torch.float64) + lr / 5 * inputs.T @ inputs
+    expected = (before - rate * layer.weight.grad) @ torch.inverse(kernel)
+    optimizer.step()
+    assert torch.allclose(layer.weight, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("rows", [5, 40])
+@pytest.mark.parametrize("large", [1e3, 1e6, 1.7e9])
+def test_a_feature_much_larger_than_the_others_leaves_them_exact(rows, large):
+    weight, inputs, lr = draw(3, 12), draw(rows, 12, seed=1), 0.7
+    inputs[:, 0] += large
+    expected = least_squares(weight, inputs, torch.zeros(rows, 3).double(), lr)
+    assert torch.allclose(forget(weight, inputs, lr), expected, rtol=0, atol=1e-8)
+
+
+def test_a_rate_without_bound_still_gives_the_minimiser():
+    weight, inputs = draw(3, 6), draw(1, 6, seed=1).repeat(3, 1)
+    x = inputs[0] / inputs[0].norm()
+    expected = weight - weight @ torch.outer(x, x)  # nothing is left along the input
+    assert torch.allclose(forget(weight, inputs, 1e18), expected, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("rows, width", [(3, 500), (500, 3)])
+def test_it_is_solved_in_the_smaller_dimension(rows, width, monkeypatch):
+    solved, solve = [], torch.linalg.cholesky_ex
+    monkeypatch.setattr(
+        torch.linalg, "cholesky_ex", lambda gram: solved.append(gram.shape) or solve(gram)
+    )
+    forget(draw(2, width), draw(rows, width), 0.1)
+    assert solved == [(3, 3)]
+
+
+def test_layers_of_groups_added_later_are_watched():
+    net = nn.Sequential(linear(6, 6), linear(6, 4))
+    optimizer = DGD(net[0].parameters(), 0.1, module=net)
+    optimizer.add_param_group({"params": list(net[1].parameters())})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net(draw(5, 6)).square().mean().backward()
+        optimizer.step()
+
+
+def test_zero_grad_drops_rows_also_where_it_leaves_zeros():
+    expected = one_step()
+
+    def thrown_away(net, inputs, loss):
+        optimizer = DGD(net.parameters(), 0.3, module=net)
+        loss(7 * inputs).backward()
+        optimizer.zero_grad(set_to_none=False)
+        assert not optimizer.rows and not optimizer.pending
+        loss(inputs).backward()
+        optimizer.step()
+        assert torch.allclose(net.weight, expected, rtol=0, atol=1e-12)
+
+    net = linear()
+    thrown_away(net, draw(5, 6), lambda x: net(x).square().mean())
+
+
+def test_layers_and_batches_of_nothing():
+    layer = nn.Linear(0, 3)
+    optimizer = DGD(layer.parameters(), 0.1, module=layer)
+    layer(torch.randn(4, 0)).sum().backward()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer.step()
+    layer = linear()
+    before = layer.weight.detach().clone()
+    optimizer = DGD(layer.parameters(), 0.1, module=layer, reduction="sum")
+    layer(draw(0, 6)).sum().backward()
+    optimizer.step()
+    assert torch.equal(layer.weight, before)
+    layer(draw(6)).sum().backward()  # one input without a batch
+    assert next(iter(optimizer.rows[layer.weight].values())).shape == (1, 6)

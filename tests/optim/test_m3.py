@@ -97,7 +97,7 @@ def test_the_averaged_form_is_algorithm_1_with_averages_and_muons_size(shape):
     assert torch.allclose(run(optimizer, p, grads), w.reshape(shape), rtol=1e-6, atol=1e-8)
 
 
-@pytest.mark.parametrize("ns_dtype", [None, torch.bfloat16])
+@pytest.mark.parametrize("ns_dtype", [None, torch.float32])
 @pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
 def test_reduced_it_is_muon(shape, ns_dtype):
     p, q = (nn.Parameter(draw(shape, 0).float()) for _ in range(2))
@@ -114,6 +114,21 @@ def test_reduced_it_is_muon(shape, ns_dtype):
         # bfloat16 has 8 bits, and small singular values grow by 3.4 a step
         assert (moves[0] - moves[1]).norm() < 0.05 * moves[1].norm()
     assert set(ours.state[p]) == {"step", "fast"}
+
+
+def test_float32_weights_are_orthogonalised_in_bfloat16_and_others_in_their_own_dtype():
+    moves = {}
+    for dtype in (torch.float64, torch.float32):
+        for ns_dtype in (None, torch.bfloat16, torch.float32, torch.float64):
+            p = nn.Parameter(draw((8, 24), 0).to(dtype))
+            settings = {"slow_weight": 0, "second_moment": False, "ns_dtype": ns_dtype}
+            moves[dtype, ns_dtype] = run(M3([p], 1.0, **settings), p, [draw((8, 24), 1).to(dtype)])
+    exact = draw((8, 24), 0) - 0.2 * math.sqrt(24) * ns(draw((8, 24), 1))
+    assert torch.equal(moves[torch.float32, None], moves[torch.float32, torch.bfloat16])
+    assert torch.equal(moves[torch.float64, None], moves[torch.float64, torch.float64])
+    assert (moves[torch.float64, None] - exact).norm() < 1e-10
+    assert (moves[torch.float32, torch.float32] - exact).norm() < 1e-4
+    assert (moves[torch.float32, None] - exact).norm() > 1e-3
 
 
 def test_vectors_take_the_adamw_rule_bit_for_bit():
@@ -209,7 +224,12 @@ def test_wrong_settings_are_refused():
         ({"slow_weight": -1}, "slow_weight is 0 or more, and finite, but got -1"),
         ({"betas": 0.9}, "betas are two numbers"),
         ({"ns_steps": 2.5}, "ns_steps is a whole number, but got 2.5"),
-        ({"ns_dtype": "bfloat16"}, "ns_dtype is None or a dtype of floats, but got 'bfloat16'"),
+        ({"ns_dtype": "bfloat16"}, "ns_dtype is one of .*, but got 'bfloat16'"),
+        ({"ns_dtype": torch.float8_e4m3fn}, "ns_dtype is one of"),
+        ({"betas": ("a", 0.9)}, "betas are two numbers"),
+        ({"betas": (None, 0.9)}, "betas are two numbers"),
+        ({"second_moment": "no"}, "second_moment is True or False, but got 'no'"),
+        ({"ns_steps": True}, "ns_steps is"),
         ({"lr": "0.1"}, "lr is 0 or more, and finite, but got '0.1'"),
         ({"ns_steps": 200}, "ns_steps is 0 or more, and below 100, but got 200"),
     ):
@@ -228,3 +248,38 @@ def test_weights_that_hardly_get_a_gradient_do_not_take_all_of_the_step():
         moved = run(M3([p], 0.1, slow_weight=0, eps=1e-12, floor=floor), p, grads)
         shares.append((moved[:, 0].norm() / moved.norm()).item())
     assert shares[0] > 0.8 and shares[1] < 0.3
+
+
+def test_a_slow_clock_of_one_step_in_the_averaged_form_is_an_average_of_every_gradient():
+    p, grads, b3 = nn.Parameter(draw((5, 5), 0)), gradients((5, 5), 6), 0.7
+    optimizer = M3([p], 0.1, slow_beta=b3, period=1)
+    run(optimizer, p, grads)
+    average = torch.zeros(5, 5).double()
+    for g in grads:
+        average = b3 * average + (1 - b3) * g
+    assert torch.allclose(optimizer.state[p]["slow"], average, rtol=1e-12)
+
+
+def test_newton_schulz_takes_any_scale_and_stays_with_its_dtype():
+    matrix = draw((4, 9), 0)
+    for scale in (1e-30, 1e30):
+        found = newton_schulz((scale * matrix).float())
+        assert torch.allclose(found.double(), ns(matrix), rtol=1e-3, atol=1e-4)
+    with pytest.raises(ValueError, match=r"only matrices \(R, C\) are orthogonal, but got \(3,\)"):
+        newton_schulz(torch.zeros(3))
+
+
+@pytest.mark.parametrize("shape", [(8, 64), (64, 8), (8, 8)])
+def test_newton_schulz_in_half_precision_is_right_to_that_precision(shape):
+    matrix = draw(shape, 0)
+    found = newton_schulz(matrix.bfloat16()).double()
+    assert (found - ns(matrix)).norm() < 0.05 * ns(matrix).norm()
+
+
+@pytest.mark.parametrize("dtype, eps", [(torch.float32, 0.0), (torch.float16, 1e-8)])
+def test_no_gradient_and_small_gradients_give_numbers(dtype, eps):
+    for scale in (0.0, 1e-4):
+        p = nn.Parameter(torch.ones(3, 4, dtype=dtype))
+        assert (
+            run(M3([p], 0.1, eps=eps), p, [scale * torch.ones(3, 4, dtype=dtype)]).isfinite().all()
+        )

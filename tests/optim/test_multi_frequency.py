@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, nn
 
-from nested.optim import DGD, NestedOptimizer, periods_by_depth, periods_by_name
+from nested.optim import DGD, M3, NestedOptimizer, periods_by_depth, periods_by_name
 
 BASES = [
     (torch.optim.SGD, {"lr": 0.1, "momentum": 0.9}),
@@ -213,3 +213,76 @@ def test_wrong_settings_are_refused():
         NestedOptimizer([{"period": 2}])
     with pytest.raises(ValueError, match="3 layers take 1 to 3 periods"):
         periods_by_depth(make_net(), (1, 1, 1, 1))
+
+
+def test_each_group_has_the_mean_over_its_own_period_an_added_one_too():
+    first, second, late = (nn.Parameter(torch.zeros(())) for _ in range(3))
+    groups = [{"params": [first], "period": 2}, {"params": [second], "period": 4}]
+    optimizer = NestedOptimizer(groups, torch.optim.SGD, "mean", lr=1.0)
+    optimizer.add_param_group({"params": [late], "period": 4, "reduction": "sum"})
+    for _ in range(4):
+        for p in (first, second, late):
+            p.grad = torch.tensor(1.0)
+        optimizer.step()
+    assert (first.item(), second.item(), late.item()) == (-2, -1, -4)
+
+
+def test_sums_are_no_view_of_a_gradient_that_is_used_again():
+    p = nn.Parameter(torch.zeros(()))
+    optimizer = NestedOptimizer([{"params": [p], "period": 2}], torch.optim.SGD, lr=1.0)
+    p.grad = torch.tensor(1.0)
+    optimizer.step()
+    p.grad.fill_(10.0)
+    optimizer.step()
+    assert p.item() == -11 and p.grad == 10
+
+
+def test_gradients_are_put_back_when_the_base_raises():
+    class Broken(torch.optim.SGD):
+        def step(self, closure=None):
+            raise RuntimeError("no")
+
+    p = nn.Parameter(torch.zeros(()))
+    optimizer = NestedOptimizer([{"params": [p], "period": 2}], Broken, lr=1.0)
+    p.grad = torch.tensor(3.0)
+    with pytest.raises(RuntimeError, match="no"):
+        optimizer.step()
+    assert p.grad == 3
+
+
+def test_groups_of_one_name_are_told_apart_and_parts_without_weights_are_no_groups():
+    params = [nn.Parameter(torch.zeros(())) for _ in range(2)]
+    optimizer = NestedOptimizer([{"params": [p], "name": "same"} for p in params], lr=0.1)
+    assert optimizer.moves() == {"same": 0, "same (1)": 0}
+    tied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied[1].weight = tied[0].weight
+    assert [g["name"] for g in periods_by_depth(tied, (2, 1))] == ["depth 0"]
+
+
+def test_the_state_of_another_optimizer_is_refused_before_anything_changes():
+    p = nn.Parameter(torch.zeros(2))
+    optimizer = NestedOptimizer([p], lr=0.1)
+    with pytest.raises(ValueError, match="another optimizer than NestedOptimizer: it has no base"):
+        optimizer.load_state_dict(torch.optim.AdamW([p]).state_dict())
+    other = NestedOptimizer([p], torch.optim.SGD, lr=0.3)
+    with pytest.raises(ValueError, match="it has no amsgrad, betas"):
+        optimizer.load_state_dict(other.state_dict())
+    assert optimizer.param_groups[0]["lr"] == 0.1
+
+
+def test_bases_with_a_period_and_periods_of_other_kinds_are_refused():
+    p = nn.Parameter(torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="base is not to be M3, which has a period of its own"):
+        NestedOptimizer([p], M3, lr=0.1)
+    with pytest.raises(ValueError, match="but got 'an instance of SGD'"):
+        NestedOptimizer([p], torch.optim.SGD([p], 0.1))
+    with pytest.raises(TypeError, match="set"):
+        NestedOptimizer([{"params": {p}}], lr=0.1)
+    for wrong in (3, "12", {1: 2}):
+        with pytest.raises(ValueError, match="periods is a tuple of steps"):
+            periods_by_depth(make_net(), wrong)
+    with pytest.raises(ValueError, match="period is a whole number from 1, but got 0"):
+        periods_by_depth(make_net(), (0,))
+    for wrong in ([1], None, {0: 3}):
+        with pytest.raises(ValueError, match="periods is a dict from names to steps"):
+            periods_by_name(make_net(), wrong)

@@ -101,22 +101,28 @@ def _judge_learned(evidence: Evidence) -> Verdict:
     if not learned:
         hint = "give the key parameters of its own, and keep them in its graph"
         return Verdict(False, "no parameter changes the key", hint)
-    cosines = [
+    cosine = largest(
         torch.cosine_similarity(f["key"].flatten(), f["rows"].flatten(), dim=0).abs().item()
         for f in evidence["keys"]
-        if f["scale"] == 1
-    ]
-    measured = f"it depends on {', '.join(learned)}; its cosine to the gradient is {cosines[0]:.4f}"
+        if f["scale"] == 1 and min(f["rows"].shape) > 1  # of a vector there may be but one key
+    )
+    measured = f"it depends on {', '.join(learned)}; its cosine to the gradient is {cosine:.4f}"
     hint = "that is the gradient, scaled: the key of DeltaMomentum, which is built in"
-    return Verdict(min(cosines) < 1 - 1e-5, measured, hint)
+    return Verdict(cosine < 1 - 1e-5, measured, hint)
+
+
+def _with_a_filter(seed: int) -> Params:
+    generator = torch.Generator().manual_seed(seed)
+    weights = torch.randn(2, 3, 2, generator=generator, dtype=torch.float64)
+    return {**small_params(seed), "filter": weights}
 
 
 def _probe_moves(rule: Any, seed: int) -> Evidence:
     """For each of some steps, {name: (R, C)}: gradients, their keys, the moves; and the signals."""
-    rule, params, steps = nudged(rule, seed), small_params(seed), []
+    rule, params, steps = nudged(rule, seed), _with_a_filter(seed), []
     state = rule.init(params)
     for k in range(STEPS):
-        grads = small_params(seed + 1 + k)
+        grads = _with_a_filter(seed + 1 + k)
         with torch.no_grad():
             step = rule(params, grads, state, torch.tensor(1.0 + k, dtype=torch.float64))
             keys = {name: rule.key(_as_rows(g)) for name, g in grads.items()}
