@@ -23,7 +23,7 @@ OPTIMIZERS = {
     "momentum": lambda net, lr: torch.optim.SGD(net.parameters(), lr, momentum=0.9),
     "Adam": lambda net, lr: torch.optim.Adam(net.parameters(), lr),
     "DGD": lambda net, lr: DGD(net.parameters(), lr, module=net),
-    "delta momentum": lambda net, lr: DeltaMomentum(net.parameters(), lr, unit_key=True),
+    "delta, unit key": lambda net, lr: DeltaMomentum(net.parameters(), lr, unit_key=True),
     "deep momentum": lambda net, lr: DeepMomentum(net.parameters(), lr),
     "Muon": lambda net, lr: M3(net.parameters(), lr, slow_weight=0, second_moment=False),
     "M3": lambda net, lr: M3(net.parameters(), lr),

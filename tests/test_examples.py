@@ -46,11 +46,11 @@ def test_lesson_06_what_a_memory_forgets_depends_on_its_key(tmp_path):
     assert numbers["momentum is a minimiser"] < 1e-7 and numbers["Adam is a minimiser"] < 1e-6
     # five steps after the turn
     assert (
-        abs(numbers["delta momentum, same inputs"]) < 0.02 < 0.5 < numbers["momentum, same inputs"]
+        abs(numbers["delta, unit key, same inputs"]) < 0.02 < 0.5 < numbers["momentum, same inputs"]
     )
-    assert numbers["delta momentum, other inputs"] > 0.5 and numbers["M3, same inputs"] > 0.8
+    assert numbers["delta, unit key, other inputs"] > 0.5 and numbers["M3, same inputs"] > 0.8
     order = "in random order"
-    assert numbers[f"delta momentum, {order}"] < 0.95 * numbers[f"momentum, {order}"]
+    assert numbers[f"delta, unit key, {order}"] < 0.95 * numbers[f"momentum, {order}"]
     assert numbers[f"DGD, {order}"] > 1.55
     order = "sorted by class"
     assert numbers[f"M3, {order}"] < numbers[f"Muon, {order}"] - 0.1
