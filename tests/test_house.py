@@ -18,7 +18,7 @@ ROOMS = {
     "unroll": {"support", "levels"},
     "tasks": {"support", "levels", "unroll"},
     "meta": {"support", "levels", "unroll", "tasks"},
-    "rules": {"support", "levels", "unroll", "tasks", "meta"},
+    "rules": {"support", "levels", "unroll", "tasks", "meta", "optim"},
     "optim": {"support", "levels"},
     "memory": {"support", "levels"},
     "models": {"support", "levels", "memory"},

@@ -5,6 +5,7 @@ Source: learned update rules after Andrychowicz et al. 2016 (arXiv 1606.04474).
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 from torch import Tensor, nn
@@ -27,10 +28,20 @@ class UpdateRule(nn.Module):
     A rule is *pure*: ``forward`` changes none of its arguments and hides nothing in the module, so
     that K moves can be differentiated, batched over tasks with ``torch.vmap``, and carried on. One
     that sets ``takes_tasks`` moves T tasks by itself, with a leading T in all that it takes and
-    gives, which is faster.
+    gives, which is faster; one that never looks at the loss sets ``needs_loss = False``.
     """
 
     takes_tasks = False
+    needs_loss = True
+
+    def for_horizon(self, total_steps: int) -> UpdateRule:
+        """The rule, told that runs will have so many inner steps: a copy with the same parameters,
+        if it has ``total_steps`` to be told. Raises ``ValueError`` for less than one step."""
+        if not isinstance(total_steps, int) or total_steps < 1:
+            raise ValueError(f"total_steps is a whole number from 1, but got {total_steps!r}")
+        told = copy.copy(self) if hasattr(self, "total_steps") else self
+        vars(told).update({"total_steps": total_steps} if told is not self else {})
+        return told
 
     def init(self, params: Params) -> State:
         """Return the state before the first step: nested dicts of tensors of any shapes, on the

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from nested.meta.objective import OBJECTIVES
 from nested.unroll.dispatch import check_backend
 
+HORIZONS = ("uniform", "log-uniform")
+
 
 @dataclass(frozen=True)
 class MetaConfig:
@@ -23,8 +25,9 @@ class MetaConfig:
     meta_steps: int = 350  # updates of level 4, one per window
     unroll_length: int = 10  # K: inner steps in a window, each differentiated through
     max_horizon: int = 100  # inner steps after which a run ends at the latest
+    horizons: str = "uniform"  # or "log-uniform": how the end of a run is drawn, in windows
     tasks: int = 16  # T: inner runs side by side
-    objective: str = "mean"  # or "query": see nested.meta.objective
+    objective: str = "mean"  # or "query", or "log": see nested.meta.objective
     lr: float = 0.03  # of Adam on level 4; falls to a twentieth along a cosine
     weight_decay: float = 1e-4
     clip: float = 1.0  # longest hypergradient
@@ -57,6 +60,8 @@ class MetaConfig:
             )
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective is one of {OBJECTIVES}, but got {self.objective!r}")
+        if self.horizons not in HORIZONS:
+            raise ValueError(f"horizons is one of {HORIZONS}, but got {self.horizons!r}")
         if not isinstance(self.first_order, bool):
             raise ValueError(f"first_order is True or False, but got {self.first_order!r}")
         check_backend(self.backend)

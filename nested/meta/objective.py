@@ -13,7 +13,8 @@ from nested.levels.forward import Batch, LossFn
 from nested.unroll.plain_nets import of_tasks
 from nested.unroll.trajectory import Trajectory
 
-OBJECTIVES = ("mean", "query")
+OBJECTIVES = ("mean", "query", "log")
+LEAST = 1e-3  # added to losses before their logarithm: under it there is little left to win
 
 
 def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tensor:
@@ -33,10 +34,24 @@ def meta_loss(
 ) -> Tensor:
     """The scalar, (), in the loss's own unit, that level 4 learns to lower, of T tasks.
 
-    "mean" averages the loss after each of the K updates; "query" takes the one after the last.
-    Anything else raises ``ValueError``.
+    "mean" averages the loss after each of the K updates; "query" takes the one after the last;
+    "log" takes the logarithms of both, half and half, so that tasks and times count alike whatever
+    the size of their loss, and what was learned must hold on fresh data. Anything else raises
+    ``ValueError``.
     """
+    return task_losses(loss_fn, trajectory, query, objective).mean()
+
+
+def task_losses(
+    loss_fn: LossFn, trajectory: Trajectory, query: Batch, objective: str = "mean"
+) -> Tensor:
+    """As ``meta_loss``, for each of T tasks, (T,); raises ``ValueError`` for another objective."""
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is one of {OBJECTIVES}, but got {objective!r}")
     losses = scored_losses(loss_fn, trajectory, query)
-    return losses.mean() if objective == "mean" else losses[:, -1].mean()
+    if objective == "mean":
+        return losses.mean(dim=1)
+    if objective == "query":
+        return losses[:, -1]
+    logs = (losses + LEAST).log()
+    return (logs.mean(dim=1) + logs[:, -1]) / 2

@@ -175,6 +175,7 @@ def own_schedule(entry: Entry) -> HandMade:
 
 
 def _race_rule(rule: UpdateRule, draw: Draw) -> Entry:
+    rule = rule.for_horizon(len(draw.batches))
     run = unroll_tasks(draw.loss_fn, draw.params, draw.batches, rule, differentiable=False)
     with torch.no_grad():
         after = scored_losses(draw.loss_fn, run, draw.query)

@@ -22,7 +22,7 @@ from nested.levels.rule import UpdateRule
 from nested.meta.config import MetaConfig
 from nested.meta.meta_step import MetaStep
 from nested.support.files import load_checkpoint, save_checkpoint
-from nested.tasks.family import Task, TaskFamily
+from nested.tasks.family import Task, TaskFamily, draw_log_uniform
 from nested.tasks.stack import stack_batch, stack_init
 from nested.unroll.inputs import check_data
 
@@ -71,14 +71,15 @@ class _Runs:
 
 def meta_train(
     rule: UpdateRule,
-    family: TaskFamily,
+    family: TaskFamily | Sequence[TaskFamily],
     config: MetaConfig = MetaConfig(),
     *,
     checkpoint: Path | str | None = None,
     resume: bool = False,
     on_step: Callable[[MetaHistory], None] | None = None,
 ) -> MetaHistory:
-    """Teach ``rule`` (in place) to lower the meta-loss on tasks of ``family``.
+    """Teach ``rule`` (in place) to lower the meta-loss on tasks of ``family``, or of several, one
+    of which is drawn for each T runs.
 
     Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps,
     moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
@@ -121,22 +122,37 @@ def meta_train(
 class _Training:
     """Everything that moves during meta-training, except the inner runs."""
 
-    def __init__(self, rule: UpdateRule, family: TaskFamily, config: MetaConfig) -> None:
-        if not isinstance(rule, UpdateRule) or not isinstance(family, TaskFamily):
-            got = f"{type(rule).__name__} and {type(family).__name__}"
+    def __init__(
+        self, rule: UpdateRule, family: TaskFamily | Sequence[TaskFamily], config: MetaConfig
+    ) -> None:
+        families = list(family) if isinstance(family, (list, tuple)) else [family]
+        if not isinstance(rule, UpdateRule) or not all(isinstance(f, TaskFamily) for f in families):
+            got = f"{type(rule).__name__} and {', '.join(type(f).__name__ for f in families)}"
             raise TypeError(f"meta_train takes an UpdateRule and a TaskFamily, but got {got}")
-        self.rule, self.family, self.config = rule, family, config
+        if not families:
+            raise ValueError("meta_train takes one family or more, but got an empty list")
+        self.rule, self.families, self.config = rule, families, config
         self.move = MetaStep(rule, config)
         self.generator = Generator().manual_seed(config.seed)
         self.history = MetaHistory()
 
     def start_runs(self) -> _Runs:
-        tasks = [self.family.sample(self.generator) for _ in range(self.config.tasks)]
-        most = self.config.max_horizon // self.config.unroll_length
-        windows = torch.randint(1, most + 1, (), generator=self.generator).item()
+        family = self.families[0]
+        if len(self.families) > 1:
+            chosen = torch.randint(len(self.families), (), generator=self.generator).item()
+            family = self.families[chosen]
+        tasks = [family.sample(self.generator) for _ in range(self.config.tasks)]
+        horizon = self._windows() * self.config.unroll_length
         params = stack_init(tasks, self.generator)
-        state = torch.vmap(self.rule.init)(params)
-        return _Runs(tasks, params, state, 0, windows * self.config.unroll_length)
+        state = torch.vmap(self.rule.for_horizon(horizon).init)(params)
+        return _Runs(tasks, params, state, 0, horizon)
+
+    def _windows(self) -> int:
+        """How many windows the next runs will have."""
+        most = self.config.max_horizon // self.config.unroll_length
+        if self.config.horizons == "log-uniform":
+            return int(draw_log_uniform(1, most + 1, self.generator))
+        return torch.randint(1, most + 1, (), generator=self.generator).item()
 
     def step(self, runs: _Runs) -> _Runs | None:
         """Make one meta-step on ``runs``; return them moved on, or None when they broke down."""
@@ -213,7 +229,11 @@ class _Training:
         shapes = {n: f"{tuple(p.shape)} {p.dtype}" for n, p in self.rule.state_dict().items()}
         return {
             "rule": {"class": type(self.rule).__name__, **_settings(self.rule), **shapes},
-            "family": {"class": type(self.family).__name__, **_settings(self.family)},
+            "family": {
+                name + f" of family {i}" * (i > 0): value
+                for i, family in enumerate(self.families)
+                for name, value in {"class": type(family).__name__, **_settings(family)}.items()
+            },
             "config": asdict(self.config),
         }
 

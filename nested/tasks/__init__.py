@@ -1,10 +1,36 @@
 """Families of inner problems, with their data."""
 
+from nested.tasks.byte_rnn import ByteRNN
+from nested.tasks.digit_convolutions import DigitConvolutions
 from nested.tasks.digits import Digits
 from nested.tasks.family import Task, TaskFamily
+from nested.tasks.glyphs import Glyphs
 from nested.tasks.quadratics import Quadratics
+from nested.tasks.rosenbrock import Rosenbrock
+from nested.tasks.sinusoids import Sinusoids
 from nested.tasks.sum_regression import SumRegression
 
-FAMILIES = {"digits": Digits, "quadratics": Quadratics, "sum": SumRegression}
+FAMILIES = {
+    "digits": Digits,
+    "convolutions": DigitConvolutions,
+    "glyphs": Glyphs,
+    "sinusoids": Sinusoids,
+    "sum": SumRegression,
+    "quadratics": Quadratics,
+    "rosenbrock": Rosenbrock,
+    "text": ByteRNN,
+}
 
-__all__ = ["FAMILIES", "Digits", "Quadratics", "SumRegression", "Task", "TaskFamily"]
+__all__ = [
+    "FAMILIES",
+    "ByteRNN",
+    "DigitConvolutions",
+    "Digits",
+    "Glyphs",
+    "Quadratics",
+    "Rosenbrock",
+    "Sinusoids",
+    "SumRegression",
+    "Task",
+    "TaskFamily",
+]

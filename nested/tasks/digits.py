@@ -15,15 +15,14 @@ import numpy
 import torch
 from torch import Generator, Tensor, nn
 
-from nested.levels.forward import Batch, LossFn, Params, functional_loss
+from nested.levels.forward import Batch, functional_loss
 from nested.tasks.family import (
-    Task,
-    TaskFamily,
+    NetTask,
+    TwoSided,
     check_counts,
     check_range,
     check_split,
     draw_log_uniform,
-    draw_weights,
 )
 
 PIXELS, CLASSES = 64, 10
@@ -43,8 +42,20 @@ def load_digits() -> tuple[Tensor, Tensor]:
     return images.float() / 16, labels.long()
 
 
-class Digits(TaskFamily):
-    """Classify 8x8 digits with a small net, 64 - ``hidden`` - 10, of ``depth`` hidden layers.
+@cache
+def _split_digits(
+    is_held_out: bool, device: torch.device | str, dtype: torch.dtype
+) -> dict[str, tuple[Tensor, Tensor]]:
+    side = HELD_OUT if is_held_out else META_TRAINING
+    images, labels = (part[side] for part in load_digits())
+    images, labels = images.to(device, dtype), labels.to(device)
+    query = torch.arange(len(labels)) % 4 == 3
+    return {"train": (images[~query], labels[~query]), "query": (images[query], labels[query])}
+
+
+class Digits(TwoSided):
+    """Classify 8x8 digits with a small net, 64 - ``hidden`` - 10, of ``depth`` hidden layers under
+    an ``activation``.
 
     Letters: B ``batch_size``, or ``query_size`` for queries. Each task draws a relabelling of the
     ten classes and a contrast (log-uniform in ``contrast``), so that no single schedule fits all.
@@ -62,6 +73,7 @@ class Digits(TaskFamily):
         hidden: int = 32,
         contrast: tuple[float, float] = (1 / 3, 3.0),
         depth: int = 1,
+        activation: type[nn.Module] = nn.ReLU,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -72,18 +84,17 @@ class Digits(TaskFamily):
         self.sizes = {"train": batch_size, "query": query_size}
         self.hidden, self.contrast, self.depth = hidden, contrast, depth
         self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
-        side = HELD_OUT if is_held_out else META_TRAINING
-        images, labels = (part[side] for part in load_digits())
-        images, labels = images.to(device, dtype), labels.to(device)
-        query = torch.arange(len(labels)) % 4 == 3
-        self.pools = {
-            "train": (images[~query], labels[~query]),
-            "query": (images[query], labels[query]),
-        }
         widths = [PIXELS, *[hidden] * depth]
-        layers = [part for i in range(depth) for part in (nn.Linear(*widths[i : i + 2]), nn.ReLU())]
+        layers = [
+            part for i in range(depth) for part in (nn.Linear(*widths[i : i + 2]), activation())
+        ]
         self.model = nn.Sequential(*layers, nn.Linear(hidden, CLASSES)).to(device, dtype)
         self.loss = functional_loss(self.model, nn.functional.cross_entropy)
+
+    @property
+    def pools(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Images and labels of this side, {split: ((N, 64), (N,))}."""
+        return _split_digits(self.is_held_out, self.device, self.dtype)
 
     def sample(self, generator: Generator) -> DigitsTask:
         relabelling = torch.randperm(CLASSES, generator=generator)
@@ -93,34 +104,15 @@ class Digits(TaskFamily):
         contrast = draw_log_uniform(*self.contrast, generator)
         return DigitsTask(self, relabelling.to(self.device), contrast)
 
-    def held_out(self) -> Digits:
-        return Digits(
-            self.sizes["train"],
-            self.sizes["query"],
-            self.hidden,
-            self.contrast,
-            self.depth,
-            device=self.device,
-            dtype=self.dtype,
-            is_held_out=True,
-        )
-
 
 @dataclass(frozen=True)
-class DigitsTask(Task):
+class DigitsTask(NetTask):
     """A task of ``Digits``: ``relabelling`` (10,) maps true digits to the labels of this task, and
     ``contrast`` (no unit) multiplies its images (B, 64)."""
 
     family: Digits
     relabelling: Tensor
     contrast: float
-
-    @property
-    def loss(self) -> LossFn:
-        return self.family.loss
-
-    def init(self, generator: Generator) -> Params:
-        return draw_weights(self.family.model, generator)
 
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         images, labels = self.batches([self], generator, split)

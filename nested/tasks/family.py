@@ -6,13 +6,14 @@ Letters: B rows of a batch. Source: distributions over tasks as in Finn et al. 2
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Generator, Tensor, nn
 
-from nested.levels.forward import Batch, Params
+from nested.levels.forward import Batch, LossFn, Params
 
 SPLITS = ("train", "query")
 
@@ -51,6 +52,26 @@ class TaskFamily(ABC):
     def held_out(self) -> TaskFamily:
         """The sibling for testing, whose tasks are drawn from other seeds or other data, so that
         none is met on both sides; a held-out family returns its like."""
+
+
+class TwoSided(TaskFamily):
+    """A family whose two sides differ by its attribute ``is_held_out`` alone."""
+
+    def held_out(self) -> TwoSided:
+        sibling = copy.copy(self)
+        sibling.is_held_out = True
+        return sibling
+
+
+class NetTask(Task):
+    """A task to train a net: ``model`` of its ``family``, under the family's ``loss``."""
+
+    @property
+    def loss(self) -> LossFn:
+        return self.family.loss
+
+    def init(self, generator: Generator) -> Params:
+        return draw_weights(self.family.model, generator)
 
 
 def draw_weights(model: nn.Module, generator: Generator) -> Params:

@@ -6,6 +6,7 @@ eigenvalues. Letters: D dimensions.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -14,7 +15,7 @@ from torch import Generator, Tensor
 from nested.levels.forward import Batch, Params
 from nested.tasks.family import (
     Task,
-    TaskFamily,
+    TwoSided,
     check_counts,
     check_noise,
     check_range,
@@ -31,13 +32,15 @@ def quadratic_loss(params: Params, batch: Batch) -> Tensor:
     return 0.5 * away @ curvature @ away
 
 
-class Quadratics(TaskFamily):
+class Quadratics(TwoSided):
     """Find the bottom of a bowl in D = ``dim`` dimensions from noisy sightings of it.
 
-    Each task draws a rotation, eigenvalues (log-uniform in ``curvature``) and a centre. Batches are
+    Each task draws a rotation, eigenvalues (log-uniform in ``curvature``; with a ``condition``
+    number, only the largest is drawn, and the others fall evenly, in their logarithm, to the
+    largest over ``condition``) and a centre. Batches are
     (curvature (D, D), centre (D,)); in train batches the centre is seen with noise of standard
     deviation ``noise``, in query batches as it is (without noise the two are the same). Raises
-    ``ValueError`` for a ``dim`` under 1, a negative noise or an empty range.
+    ``ValueError`` for a ``dim`` under 1, a negative noise, an empty range or a condition under 1.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class Quadratics(TaskFamily):
         dim: int = 8,
         curvature: tuple[float, float] = (0.03, 3.0),
         noise: float = 0.1,
+        condition: float | None = None,
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
@@ -53,26 +57,20 @@ class Quadratics(TaskFamily):
         check_counts(dim=dim)
         check_range("curvature", curvature)
         check_noise(noise)
-        self.dim, self.curvature, self.noise = dim, curvature, noise
+        if condition is not None and not 1 <= condition < math.inf:
+            raise ValueError(f"condition is a finite number from 1, but got {condition}")
+        self.dim, self.curvature, self.noise, self.condition = dim, curvature, noise, condition
         self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
 
     def sample(self, generator: Generator) -> QuadraticTask:
         own = own_generator(generator, self.is_held_out)
         low, high = self.curvature
         eigenvalues = low * (high / low) ** torch.rand(self.dim, generator=own)
+        if self.condition is not None:
+            eigenvalues = eigenvalues[0] * self.condition ** -torch.linspace(0, 1, self.dim)
         rotation, _ = torch.linalg.qr(torch.randn(self.dim, self.dim, generator=own))
         curvature = rotation @ torch.diag(eigenvalues) @ rotation.T
         return QuadraticTask(self, curvature, torch.randn(self.dim, generator=own))
-
-    def held_out(self) -> Quadratics:
-        return Quadratics(
-            self.dim,
-            self.curvature,
-            self.noise,
-            device=self.device,
-            dtype=self.dtype,
-            is_held_out=True,
-        )
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,20 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, nn
 
-from nested.levels.forward import Batch, LossFn, Params, functional_loss
+from nested.levels.forward import Batch, functional_loss
 from nested.tasks.family import (
-    Task,
-    TaskFamily,
+    NetTask,
+    TwoSided,
     check_counts,
     check_noise,
     check_range,
     check_split,
     draw_log_uniform,
-    draw_weights,
     own_generator,
 )
 
 
-class SumRegression(TaskFamily):
+class SumRegression(TwoSided):
     """A linear model learns ``target = sum(inputs) + noise`` by its mean squared error.
 
     Letters: B ``batch_size``, D ``dim``. Each task draws the scale of its inputs (log-uniform in
@@ -57,31 +56,13 @@ class SumRegression(TaskFamily):
         own = own_generator(generator, self.is_held_out)
         return SumRegressionTask(self, draw_log_uniform(*self.scale, own))
 
-    def held_out(self) -> SumRegression:
-        return SumRegression(
-            self.dim,
-            self.batch_size,
-            self.noise,
-            self.scale,
-            device=self.device,
-            dtype=self.dtype,
-            is_held_out=True,
-        )
-
 
 @dataclass(frozen=True)
-class SumRegressionTask(Task):
+class SumRegressionTask(NetTask):
     """A task of ``SumRegression``: its inputs have standard deviation ``scale``."""
 
     family: SumRegression
     scale: float
-
-    @property
-    def loss(self) -> LossFn:
-        return self.family.loss
-
-    def init(self, generator: Generator) -> Params:
-        return draw_weights(self.family.model, generator)
 
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.unroll.dispatch import BACKENDS, check_backend, detached, unroll
-from nested.unroll.inputs import check_data, check_inputs, check_state
+from nested.unroll.inputs import check_data, check_inputs, check_state, told_of
 from nested.unroll.plain_nets import of_tasks
 from nested.unroll.trajectory import Trajectory
 
@@ -54,7 +54,7 @@ def unroll_tasks(
             )
         with torch.set_grad_enabled(differentiable):
             return stack_tasks(each)
-    first = torch.vmap(rule.init)(params)
+    first = torch.vmap(told_of(rule, len(batches)).init)(params)
     state = first if state is None else state
     check_state(state, first)
     if not differentiable:

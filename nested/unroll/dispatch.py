@@ -19,7 +19,7 @@ from nested.levels.rule import UpdateRule
 from nested.unroll.checkpointed import unroll_checkpointed
 from nested.unroll.compiled import unroll_compiled
 from nested.unroll.eager import unroll_eager
-from nested.unroll.inputs import check_data, check_inputs, check_state
+from nested.unroll.inputs import check_data, check_inputs, check_state, told_of
 from nested.unroll.plain_nets import faster
 from nested.unroll.trajectory import Trajectory
 from nested.unroll.via_higher import unroll_via_higher
@@ -47,7 +47,8 @@ def unroll(
 
     ``loss_fn(params, batch)`` is a scalar, (); ``params`` {name: (...)} are the initial weights;
     ``batches`` is a list of K batches; ``state`` is the rule's, ``rule.init(params)`` by default,
-    or ``trajectory.state`` to go on. None of these is changed. The ``Trajectory``, with losses (K,)
+    or ``trajectory.state`` to go on (a rule that is to know its horizon and does not takes K for
+    it). None of these is changed. The ``Trajectory``, with losses (K,)
     and signals {name: (K, ...)}, differentiates with respect to the rule's parameters, the initial
     weights and the initial state.
 
@@ -64,7 +65,7 @@ def unroll(
     """
     check_backend(backend)
     check_inputs(params, batches, rule)
-    first = rule.init(params)
+    first = told_of(rule, len(batches)).init(params)
     state = first if state is None else state
     check_state(state, first)
     if not differentiable:

@@ -83,6 +83,13 @@ def check_state(state: State, expected: State) -> None:
         raise ValueError(f"state is not one of this rule on these params: {got} is not {wanted}")
 
 
+def told_of(rule: UpdateRule, steps: int) -> UpdateRule:
+    """The rule itself; or, if it is to be told its horizon and was not, told that it is ``steps``,
+    so that its state starts with leaves (...) that fit. Raises nothing."""
+    is_told = getattr(rule, "total_steps", steps) is not None
+    return rule if is_told else rule.for_horizon(steps)
+
+
 def in_order(tree: Any) -> Any:
     """The same nested tensors (...), the keys of all dicts sorted: their order means nothing.
     Raises nothing."""

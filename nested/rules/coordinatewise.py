@@ -1,0 +1,164 @@
+"""A learned optimizer: a small net that sees each coordinate, and one that sees each tensor.
+
+State: momenta at three time scales and a second moment for each weight; the count of steps.  It
+sees: the features in ``nested.rules.features``.  Clock: every inner step.
+Letters: n coordinates of a tensor, F features, J directions, H features of a tensor, U hidden
+units, L tensors. Source: small nets per coordinate after Metz et al. 2022 (arXiv 2203.11860); a
+direction normalised per tensor, times a learned schedule, after Celo (arXiv 2501.12670).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nested.levels.forward import Params, State
+from nested.levels.rule import Step, UpdateRule
+from nested.rules.features import (
+    COORDINATE_FEATURES,
+    DECAYS,
+    DIRECTIONS,
+    MIDDLE,
+    TENSOR_FEATURES,
+    Memories,
+    Seen,
+    look_at,
+    remember,
+)
+
+START_LR = 0.02
+START_MIX = {2 + MIDDLE: 0.5, len(DIRECTIONS) - 1: 0.5}  # half Adam's direction, half Muon's
+TINY = 1e-30
+
+
+class CoordinatewiseRule(UpdateRule):
+    """``w <- w - lr d / rms(d)``, for each tensor of weights (n,), where
+
+        d = sum_j (c_j + mix_j) d_j        a direction, mixed from J that are known to be good,
+        lr, c_j = schedule(tensor)         by a net that sees H features of the tensor,
+        mix_j = coordinate_net(features)   and one that sees F features of each coordinate, and
+                                           through its hidden units those of the tensor too.
+
+    All of ``DIRECTIONS``, ``COORDINATE_FEATURES`` and ``TENSOR_FEATURES`` are in
+    ``nested.rules.features``, with their meanings. ``lr`` is the root mean square of a tensor's
+    step, inside ``lr_range`` by construction: no input can make a step larger. With ``progress``
+    the rule must be told how many inner steps there will be: ``rule.for_horizon(steps)``. It does
+    not look at the loss. ``hidden`` is U, for both nets; ``generator`` draws their first weights.
+
+    Signals: ``lr``, (L,), of the tensors in order. State: "momenta" {name: (S, n)}, "square" {name:
+    (n,)}, "step" and, with ``progress``, "total", (). Raises ``ValueError`` for a width or range
+    that is not allowed, and from ``init`` for ``progress`` without a total.
+    """
+
+    takes_tasks = True
+    needs_loss = False
+
+    def __init__(
+        self,
+        hidden: int = 16,
+        lr_range: tuple[float, float] = (1e-5, 1.0),
+        progress: bool = True,
+        total_steps: int | None = None,
+        *,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        low, high = lr_range
+        if type(hidden) is not int or hidden < 1:
+            raise ValueError(f"hidden is a whole number of units from 1, but got {hidden!r}")
+        if not 0 < low < START_LR < high < math.inf:
+            raise ValueError(f"lr_range is (low, high) around {START_LR}, but got {lr_range}")
+        self.hidden, self.lr_range, self.progress = hidden, (low, high), progress
+        self.total_steps = total_steps
+        features, directions, tensor = map(len, (COORDINATE_FEATURES, DIRECTIONS, TENSOR_FEATURES))
+        self.see = nn.Linear(features, hidden)
+        self.see_tensor = nn.Linear(tensor, hidden, bias=False)
+        self.mix = nn.Linear(hidden, directions, bias=False)
+        self.schedule = nn.Sequential(
+            nn.Linear(tensor, hidden), nn.Tanh(), nn.Linear(hidden, 1 + directions)
+        )
+        self._start(generator or Generator().manual_seed(0))
+
+    @torch.no_grad()
+    def _start(self, generator: Generator) -> None:
+        last = self.schedule[2]
+        for layer in (self.see, self.see_tensor, self.mix, self.schedule[0], last):
+            drawn = torch.randn(layer.weight.shape, generator=generator)
+            layer.weight.copy_(drawn / math.sqrt(layer.in_features))
+        self.mix.weight.mul_(0.1)  # small: starts as the plain mix
+        last.weight.mul_(0.2)
+        self.see.bias.zero_()
+        self.schedule[0].bias.uniform_(-1, 1, generator=generator)
+        low, high = map(math.log, self.lr_range)
+        last.bias.zero_()
+        last.bias[0] = torch.logit(torch.tensor((math.log(START_LR) - low) / (high - low)))
+        for direction, share in START_MIX.items():
+            last.bias[1 + direction] = share
+
+    def init(self, params: Params) -> State:
+        some = next(iter(params.values()))
+        wide = torch.promote_types(some.dtype, torch.float32)  # half precision cannot count far
+        state = {
+            "momenta": {name: p.new_zeros(len(DECAYS), p.numel()) for name, p in params.items()},
+            "square": {name: p.new_zeros(p.numel()) for name, p in params.items()},
+            "step": some.new_zeros((), dtype=wide),
+        }
+        if self.progress:
+            if self.total_steps is None:
+                raise ValueError(
+                    "this rule sees its progress: tell it how many steps there will be, by"
+                    " total_steps, or rule.for_horizon(steps)"
+                )
+            state["total"] = some.new_full((), float(self.total_steps), dtype=wide)
+        return state
+
+    def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
+        step = (state["step"] + 1).unsqueeze(-1)
+        total = state["total"].unsqueeze(-1) if self.progress else None
+        seen, momenta, squares = {}, {}, {}
+        for name, p in params.items():
+            weight, grad = (_as_matrix(x, loss.dim()) for x in (p, grads[name]))
+            old = Memories(state["momenta"][name], state["square"][name])
+            memories = remember(old, grad.reshape(old.square.shape))
+            momenta[name], squares[name] = memories
+            seen[name] = look_at(weight, grad, memories, step, total)
+        lrs, moved = [], {}
+        for name, p in params.items():
+            lr, direction = self.decide(seen[name])
+            moved[name] = p - (lr * direction).reshape(p.shape).to(p.dtype)
+            lrs.append(lr)
+        kept = {"momenta": momenta, "square": squares, "step": state["step"] + 1}
+        if self.progress:
+            kept["total"] = state["total"] + 0
+        return Step(moved, kept, {"lr": torch.cat(lrs, dim=-1)})
+
+    def decide(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """The step size (1,) and the direction (n,), of root mean square 1, of one tensor. Raises
+        ``RuntimeError`` for features of another number."""
+        own = self.see.weight.dtype
+        tensor = seen.tensor.to(own)
+        low, high = map(math.log, self.lr_range)
+        share, plain = self.schedule(tensor).split([1, len(DIRECTIONS)], dim=-1)
+        lr = torch.exp(low + (high - low) * torch.sigmoid(share))
+        shift = self.see.bias + self.see_tensor(tensor)  # (U,)
+        hidden = torch.relu(_affine(self.see.weight, seen.coordinates.to(own), shift))  # (U, n)
+        mix = _affine(self.mix.weight, hidden, plain)  # (J, n)
+        direction = (mix * seen.directions).sum(-2)
+        size = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()
+        return lr.to(direction.dtype), direction / size
+
+
+def _as_matrix(x: Tensor, tasks: int) -> Tensor:
+    """A tensor of weights as a matrix (R, C), or as a vector (n,); T of them if ``tasks`` is 1."""
+    if x.dim() - tasks >= 2:
+        return x.flatten(tasks + 1)
+    return x.flatten(tasks) if x.dim() > tasks else x.unsqueeze(-1)
+
+
+def _affine(weight: Tensor, x: Tensor, shift: Tensor) -> Tensor:
+    """``weight x + shift``, (A, n), for weight (A, B), x (B, n) and shift (A,); of T tasks too."""
+    if x.dim() == 2:
+        return torch.addmm(shift.unsqueeze(-1), weight, x)
+    return torch.baddbmm(shift.unsqueeze(-1), weight.expand(len(x), -1, -1), x)

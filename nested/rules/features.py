@@ -1,0 +1,142 @@
+"""What a rule sees of one tensor of weights, and the directions it may mix.
+
+Letters: n coordinates of a tensor, R x C of a matrix, S time scales, F features of a coordinate, J
+directions, H features of a tensor; a leading T, of tasks, may come before all of them.
+Source: momenta at many time scales, the second moment and its factored form are the features of
+Metz et al. 2022 (arXiv 2203.11860); the orthogonal direction is Muon's (Jordan et al. 2024).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nested.optim.newton_schulz import newton_schulz
+
+DECAYS = (0.5, 0.9, 0.99)  # of the momenta, S of them, per inner step
+MIDDLE = DECAYS.index(0.9)
+SQUARE_DECAY = 0.98  # of the second moment V, per inner step
+FLOOR = 1e-6  # of a tensor's mean V: coordinates that get less count as if they got that
+TINY, HUGE = 1e-30, 1e14  # beside any square; the largest gradient that counts as it is
+REACH = 4.0  # features of coordinates are cut off there
+
+DIRECTIONS = (  # J, each of root mean square about 1; all but "weight" are 0 without gradients
+    "gradient",  # over its root mean square in the tensor
+    "weight",  # over its root mean square: weight decay
+    *(f"momentum {decay} over root V" for decay in DECAYS),  # Adam's
+    "momentum 0.9 over factored root V",  # rows' mean x columns' mean: Adafactor's
+    "momentum 0.9, orthogonal",  # Muon's; of a vector, over its root mean square
+)
+COORDINATE_FEATURES = (  # F
+    *DIRECTIONS,
+    *(f"momentum {decay}" for decay in DECAYS),  # over their root mean squares in the tensor
+    "log V",  # a quarter of its logarithm, against the tensor's mean
+)
+TENSOR_FEATURES = (  # H, each of order 1; the last three only for rules told the total steps
+    "log step",  # log(1 + inner step)
+    "log size",  # log of the weights' root mean square
+    "is a matrix",
+    "log columns",  # inputs of each output
+    "log coordinates",
+    "gradient and slow momentum",  # cosine
+    "fast and slow momentum",  # cosine
+    "signal to noise",  # log of the root mean square of momentum 0.9 over that of root V
+    "progress",  # inner step / total steps, from -1 to 1
+    "log total steps",
+    "log remaining share",
+)
+
+
+class Seen(NamedTuple):
+    """What there is to see of a tensor."""
+
+    coordinates: Tensor  # (F, n)
+    directions: Tensor  # (J, n)
+    tensor: Tensor  # (H,)
+
+
+class Memories(NamedTuple):
+    """What is kept of a tensor's gradients: averages that start at zero."""
+
+    momenta: Tensor  # (S, n)
+    square: Tensor  # (n,)
+
+
+def remember(memories: Memories, grad: Tensor) -> Memories:
+    """Take in a gradient, (N,) for N = n: ``m_s <- b_s m_s + (1 - b_s) g``, ``V <- b V + (1 - b)
+    g^2``, with what is no number read as 0. Raises ``RuntimeError`` for another n."""
+    grad = grad.nan_to_num(0.0, HUGE, -HUGE).clamp(-HUGE, HUGE)
+    decays = torch.tensor(DECAYS, dtype=grad.dtype, device=grad.device)[:, None]
+    momenta = torch.lerp(grad.unsqueeze(-2), memories.momenta, decays)
+    return Memories(momenta, torch.lerp(grad * grad, memories.square, SQUARE_DECAY))
+
+
+def look_at(
+    weight: Tensor, grad: Tensor, memories: Memories, step: Tensor, total: Tensor | None
+) -> Seen:
+    """What there is to see of ``weight`` (n,), or a matrix (R, C), with its ``grad``, of the same
+    shape, after ``memories`` took it in: at inner step number ``step`` from 1, (1,), of ``total``,
+    (1,), if that is told. Raises ``RuntimeError`` for shapes that do not fit."""
+    is_matrix = weight.dim() - step.dim() > 0
+    rows = weight.shape[-2] if is_matrix else 1
+    w, g = (x.flatten(-2) if is_matrix else x for x in (weight, grad))
+    g = g.nan_to_num(0.0, HUGE, -HUGE).clamp(-HUGE, HUGE)
+    decays = torch.tensor(DECAYS, dtype=g.dtype, device=g.device)
+    unbias = 1 / (1 - decays**step)  # (S,)
+    momenta = memories.momenta * unbias.unsqueeze(-1)
+    square = memories.square / (1 - SQUARE_DECAY**step)
+    mean_square = square.mean(-1, keepdim=True)
+    least = FLOOR * mean_square + TINY
+    stacked = torch.cat([g.unsqueeze(-2), w.unsqueeze(-2), momenta], dim=-2)  # (2 + S, n)
+    sizes = (stacked.square().mean(-1, keepdim=True) + TINY).sqrt()
+    units = stacked / sizes
+    adam = momenta * (square + least).rsqrt().unsqueeze(-2)
+    middle = momenta[..., MIDDLE, :]
+    if is_matrix:
+        middle, square_matrix = (x.unflatten(-1, (rows, -1)) for x in (middle, square))
+        structured = [_factored(middle, square_matrix, mean_square, least), _orthogonal(middle)]
+        structured = torch.stack([x.flatten(-2) for x in structured], dim=-2)
+    else:
+        structured = torch.stack([adam[..., MIDDLE, :], units[..., 2 + MIDDLE, :]], dim=-2)
+    directions = torch.cat([units[..., :2, :], adam, structured], dim=-2)
+    log_square = ((square + TINY) / (mean_square + TINY)).log().unsqueeze(-2) / 4
+    coordinates = torch.cat([directions, units[..., 2:, :], log_square], dim=-2)
+    clock = _clock_features(step, total)
+    own = [
+        (sizes[..., 1, :] + FLOOR).log() / 2 + 1,
+        *(torch.full_like(step, x) for x in _shape_features(is_matrix, rows, w.shape[-1])),
+        *((units[..., i, :] * units[..., -1, :]).mean(-1, keepdim=True) for i in (0, 2)),
+        (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
+    ]
+    tensor = torch.cat([clock[0], *own, *clock[1:]], dim=-1)
+    return Seen(coordinates.clamp(-REACH, REACH), directions, tensor)
+
+
+def _clock_features(step: Tensor, total: Tensor | None) -> list[Tensor]:
+    """ "log step", and the three that need the total, each (1,)."""
+    seen = [step.log() / 2 - 1]
+    if total is None:
+        return [*seen, *[torch.zeros_like(step)] * 3]
+    progress = ((step - 1) / total).clamp(max=1)
+    remaining = (1 - progress + 1 / total).log()
+    return [*seen, 2 * progress - 1, total.log() / 2 - 2, remaining / 2 + 1]
+
+
+def _shape_features(is_matrix: bool, rows: int, count: int) -> tuple[float, float, float]:
+    columns = count // rows if is_matrix else 1
+    return float(is_matrix), math.log(max(columns, 1)) / 2 - 1, math.log(max(count, 1)) / 3 - 2
+
+
+def _factored(momentum: Tensor, square: Tensor, mean: Tensor, least: Tensor) -> Tensor:
+    """The momentum (R, C) over the root of V's row means times its column means over its mean."""
+    mean, least = mean.unsqueeze(-1), least.unsqueeze(-1)
+    by_row = ((square.mean(-1, keepdim=True) + least) / (mean + TINY)).rsqrt()
+    by_column = (square.mean(-2, keepdim=True) + least).rsqrt()
+    return momentum * by_row * by_column
+
+
+def _orthogonal(momentum: Tensor) -> Tensor:
+    return newton_schulz(momentum) * math.sqrt(max(momentum.shape[-2:]))

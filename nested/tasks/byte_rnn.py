@@ -1,0 +1,107 @@
+"""Text, byte by byte, under a small recurrent net.
+
+Letters: B rows of a batch, T bytes read. Source: Elman 1990; text language modelling as an inner
+problem after Metz et al. 2020 (arXiv 2009.11243). The text is the help that comes with Python.
+"""
+
+from __future__ import annotations
+
+import pydoc_data.topics
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nested.levels.forward import Batch, functional_loss
+from nested.tasks.family import NetTask, TwoSided, check_counts, check_split
+
+BYTES = 128  # what is not ASCII is read as byte 0
+PASSAGE = 4000  # bytes of a task's own text
+
+
+@cache
+def load_help() -> Tensor:
+    """Return the text of Python's help topics, (length,) int64 in 0 to 127."""
+    text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    codes = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
+    return torch.where(codes < BYTES, codes, 0)
+
+
+class ElmanNet(nn.Module):
+    """``h <- tanh(U h + E x)``, read T bytes long: logits (B, T, 128) of the next byte, from bytes
+    (B, T) int64."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.embed = nn.Linear(BYTES, hidden)
+        self.recur = nn.Linear(hidden, hidden, bias=False)
+        self.read = nn.Linear(hidden, BYTES)
+
+    def forward(self, text: Tensor) -> Tensor:
+        seen = self.embed(nn.functional.one_hot(text, BYTES).to(self.embed.weight.dtype))
+        hidden, states = torch.zeros_like(seen[:, 0]), []
+        for x in seen.unbind(1):
+            hidden = torch.tanh(self.recur(hidden) + x)
+            states.append(hidden)
+        return self.read(torch.stack(states, dim=1))
+
+
+class ByteRNN(TwoSided):
+    """Predict the next byte of English with a recurrent net of ``hidden`` units.
+
+    Letters: B ``batch_size``, T ``length``. Each task has a passage of its own, 4,000 bytes of
+    Python's help. Batches are (bytes (B, T) int64, the bytes after them (B T,) int64); the loss is
+    cross entropy, in nats a byte. Train batches come from the first three quarters of a passage,
+    queries from the last; meta-training tasks from even passages, held-out tasks from odd ones.
+    Raises ``ValueError`` for sizes under 1 or a length that a quarter of a passage cannot hold.
+    """
+
+    def __init__(
+        self,
+        hidden: int = 32,
+        batch_size: int = 16,
+        length: int = 12,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        is_held_out: bool = False,
+    ) -> None:
+        check_counts(hidden=hidden, batch_size=batch_size, length=length)
+        if length > PASSAGE // 8:
+            raise ValueError(f"length is at most {PASSAGE // 8} bytes, but got {length}")
+        self.hidden, self.batch_size, self.length = hidden, batch_size, length
+        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
+        self.model = ElmanNet(hidden).to(device, dtype)
+        self.loss = functional_loss(self.model, _cross_entropy)
+
+    @property
+    def passages(self) -> Tensor:
+        """The passages of this side, (N, 4000) int64."""
+        text = load_help()
+        return text[: len(text) // PASSAGE * PASSAGE].view(-1, PASSAGE)[int(self.is_held_out) :: 2]
+
+    def sample(self, generator: Generator) -> ByteRNNTask:
+        chosen = torch.randint(len(self.passages), (), generator=generator).item()
+        return ByteRNNTask(self, self.passages[chosen])
+
+
+@dataclass(frozen=True)
+class ByteRNNTask(NetTask):
+    """A task of ``ByteRNN``: its ``passage`` (4000,) int64."""
+
+    family: ByteRNN
+    passage: Tensor
+
+    def batch(self, generator: Generator, split: str = "train") -> Batch:
+        check_split(split)
+        family, border = self.family, PASSAGE * 3 // 4
+        text = self.passage[:border] if split == "train" else self.passage[border:]
+        shape = (family.batch_size, 1)
+        starts = torch.randint(len(text) - family.length, shape, generator=generator)
+        pieces = text[starts + torch.arange(family.length + 1)].to(family.device)  # (B, T + 1)
+        return pieces[:, :-1], pieces[:, 1:].flatten()
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits.flatten(0, -2), targets)
