@@ -12,6 +12,7 @@ from nested.meta.objective import OBJECTIVES
 from nested.unroll.dispatch import check_backend
 
 HORIZONS = ("uniform", "log-uniform")
+ESTIMATORS = ("gradient", "pes")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class MetaConfig:
     clip: float = 1.0  # longest hypergradient
     first_order: bool = False  # inner gradients are constants to the hypergradient
     backend: str = "eager"
+    estimator: str = "gradient"  # or "pes": see nested.meta.evolution; tasks are then particles
+    sigma: float = 0.01  # of PES's perturbations
     seed: int = 0
     max_skips: int = 10  # this many non-finite hypergradients in a row stop the run
 
@@ -43,10 +46,14 @@ class MetaConfig:
                 raise ValueError(f"{name} is a whole number from 1, but got {value!r}")
         if type(self.seed) is not int or not 0 <= self.seed < 2**31:
             raise ValueError(f"seed is a whole number from 0 to 2**31 - 1, but got {self.seed!r}")
-        for name in ("lr", "clip", "weight_decay"):
+        if self.estimator not in ESTIMATORS:
+            raise ValueError(f"estimator is one of {ESTIMATORS}, but got {self.estimator!r}")
+        if self.estimator == "pes" and self.tasks % 2:
+            raise ValueError(f"PES takes tasks in pairs: an even number, but got {self.tasks}")
+        for name in ("lr", "clip", "sigma", "weight_decay"):
             if type(getattr(self, name)) not in (int, float):
                 raise ValueError(f"{name} is a number, but got {getattr(self, name)!r}")
-        for name in ("lr", "clip"):
+        for name in ("lr", "clip", "sigma"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(
                     f"{name} is a finite number above 0, but got {getattr(self, name)}"

@@ -92,20 +92,31 @@ class MetaStep:
     def _move(
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
     ) -> Moved:
-        config = self.config
-        how = {"backend": config.backend, "first_order": config.first_order}
-        trajectory = unroll_tasks(loss_fn, params, batches, self.rule, state, **how)
-        loss = meta_loss(loss_fn, trajectory, query, config.objective)
-        norm = self._clip(torch.autograd.grad(loss, self.learned, allow_unused=True))
-        loss = loss.detach()
-        finite = torch.isfinite(norm) & torch.isfinite(loss)
+        moved, grads = self._estimate(loss_fn, params, state, batches, query)
+        norm = self._clip(grads)
+        finite = torch.isfinite(norm) & torch.isfinite(moved.loss)
         if not self.waits:
             self.optimizer.found_inf = torch.where(finite, self.held, 1.0)
         if not self.waits or finite:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        return moved._replace(norm=norm)
+
+    def _estimate(
+        self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
+    ) -> tuple[Moved, tuple[Tensor | None, ...]]:
+        """Where K steps lead, and the hypergradient, in the order of ``self.learned``."""
+        config = self.config
+        how = {"backend": config.backend, "first_order": config.first_order}
+        trajectory = unroll_tasks(loss_fn, params, batches, self.rule, state, **how)
+        loss = meta_loss(loss_fn, trajectory, query, config.objective)
+        grads = torch.autograd.grad(loss, self.learned, allow_unused=True)
         means = {name: s.detach().float().mean() for name, s in trajectory.signals.items()}
-        return Moved(*detached((trajectory.params, trajectory.state)), loss, norm, means)
+        rest = detached((trajectory.params, trajectory.state))
+        return Moved(*rest, loss.detach(), loss.new_zeros(()), means), grads
+
+    def begin(self) -> None:
+        """Called when new runs begin; a gradient needs to know nothing of them."""
 
     def _clip(self, grads: tuple[Tensor | None, ...]) -> Tensor:
         """Hand Adam the hypergradient, clipped; returns its length before."""

@@ -20,6 +20,7 @@ from torch import Generator
 from nested.levels.forward import Params, State
 from nested.levels.rule import UpdateRule
 from nested.meta.config import MetaConfig
+from nested.meta.evolution import EvolutionStep, paired
 from nested.meta.meta_step import MetaStep
 from nested.support.files import load_checkpoint, save_checkpoint
 from nested.tasks.family import Task, TaskFamily, draw_log_uniform
@@ -132,8 +133,13 @@ class _Training:
         if not families:
             raise ValueError("meta_train takes one family or more, but got an empty list")
         self.rule, self.families, self.config = rule, families, config
-        self.move = MetaStep(rule, config)
         self.generator = Generator().manual_seed(config.seed)
+        is_pes = config.estimator == "pes"
+        self.move = (
+            EvolutionStep(rule, config, self.generator) if is_pes else MetaStep(rule, config)
+        )
+        self.together = paired if is_pes else lambda tree: tree  # antithetic pairs share all
+        self.count = config.tasks // 2 if is_pes else config.tasks
         self.history = MetaHistory()
 
     def start_runs(self) -> _Runs:
@@ -141,9 +147,10 @@ class _Training:
         if len(self.families) > 1:
             chosen = torch.randint(len(self.families), (), generator=self.generator).item()
             family = self.families[chosen]
-        tasks = [family.sample(self.generator) for _ in range(self.config.tasks)]
+        self.move.begin()
+        tasks = [family.sample(self.generator) for _ in range(self.count)]
         horizon = self._windows() * self.config.unroll_length
-        params = stack_init(tasks, self.generator)
+        params = self.together(stack_init(tasks, self.generator))
         state = torch.vmap(self.rule.for_horizon(horizon).init)(params)
         return _Runs(tasks, params, state, 0, horizon)
 
@@ -157,8 +164,9 @@ class _Training:
     def step(self, runs: _Runs) -> _Runs | None:
         """Make one meta-step on ``runs``; return them moved on, or None when they broke down."""
         config, loss_fn = self.config, runs.tasks[0].loss
-        batches = [stack_batch(runs.tasks, self.generator) for _ in range(config.unroll_length)]
-        query = stack_batch(runs.tasks, self.generator, "query")
+        draws = ["train"] * config.unroll_length + ["query"]
+        drawn = [self.together(stack_batch(runs.tasks, self.generator, split)) for split in draws]
+        batches, query = drawn[:-1], drawn[-1]
         done = len(self.history.records) / config.meta_steps
         self.move.set_rate(config.lr * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))))
         moved = self.move(loss_fn, runs.params, runs.state, batches, query)

@@ -42,6 +42,12 @@ class MemoryOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        self.move_all()
+        return loss
+
+    def move_all(self) -> None:
+        """Call ``move`` for each group on its weights that have a gradient. Raises
+        ``RuntimeError`` for a sparse gradient."""
         moving = [
             (group, [p for p in group["params"] if p.grad is not None and p.numel()])
             for group in self.param_groups
@@ -52,7 +58,6 @@ class MemoryOptimizer(Optimizer):
         for group, params in moving:
             if params:
                 self.move(group, params)
-        return loss
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, {"params": ..., setting: value}, whose other settings are the

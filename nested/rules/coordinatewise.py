@@ -119,10 +119,10 @@ class CoordinatewiseRule(UpdateRule):
         total = state["total"].unsqueeze(-1) if self.progress else None
         seen, momenta, squares = {}, {}, {}
         for name, p in params.items():
-            weight, grad = (_as_matrix(x, loss.dim()) for x in (p, grads[name]))
-            old = Memories(state["momenta"][name], state["square"][name])
+            weight, grad = (_as_matrix(_wide(x), loss.dim()) for x in (p, grads[name]))
+            old = Memories(_wide(state["momenta"][name]), _wide(state["square"][name]))
             memories = remember(old, grad.reshape(old.square.shape))
-            momenta[name], squares[name] = memories
+            momenta[name], squares[name] = (memory.to(p.dtype) for memory in memories)
             seen[name] = look_at(weight, grad, memories, step, total)
         lrs, moved = [], {}
         for name, p in params.items():
@@ -148,6 +148,11 @@ class CoordinatewiseRule(UpdateRule):
         direction = (mix * seen.directions).sum(-2)
         size = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()
         return lr.to(direction.dtype), direction / size
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: half precision is too coarse for squares and logarithms."""
+    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _as_matrix(x: Tensor, tasks: int) -> Tensor:

@@ -1,0 +1,142 @@
+"""A learned rule as a ``torch.optim.Optimizer``: for any training loop, without any graph.
+
+State: that of the rule, for each weight.  It sees: gradients.  Clock: every batch.
+Source: the conventions of ``torch.optim``; ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import (
+    TreeSpec,
+    tree_flatten,
+    tree_flatten_with_path,
+    tree_unflatten,
+)
+
+from nested.levels.rule import UpdateRule
+from nested.optim.base import INFINITY, MemoryOptimizer
+from nested.rules.pretrained import load_rule
+
+Form = tuple[list[tuple[str, str | None]], TreeSpec]  # of a state: a key for each leaf, and whose
+
+
+class LearnedOptimizer(MemoryOptimizer):
+    """Moves weights by an ``UpdateRule``, such as one that ``meta_train`` taught.
+
+    ``lr`` of a group multiplies the rule's steps: 1 leaves them as they are, and schedulers may
+    drive it. Each group of parameters is a run of its own to the rule. Weights without a gradient
+    stay, and so does what the rule remembers of them. A rule that sees its progress needs
+    ``total_steps``, the number of optimizer steps that there will be; one that sees the loss needs
+    ``step(closure)`` or ``step(loss=loss)``.
+
+    Raises ``TypeError`` for a rule that is none; ``ValueError`` for settings out of range, for a
+    rule that is not told its total steps, or where it needs the loss and gets none;
+    ``RuntimeError`` for a step without any gradient, or for a weight whose shape has changed.
+    """
+
+    ranges = {"lr": (0.0, INFINITY)}
+
+    def __init__(self, params: Any, rule: UpdateRule, *, total_steps: int | None = None) -> None:
+        if not isinstance(rule, UpdateRule):
+            got = type(rule).__name__
+            raise TypeError(f"rule is an UpdateRule, such as load_rule() gives, but got {got}")
+        self.rule = rule if total_steps is None else rule.for_horizon(total_steps)
+        if getattr(self.rule, "total_steps", 1) is None and getattr(self.rule, "progress", True):
+            raise ValueError(
+                "this rule sees its progress: give total_steps, the number of optimizer steps that"
+                " there will be"
+            )
+        self.forms: dict[tuple[str, ...], Form] = {}
+        self.loss: Tensor | None = None  # of the step that is made
+        super().__init__(params, {"lr": 1.0})
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str = "default", params: Any = None, total_steps: int | None = None
+    ) -> LearnedOptimizer:
+        """The optimizer of the rule called ``name``: one of ``pretrained_names()``, or a file that
+        ``save_rule`` wrote. Raises ``TypeError`` without ``params``, ``ValueError`` for a rule that
+        is not there or cannot be read, and what the constructor raises."""
+        if params is None:
+            raise TypeError("from_pretrained needs params: those of the net to train")
+        return cls(params, load_rule(name), total_steps=total_steps)
+
+    @torch.no_grad()
+    def step(
+        self, closure: Callable[[], Tensor] | None = None, *, loss: Tensor | None = None
+    ) -> Tensor | None:
+        """Move all weights once. ``closure``, if given, computes the loss () and its gradients
+        anew, and that loss is returned; ``loss`` is one computed before, for rules that see it.
+        Raises ``ValueError`` and ``RuntimeError`` as the class says."""
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        if self.rule.needs_loss and loss is None:
+            raise ValueError("this rule sees the loss: call step(closure), or step(loss=loss)")
+        if all(p.grad is None for group in self.param_groups for p in group["params"]):
+            raise RuntimeError("no weight has a gradient: call loss.backward() before step()")
+        self.loss = None if loss is None else torch.as_tensor(loss).detach()
+        self.move_all()
+        return loss if closure is not None else None
+
+    def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        names = {p: str(i) for i, p in enumerate(group["params"])}
+        present = {names[p]: p for p in params}
+        keys, spec = self._form(group, present)
+        shared = group["shared"]
+        leaves = [shared[key] if n is None else self.state[present[n]][key] for key, n in keys]
+        state = tree_unflatten(leaves, spec)
+        grads = {name: p.grad for name, p in present.items()}
+        loss = params[0].new_zeros(()) if self.loss is None else self.loss.to(params[0].device)
+        step = self.rule({n: p.detach() for n, p in present.items()}, grads, state, loss)
+        for (key, name), leaf in zip(keys, tree_flatten(step.state)[0], strict=True):
+            place = shared if name is None else self.state[present[name]]
+            place[key] = leaf
+        for name, p in present.items():
+            if group["lr"] == 1:
+                p.copy_(step.params[name])
+            else:
+                p.lerp_(step.params[name], float(group["lr"]))
+
+    def _form(self, group: dict[str, Any], present: dict[str, Tensor]) -> Form:
+        """The leaves that the rule's state has for these weights; new ones start here."""
+        for name, p in present.items():
+            shape = self.state[p].get("shape", list(p.shape))
+            if shape != list(p.shape):
+                was, now = tuple(shape), tuple(p.shape)
+                raise RuntimeError(
+                    f"weight {name} had shape {was} and has {now}: make a new optimizer for it"
+                )
+        new = [p for p in present.values() if "shape" not in self.state[p]]
+        names = tuple(present)
+        if new or names not in self.forms or "shared" not in group:
+            start = self.rule.init({name: p.detach() for name, p in present.items()})
+            found, spec = tree_flatten_with_path(start)
+            keys = [_key(path, present) for path, _ in found]
+            self.forms[names] = keys, spec
+            shared = group.setdefault("shared", {})
+            for (key, name), (_, leaf) in zip(keys, found, strict=True):
+                if name is None:
+                    shared.setdefault(key, leaf)
+                else:
+                    self.state[present[name]].setdefault(key, leaf)
+            for p in new:
+                self.state[p]["shape"] = list(p.shape)
+        return self.forms[names]
+
+    def __getstate__(self) -> dict[str, Any]:
+        own = {"rule": self.rule, "forms": {}, "loss": None}
+        return {**super().__getstate__(), **own}
+
+
+def _key(path: tuple[Any, ...], names: dict[str, Tensor]) -> tuple[str, str | None]:
+    """What a leaf is called, and the weight that it belongs to, if it is one's alone."""
+    parts = [str(getattr(part, "key", getattr(part, "idx", part))) for part in path]
+    owners = [part for part in parts if part in names]
+    name = owners[-1] if owners else None
+    return "/".join(part for part in parts if part != name), name

@@ -1,0 +1,91 @@
+"""Rules as files: tensors and settings, read as data only; some come with the package.
+
+Source: the safetensors format; model cards after Mitchell et al. 2019 (arXiv 1810.03993).
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from nested.levels.meta_optimizer import MetaOptimizer
+from nested.levels.rule import UpdateRule
+from nested.rules.coordinatewise import CoordinatewiseRule
+from nested.rules.per_tensor import PerTensorRule
+from nested.support.files import write_whole
+
+FORMAT = "1"  # of the file, and of what the features mean
+FOLDER = Path(__file__).with_name("pretrained")
+RULES = {rule.__name__: rule for rule in (CoordinatewiseRule, PerTensorRule, MetaOptimizer)}
+NOT_SAVED = {"generator", "total_steps"}
+
+
+def pretrained_names() -> list[str]:
+    """The names of the rules that come with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.safetensors"))
+
+
+def save_rule(path: Path | str, rule: UpdateRule, card: dict[str, Any] | None = None) -> None:
+    """Save a rule of this package, with a ``card`` of plain data that says how it was made. Raises
+    ``ValueError`` for another kind of rule, settings that JSON cannot hold, or a file that cannot
+    be written."""
+    kind = type(rule).__name__
+    if RULES.get(kind) is not type(rule):
+        raise ValueError(f"rules that can be saved are {sorted(RULES)}, but got a {kind}")
+    names = inspect.signature(type(rule)).parameters.keys() - NOT_SAVED
+    try:
+        described = json.dumps({"class": kind, "settings": {n: getattr(rule, n) for n in names}})
+        about = {"format": FORMAT, "rule": described, "card": json.dumps(card or {})}
+    except TypeError as error:
+        raise ValueError(f"the rule's settings cannot be saved: {error}") from error
+    tensors = {name: p.detach().cpu().contiguous() for name, p in rule.state_dict().items()}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, about))
+
+
+def load_rule(name: Path | str = "default") -> UpdateRule:
+    """Load the rule called ``name``: one of ``pretrained_names()``, or a file that ``save_rule``
+    wrote. Never runs code from the file. Raises ``ValueError`` when it is not there, cannot be
+    read, or was made by another version of this package."""
+    tensors, about = _read(name)
+    if about.get("format") != FORMAT:
+        version = about.get("format", "none")
+        raise ValueError(
+            f"the rule {str(name)!r} has format {version}, and this version of nested reads"
+            f" {FORMAT}: train it anew, or install the version that made it"
+        )
+    try:
+        described = json.loads(about["rule"])
+        made = RULES[described["class"]](**described["settings"])
+        made.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the file {str(name)!r} does not hold a rule of this package: was it written by"
+            " save_rule?"
+        ) from error
+    return made
+
+
+def read_card(name: Path | str = "default") -> dict[str, Any]:
+    """How the rule called ``name`` was made, as ``save_rule`` was told. Raises ``ValueError`` as
+    ``load_rule`` does."""
+    return json.loads(_read(name)[1].get("card", "{}"))
+
+
+def _read(name: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    known = pretrained_names()
+    path = FOLDER / f"{name}.safetensors" if str(name) in known else Path(name)
+    if not path.is_file():
+        raise ValueError(f"there is no rule {str(name)!r}: there are {known}, or give a file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"the file {str(name)!r} cannot be read: it is truncated, or no rule"
+        ) from error
