@@ -41,6 +41,15 @@ def test_lesson_03_feedback_pays_where_runs_differ(tmp_path):
     assert numbers["over clock, contrast from 1/3 to 3"] > 0.08
 
 
+def test_lesson_04_short_windows_lower_the_rate_too_soon_and_pes_does_not(tmp_path):
+    numbers = run_lesson("04_too_short_a_horizon", tmp_path)
+    falls = [numbers[f"fall, {window}"] for window in (1, 5, 20, 100)]
+    losses = [numbers[f"loss, {window}"] for window in (1, 5, 20, 100)]
+    assert falls == sorted(falls, reverse=True) and falls[0] > 1.3 * falls[-1]
+    assert losses == sorted(losses, reverse=True) and losses[0] > losses[-1] + 0.01
+    assert all(abs(numbers[f"PES at {fall}, errors off"]) < 3.5 for fall in (0.3, 0.8, 1.3))
+
+
 def test_lesson_06_what_a_memory_forgets_depends_on_its_key(tmp_path):
     numbers = run_lesson("06_optimizers_are_memories", tmp_path, seeds=2)
     assert numbers["momentum is a minimiser"] < 1e-7 and numbers["Adam is a minimiser"] < 1e-6

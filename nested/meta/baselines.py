@@ -108,11 +108,14 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     return Outcome(*tree_map(lambda x: x.unflatten(0, (count, -1)), found))
 
 
-def tune(grid: Sequence[HandMade], draw: Draw) -> HandMade:
-    """Return the candidate with the lowest mean loss over tasks and updates (the meta-loss); one
-    that diverges is never lowest. Raises ``IndexError`` for an empty grid."""
-    losses = run_hand_made(grid, draw).losses[..., 1:].mean(dim=(1, 2))  # (C,)
-    return grid[losses.nan_to_num(nan=math.inf).argmin().item()]
+def tune(grid: Sequence[HandMade], draw: Draw, share: float = 1.0) -> HandMade:
+    """Return the candidate with the lowest mean loss over tasks and updates (the meta-loss), or
+    over the last ``share`` of the updates; one that diverges is never lowest. Raises
+    ``IndexError`` for an empty grid."""
+    losses = run_hand_made(grid, draw).losses[..., 1:]  # (C, T, K)
+    last = max(1, round(share * losses.shape[-1]))
+    means = losses[..., -last:].mean(dim=(1, 2))  # (C,)
+    return grid[means.nan_to_num(nan=math.inf).argmin().item()]
 
 
 LRS = (0.03, 0.07, 0.15, 0.3, 0.6, 1.2, 2.5)

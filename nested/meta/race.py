@@ -120,17 +120,19 @@ def race(
     tuning_tasks: int = 32,
     seed: int = 0,
     baselines: Mapping[str, Callable[[int], list[HandMade]]] = BASELINES,
+    tuned_for: float = 1.0,
     on_entry: Callable[[str], None] | None = None,
 ) -> RaceResult:
     """Race ``entrants`` and ``baselines`` for ``horizon`` inner steps on ``tasks`` held-out tasks.
 
     Each baseline, a function from the horizon to its candidates, is tuned on ``tuning_tasks`` tasks
-    of ``family`` for this horizon; then all run on the same tasks of ``family.held_out()``. A rule
-    with signals ``lr`` and ``momentum`` is also raced against its own schedule, "<name>, replayed":
-    plain SGD with the rule's lr (geometric mean over tasks) and momentum, blind to the losses.
-    ``on_entry`` hears who is next; ``horizon`` counts inner steps. Raises ``ValueError`` for a
-    horizon or numbers of tasks that are too small or an entrant named as a baseline, ``TypeError``
-    for entrants that are no dict.
+    of ``family`` for this horizon, by its mean loss over the last ``tuned_for`` (a share of 1) of
+    the run; then all run on the same tasks of ``family.held_out()``. A rule with signals ``lr`` and
+    ``momentum`` is also raced against its own schedule, "<name>, replayed": plain SGD with the
+    rule's lr (geometric mean over tasks) and momentum, blind to the losses. ``on_entry`` hears who
+    is next; ``horizon`` counts inner steps. Raises ``ValueError`` for a horizon or numbers of tasks
+    that are too small or an entrant named as a baseline, ``TypeError`` for entrants that are no
+    dict.
     """
     for what, value, low in (
         ("horizon", horizon, 1),
@@ -151,7 +153,7 @@ def race(
     tuned = {}
     for name, grid in baselines.items():
         say(f"tuning {name} for {horizon} steps")
-        tuned[name] = tune(grid(horizon), tuning_draw)
+        tuned[name] = tune(grid(horizon), tuning_draw, tuned_for)
     draw = draw_tasks(family.held_out(), tasks, horizon, _generator(seed, "race"))
     rules = {name: e for name, e in entrants.items() if isinstance(e, UpdateRule)}
     order = {**rules, **tuned, **entrants}  # rules, baselines, then the other hand-made ones
