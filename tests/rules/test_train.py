@@ -1,0 +1,62 @@
+"""The command that teaches a rule: what it saves works, it goes on, it says what is wrong."""
+
+import pytest
+import torch
+
+from nested import race
+from nested.meta.tuned import TUNED
+from nested.rules import LearnedOptimizer, load_rule, read_card, train
+from nested.tasks import Digits
+
+
+def test_a_few_seconds_of_it_beat_tuned_adam_at_twenty_steps(tmp_path, capsys):
+    assert train.main(["--quick", "--out", str(tmp_path / "rule.safetensors")]) == 0
+    assert "Saved" in capsys.readouterr().out
+    rule = load_rule(tmp_path / "rule.safetensors")
+    baselines = {"Adam": TUNED["Adam"]}
+    result = race({"the rule": rule}, Digits(), 20, tasks=32, tuning_tasks=16, baselines=baselines)
+    paired = result.paired("the rule", "Adam")
+    assert paired.mean > 5 * paired.error
+    card = read_card(tmp_path / "rule.safetensors")
+    assert (
+        card["command"].startswith("python -m nested.rules.train") and "--quick" in card["command"]
+    )
+    net = torch.nn.Linear(64, 10)
+    path = str(tmp_path / "rule.safetensors")
+    LearnedOptimizer.from_pretrained(path, net.parameters(), total_steps=5)
+
+
+def test_what_it_is_taught_on_and_what_is_held_out_do_not_meet():
+    taught = {train._describe(family) for family in train.curriculum()}
+    assert not taught & {train._describe(family) for family in train.transfer().values()}
+
+
+def test_a_stopped_training_goes_on(tmp_path, monkeypatch, capsys):
+    out = str(tmp_path / "rule.safetensors")
+    flags = ["--quick", "--out", out]
+    usual = train.meta_train
+
+    def stop(*parts, on_step, **how):
+        def watch(history):
+            on_step(history)
+            if len(history.records) == 7:
+                raise KeyboardInterrupt
+
+        return usual(*parts, on_step=watch, **how)
+
+    monkeypatch.setattr(train, "meta_train", stop)
+    assert train.main(flags) == 130 and "--resume" in capsys.readouterr().out
+    monkeypatch.setattr(train, "meta_train", usual)
+    assert train.main([*flags, "--resume"]) == 0
+    resumed = load_rule(out)
+    assert train.main(["--quick", "--out", str(tmp_path / "whole.safetensors")]) == 0
+    whole = load_rule(tmp_path / "whole.safetensors")
+    for p, q in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("flags", [["--steps", "0"], ["--seed", "-1"]])
+def test_wrong_flags_are_answered_in_one_line(flags, tmp_path, capsys):
+    assert train.main([*flags, "--out", str(tmp_path / "rule.safetensors")]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
