@@ -14,7 +14,7 @@ def test_a_few_seconds_of_it_beat_tuned_adam_at_twenty_steps(tmp_path, capsys):
     assert "Saved" in capsys.readouterr().out
     rule = load_rule(tmp_path / "rule.safetensors")
     baselines = {"Adam": TUNED["Adam"]}
-    result = race({"the rule": rule}, Digits(), 20, tasks=32, tuning_tasks=16, baselines=baselines)
+    result = race({"the rule": rule}, Digits(), 20, tasks=32, tuning_tasks=8, baselines=baselines)
     paired = result.paired("the rule", "Adam")
     assert paired.mean > 5 * paired.error
     card = read_card(tmp_path / "rule.safetensors")
@@ -32,6 +32,7 @@ def test_what_it_is_taught_on_and_what_is_held_out_do_not_meet():
 
 
 def test_a_stopped_training_goes_on(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(train, "QUICK", {"meta_steps": 4, "max_horizon": 40})
     out = str(tmp_path / "rule.safetensors")
     flags = ["--quick", "--out", out]
     usual = train.meta_train
@@ -39,7 +40,7 @@ def test_a_stopped_training_goes_on(tmp_path, monkeypatch, capsys):
     def stop(*parts, on_step, **how):
         def watch(history):
             on_step(history)
-            if len(history.records) == 7:
+            if len(history.records) == 3:
                 raise KeyboardInterrupt
 
         return usual(*parts, on_step=watch, **how)
