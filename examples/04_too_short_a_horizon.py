@@ -65,7 +65,7 @@ def told_by_pes(fall: float, draw: Draw, seed: int) -> float:
     state = torch.vmap(step.rule.init)(params)
     for start in range(0, STEPS, PES_WINDOW):
         batches = [paired(batch) for batch in draw.batches[start : start + PES_WINDOW]]
-        moved, (grad,) = step._estimate(draw.loss_fn, params, state, batches, query)
+        moved, (grad,) = step.estimate(draw.loss_fn, params, state, batches, query)
         params, state = moved.params, moved.state
         slope += grad.item() * PES_WINDOW / STEPS
     return slope

@@ -39,8 +39,10 @@ class UpdateRule(nn.Module):
         if it has ``total_steps`` to be told. Raises ``ValueError`` for less than one step."""
         if not isinstance(total_steps, int) or total_steps < 1:
             raise ValueError(f"total_steps is a whole number from 1, but got {total_steps!r}")
-        told = copy.copy(self) if hasattr(self, "total_steps") else self
-        vars(told).update({"total_steps": total_steps} if told is not self else {})
+        if not hasattr(self, "total_steps"):
+            return self
+        told = copy.copy(self)
+        told.total_steps = total_steps
         return told
 
     def init(self, params: Params) -> State:

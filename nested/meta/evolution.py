@@ -65,9 +65,11 @@ class EvolutionStep(MetaStep):
         """Forget earlier perturbations: new runs begin."""
         self.sums = {}
 
-    def _estimate(
+    def estimate(
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
     ) -> tuple[Moved, tuple[Tensor, ...]]:
+        """As in ``MetaStep``, for N particles at ``params`` {name: (N, ...)}. Raises what
+        ``unroll_tasks`` does."""
         config, sigma = self.config, self.config.sigma
         own = dict(zip(self.learned_names, self.learned, strict=True))
         noise = {name: self._draw(p.detach()) for name, p in own.items()}

@@ -92,7 +92,7 @@ class MetaStep:
     def _move(
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
     ) -> Moved:
-        moved, grads = self._estimate(loss_fn, params, state, batches, query)
+        moved, grads = self.estimate(loss_fn, params, state, batches, query)
         norm = self._clip(grads)
         finite = torch.isfinite(norm) & torch.isfinite(moved.loss)
         if not self.waits:
@@ -102,10 +102,11 @@ class MetaStep:
         self.optimizer.zero_grad(set_to_none=True)
         return moved._replace(norm=norm)
 
-    def _estimate(
+    def estimate(
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
     ) -> tuple[Moved, tuple[Tensor | None, ...]]:
-        """Where K steps lead, and the hypergradient, in the order of ``self.learned``."""
+        """Where K steps from ``params`` {name: (T, ...)} lead, and the hypergradient, in the order
+        of ``self.learned``. Raises what ``unroll_tasks`` does."""
         config = self.config
         how = {"backend": config.backend, "first_order": config.first_order}
         trajectory = unroll_tasks(loss_fn, params, batches, self.rule, state, **how)

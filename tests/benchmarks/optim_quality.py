@@ -11,6 +11,7 @@ import functools
 import math
 import os
 import pydoc_data.topics
+import warnings
 from multiprocessing import get_context
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -121,8 +122,6 @@ def train(job):
 
 def prepare():
     torch.set_num_threads(1)
-    import warnings
-
     warnings.simplefilter("ignore")  # DGD says what it leaves to plain descent
 
 

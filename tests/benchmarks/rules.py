@@ -59,7 +59,7 @@ def main():
     rule, broken = load_rule(args.rule), []
     sizes = {"tasks": args.tasks, "tuning_tasks": args.tuning_tasks}
     head = f"{'speed-up over Adam (95 %)':>26}{'final':>9}{'Adam':>9}{'unseen':>9}{'Adam':>9}"
-    print(f"{'':<20}{'K':>5}{head[:0]}{head}   over the best", flush=True)
+    print(f"{'':<20}{'K':>5}{head}   over the best", flush=True)
     if not args.only or "digits" in args.only:
         for horizon in (20, 100, 500):
             value, final, unseen = show("digits", rule, Digits(), horizon, sizes)

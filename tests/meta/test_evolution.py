@@ -77,7 +77,7 @@ def by_evolution(window_is_run, tasks=200):
         for batches, query in windows:
             if window_is_run:
                 step.begin()
-            moved, (grad,) = step._estimate(bowl, params, state, batches, query)
+            moved, (grad,) = step.estimate(bowl, params, state, batches, query)
             params, state, total = moved.params, moved.state, total + grad
         found.append(total)
     return torch.stack(found)
@@ -107,7 +107,7 @@ def test_full_unroll_and_truncated_windows_agree_where_runs_are_one_window():
     batches, query = windows[0]
     state = torch.vmap(rule.init)(params)
     step = MetaStep(rule, MetaConfig(unroll_length=K, tasks=4))
-    _, (grad,) = step._estimate(bowl, params, state, batches, query)
+    _, (grad,) = step.estimate(bowl, params, state, batches, query)
     moved = unroll_tasks(bowl, params, batches, rule, state)
     (exact,) = torch.autograd.grad(scored_losses(bowl, moved, query).mean(), rule.theta)
     assert torch.allclose(grad, exact, rtol=1e-12)

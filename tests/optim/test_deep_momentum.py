@@ -5,6 +5,7 @@ import torch
 from torch import Generator, nn
 
 from nested.optim import DeepMomentum
+from nested.optim.deep_momentum import _of_size_one
 
 SHAPES = {"coordinate": [(3, 5), (4,), (2, 2, 3)], "shape": [(3, 5), (3, 5), (4,), (2, 2, 3)]}
 
@@ -178,8 +179,6 @@ def test_the_start_does_not_grow_with_the_width():
 
 @pytest.mark.parametrize("scale", [1e-25, 1e25])
 def test_keys_have_size_one_for_gradients_of_any_size(scale):
-    from nested.optim.deep_momentum import _of_size_one
-
     key = _of_size_one(scale * torch.tensor([1.0, -2.0, 3.0]))
     assert torch.allclose(key, _of_size_one(torch.tensor([1.0, -2.0, 3.0])))
     assert key.square().mean().item() == pytest.approx(1)
