@@ -36,6 +36,7 @@ class MetaConfig:
     backend: str = "eager"
     estimator: str = "gradient"  # or "pes": see nested.meta.evolution; tasks are then particles
     sigma: float = 0.01  # of PES's perturbations
+    rescale: float = 1.0  # tensors are shown in units up to so many times theirs: Rescaled
     seed: int = 0
     max_skips: int = 10  # this many non-finite hypergradients in a row stop the run
 
@@ -50,7 +51,7 @@ class MetaConfig:
             raise ValueError(f"estimator is one of {ESTIMATORS}, but got {self.estimator!r}")
         if self.estimator == "pes" and self.tasks % 2:
             raise ValueError(f"PES takes tasks in pairs: an even number, but got {self.tasks}")
-        for name in ("lr", "clip", "sigma", "weight_decay"):
+        for name in ("lr", "clip", "sigma", "weight_decay", "rescale"):
             if type(getattr(self, name)) not in (int, float):
                 raise ValueError(f"{name} is a number, but got {getattr(self, name)!r}")
         for name in ("lr", "clip", "sigma"):
@@ -60,6 +61,8 @@ class MetaConfig:
                 )
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay is a finite number from 0, but got {self.weight_decay}")
+        if not 1 <= self.rescale < math.inf:
+            raise ValueError(f"rescale is a finite number from 1, but got {self.rescale}")
         if self.max_horizon < self.unroll_length:
             raise ValueError(
                 f"max_horizon is at least unroll_length, so that a run has room for one window, but"

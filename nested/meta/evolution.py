@@ -16,19 +16,23 @@ from nested.levels.rule import Step, UpdateRule
 from nested.meta.config import MetaConfig
 from nested.meta.meta_step import MetaStep, Moved
 from nested.meta.objective import task_losses
+from nested.meta.wrapped import Wrapped
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import detached
 
 
-class Particles(UpdateRule):
+class Particles(Wrapped):
     """N versions of a rule, each moving a task of its own. ``weights`` {name: (N, ...)} are those
     of the N rules. State and signals are the rule's, with a leading N."""
 
     takes_tasks = True
 
     def __init__(self, rule: UpdateRule, weights: Params) -> None:
-        super().__init__()
-        self.rule, self.weights = rule, weights
+        super().__init__(rule)
+        self.weights = weights
+
+    def for_horizon(self, total_steps: int) -> UpdateRule:
+        return Particles(self.rule.for_horizon(total_steps), self.weights)
 
     def init(self, params: Params) -> State:
         return self.rule.init(params)

@@ -19,6 +19,7 @@ from torch import Generator
 
 from nested.levels.forward import Params, State
 from nested.levels.rule import UpdateRule
+from nested.meta.augmentation import Rescaled
 from nested.meta.config import MetaConfig
 from nested.meta.evolution import EvolutionStep, paired
 from nested.meta.meta_step import MetaStep
@@ -133,10 +134,13 @@ class _Training:
         if not families:
             raise ValueError("meta_train takes one family or more, but got an empty list")
         self.rule, self.families, self.config = rule, families, config
+        self.shown = Rescaled(rule) if config.rescale > 1 else rule
         self.generator = Generator().manual_seed(config.seed)
         is_pes = config.estimator == "pes"
         self.move = (
-            EvolutionStep(rule, config, self.generator) if is_pes else MetaStep(rule, config)
+            EvolutionStep(self.shown, config, self.generator)
+            if is_pes
+            else MetaStep(self.shown, config)
         )
         self.together = paired if is_pes else lambda tree: tree  # antithetic pairs share all
         self.count = config.tasks // 2 if is_pes else config.tasks
@@ -151,7 +155,11 @@ class _Training:
         tasks = [family.sample(self.generator) for _ in range(self.count)]
         horizon = self._windows() * self.config.unroll_length
         params = self.together(stack_init(tasks, self.generator))
-        state = torch.vmap(self.rule.for_horizon(horizon).init)(params)
+        told = self.shown.for_horizon(horizon)
+        if isinstance(told, Rescaled):
+            state = told.start(params, self.config.rescale, self.generator)
+        else:
+            state = torch.vmap(told.init)(params)
         return _Runs(tasks, params, state, 0, horizon)
 
     def _windows(self) -> int:
