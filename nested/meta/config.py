@@ -28,6 +28,7 @@ class MetaConfig:
     max_horizon: int = 100  # inner steps after which a run ends at the latest
     horizons: str = "uniform"  # or "log-uniform": how the end of a run is drawn, in windows
     tasks: int = 16  # T: inner runs side by side
+    groups: int = 1  # sets of T runs on their way at once, moved on in random order
     objective: str = "mean"  # or "query", or "log": see nested.meta.objective
     lr: float = 0.03  # of Adam on level 4; falls to a twentieth along a cosine
     weight_decay: float = 1e-4
@@ -41,7 +42,7 @@ class MetaConfig:
     max_skips: int = 10  # this many non-finite hypergradients in a row stop the run
 
     def __post_init__(self) -> None:
-        for name in ("meta_steps", "unroll_length", "max_horizon", "tasks", "max_skips"):
+        for name in ("meta_steps", "unroll_length", "max_horizon", "tasks", "groups", "max_skips"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name} is a whole number from 1, but got {value!r}")
@@ -51,6 +52,8 @@ class MetaConfig:
             raise ValueError(f"estimator is one of {ESTIMATORS}, but got {self.estimator!r}")
         if self.estimator == "pes" and self.tasks % 2:
             raise ValueError(f"PES takes tasks in pairs: an even number, but got {self.tasks}")
+        if self.estimator == "pes" and self.groups > 1:
+            raise ValueError(f"PES remembers one group of runs, but got {self.groups} groups")
         for name in ("lr", "clip", "sigma", "weight_decay", "rescale"):
             if type(getattr(self, name)) not in (int, float):
                 raise ValueError(f"{name} is a number, but got {getattr(self, name)!r}")

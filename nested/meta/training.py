@@ -85,7 +85,8 @@ def meta_train(
 
     Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps,
     moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
-    start. With ``checkpoint`` (a file) progress is saved between runs, at most every two seconds,
+    start, and where ``config.groups`` are on their way at once, one of them is moved on at a time.
+    With ``checkpoint`` (a file) progress is saved whenever all runs have ended, at most every two seconds,
     and when interrupted; ``resume=True`` goes on from that file if it is there, and ends with the
     same numbers as a run never stopped. ``on_step`` is called with the
     history after each meta-step.
@@ -100,16 +101,17 @@ def meta_train(
     training = _Training(rule, family, config)
     if resume and Path(checkpoint).exists():
         training.restore(load_checkpoint(checkpoint))
-    runs, between_runs, saved_at = None, training.snapshot(), -math.inf
+    groups, between_runs, saved_at = [], training.snapshot(), -math.inf
     try:
         while len(training.history.records) < config.meta_steps:
-            if runs is None or runs.made >= runs.horizon:
+            if not groups:
                 between_runs = training.snapshot()
                 if checkpoint is not None and time.monotonic() > saved_at + SECONDS_BETWEEN_SAVES:
                     _save(checkpoint, between_runs)
                     saved_at = time.monotonic()
-                runs = training.start_runs()
-            runs = training.step(runs)
+                groups = [training.start_runs() for _ in range(config.groups)]
+            runs = groups.pop(training.choose(groups))
+            groups += training.step(runs)
             if on_step is not None:
                 on_step(training.history)
     except (KeyboardInterrupt, MetaTrainingError):
@@ -169,8 +171,14 @@ class _Training:
             return int(draw_log_uniform(1, most + 1, self.generator))
         return torch.randint(1, most + 1, (), generator=self.generator).item()
 
-    def step(self, runs: _Runs) -> _Runs | None:
-        """Make one meta-step on ``runs``; return them moved on, or None when they broke down."""
+    def choose(self, groups: Sequence[_Runs]) -> int:
+        """Which group is next: the more it has before it, the likelier, so that early and late
+        windows of short and long runs come mixed."""
+        left = torch.tensor([float(runs.horizon - runs.made) for runs in groups])
+        return 0 if len(left) == 1 else left.multinomial(1, generator=self.generator).item()
+
+    def step(self, runs: _Runs) -> list[_Runs]:
+        """Make one meta-step on ``runs``; return them moved on, or [] at their end."""
         config, loss_fn = self.config, runs.tasks[0].loss
         draws = ["train"] * config.unroll_length + ["query"]
         drawn = [self.together(stack_batch(runs.tasks, self.generator, split)) for split in draws]
@@ -194,9 +202,10 @@ class _Training:
             check_data(batches, moved.loss)
             check_data([query], moved.loss, "the query batch")
             self._stop_if_stuck()
-            return None
+            return []
         made = runs.made + config.unroll_length
-        return _Runs(runs.tasks, moved.params, moved.state, made, runs.horizon)
+        moved_on = _Runs(runs.tasks, moved.params, moved.state, made, runs.horizon)
+        return [moved_on] if made < runs.horizon else []
 
     def _stop_if_stuck(self) -> None:
         last = self.history.records[-self.config.max_skips :]

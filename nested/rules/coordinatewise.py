@@ -30,6 +30,7 @@ from nested.rules.features import (
 
 START_LR = 0.02
 START_MIX = {2 + MIDDLE: 0.5, len(DIRECTIONS) - 1: 0.5}  # half Adam's direction, half Muon's
+AT_ONCE = 16384  # coordinates, where no graph is kept: what is made on the way fits a cache
 TINY = 1e-30
 
 
@@ -117,16 +118,13 @@ class CoordinatewiseRule(UpdateRule):
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         step = (state["step"] + 1).unsqueeze(-1)
         total = state["total"].unsqueeze(-1) if self.progress else None
-        seen, momenta, squares = {}, {}, {}
+        moved, momenta, squares, lrs = {}, {}, {}, []
         for name, p in params.items():
             weight, grad = (_as_matrix(_wide(x), loss.dim()) for x in (p, grads[name]))
             old = Memories(_wide(state["momenta"][name]), _wide(state["square"][name]))
             memories = remember(old, grad.reshape(old.square.shape))
             momenta[name], squares[name] = (memory.to(p.dtype) for memory in memories)
-            seen[name] = look_at(weight, grad, memories, step, total)
-        lrs, moved = [], {}
-        for name, p in params.items():
-            lr, direction = self.decide(seen[name])
+            lr, direction = self.decide(look_at(weight, grad, memories, step, total))
             moved[name] = p - (lr * direction).reshape(p.shape).to(p.dtype)
             lrs.append(lr)
         kept = {"momenta": momenta, "square": squares, "step": state["step"] + 1}
@@ -143,9 +141,13 @@ class CoordinatewiseRule(UpdateRule):
         share, plain = self.schedule(tensor).split([1, len(DIRECTIONS)], dim=-1)
         lr = torch.exp(low + (high - low) * torch.sigmoid(share))
         shift = self.see.bias + self.see_tensor(tensor)  # (U,)
-        hidden = torch.relu(_affine(self.see.weight, seen.coordinates.to(own), shift))  # (U, n)
-        mix = _affine(self.mix.weight, hidden, plain)  # (J, n)
-        direction = (mix * seen.directions).sum(-2)
+        some = seen.directions.shape[-1] if torch.is_grad_enabled() else AT_ONCE
+        parts = []
+        for x, directions in zip(*(x.split(some, dim=-1) for x in seen[:2])):
+            hidden = torch.relu(_affine(self.see.weight, x.to(own), shift))  # (U, n)
+            mix = _affine(self.mix.weight, hidden, plain)  # (J, n)
+            parts.append((mix * directions).sum(-2))
+        direction = torch.cat(parts, dim=-1)
         size = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()
         return lr.to(direction.dtype), direction / size
 

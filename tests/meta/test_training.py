@@ -59,13 +59,30 @@ def test_a_window_starts_from_the_weights_and_state_that_the_last_one_left():
     run = training._Training(MetaOptimizer(), Quadratics(), SMALL)
     runs = run.start_runs()
     runs.horizon = 9
-    after = run.step(runs)
+    (after,) = run.step(runs)
     assert after.made == 3 and after.tasks is runs.tasks
     assert (after.state["step"] == 3).all()
     assert all(v.abs().max() > 0 for v in after.state["momentum"].values())
     assert not torch.equal(after.params["w"], runs.params["w"])
     assert not after.params["w"].requires_grad
-    assert (run.step(after).state["step"] == 6).all()
+    (further,) = run.step(after)
+    assert (further.state["step"] == 6).all()
+    assert run.step(further) == []  # nine steps were all
+
+
+def test_groups_of_runs_are_moved_on_in_mixed_order_each_to_its_horizon():
+    many = MetaConfig(
+        meta_steps=60, unroll_length=2, max_horizon=20, tasks=1, groups=4, horizons="log-uniform"
+    )
+    _, history = train(many)
+    at = [record.inner_step for record in history.records]
+    started = [i for i, steps in enumerate(at) if steps == 0]
+    assert len(started) >= 8 and any(b == a + 1 for a, b in zip(started, started[1:]))
+    jumps = sum(b not in (0, a + 2) for a, b in zip(at, at[1:]))
+    assert jumps > 10  # one group at a time: the next window, or a start
+    _, alone = train(MetaConfig(**{**vars(many), "groups": 1}))
+    at = [record.inner_step for record in alone.records]
+    assert all(b in (0, a + 2) for a, b in zip(at, at[1:]))
 
 
 def test_it_learns_from_train_batches_and_is_scored_on_query_batches():
@@ -129,18 +146,20 @@ def test_hypergradients_are_clipped():
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 7, 11])
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop_after):
-    whole, whole_history = train()
+@pytest.mark.parametrize("groups", [1, 3])
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop_after, groups):
+    config = MetaConfig(**{**vars(SMALL), "groups": groups})
+    whole, whole_history = train(config)
 
     def stop(history):
         if len(history.records) == stop_after:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(checkpoint=tmp_path / "rule.pt", on_step=stop)
+        train(config, checkpoint=tmp_path / "rule.pt", on_step=stop)
     saved = load_checkpoint(tmp_path / "rule.pt")
     assert len(saved["history"]) <= stop_after
-    resumed, history = train(checkpoint=tmp_path / "rule.pt", resume=True)
+    resumed, history = train(config, checkpoint=tmp_path / "rule.pt", resume=True)
     assert torch.equal(numbers(resumed), numbers(whole))
     assert history == whole_history
 
