@@ -86,10 +86,10 @@ def meta_train(
     Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps,
     moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
     start, and where ``config.groups`` are on their way at once, one of them is moved on at a time.
-    With ``checkpoint`` (a file) progress is saved whenever all runs have ended, at most every two seconds,
-    and when interrupted; ``resume=True`` goes on from that file if it is there, and ends with the
-    same numbers as a run never stopped. ``on_step`` is called with the
-    history after each meta-step.
+    With ``checkpoint`` (a file) progress is saved whenever all runs have ended, at most every two
+    seconds, and when interrupted; ``resume=True`` goes on from that file if it is there, and ends
+    with the same numbers as a run never stopped. ``on_step`` is called with the history after each
+    meta-step.
 
     Raises ``TypeError`` for a rule or family that is none; ``ValueError`` for a rule with nothing
     to learn or no part in the meta-loss, for data that are not finite, for a checkpoint that cannot
