@@ -33,6 +33,7 @@ class MetaConfig:
     lr: float = 0.03  # of Adam on level 4; falls to a twentieth along a cosine
     weight_decay: float = 1e-4
     clip: float = 1.0  # longest hypergradient
+    trust: float = math.inf  # one r times as long as this has exploded: it counts for 1 / r
     first_order: bool = False  # inner gradients are constants to the hypergradient
     backend: str = "eager"
     estimator: str = "gradient"  # or "pes": see nested.meta.evolution; tasks are then particles
@@ -54,7 +55,7 @@ class MetaConfig:
             raise ValueError(f"PES takes tasks in pairs: an even number, but got {self.tasks}")
         if self.estimator == "pes" and self.groups > 1:
             raise ValueError(f"PES remembers one group of runs, but got {self.groups} groups")
-        for name in ("lr", "clip", "sigma", "weight_decay", "rescale"):
+        for name in ("lr", "clip", "sigma", "weight_decay", "rescale", "trust"):
             if type(getattr(self, name)) not in (int, float):
                 raise ValueError(f"{name} is a number, but got {getattr(self, name)!r}")
         for name in ("lr", "clip", "sigma"):
@@ -64,6 +65,8 @@ class MetaConfig:
                 )
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"weight_decay is a finite number from 0, but got {self.weight_decay}")
+        if not self.trust > 0:
+            raise ValueError(f"trust is a number above 0, but got {self.trust}")
         if not 1 <= self.rescale < math.inf:
             raise ValueError(f"rescale is a finite number from 1, but got {self.rescale}")
         if self.max_horizon < self.unroll_length:

@@ -8,6 +8,7 @@ asking the host is that of ``torch.amp.GradScaler``.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import NamedTuple
 
@@ -125,4 +126,10 @@ class MetaStep:
             raise ValueError("the meta-loss does not depend on the rule: is a signal detached?")
         for parameter, grad in zip(self.learned, grads, strict=True):
             parameter.grad = grad
-        return torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip)
+        if self.config.trust < math.inf:
+            share = (self.config.trust / norm).clamp(max=1.0)
+            for parameter in self.learned:
+                if parameter.grad is not None:
+                    parameter.grad.mul_(share)
+        return norm

@@ -200,7 +200,7 @@ def _accuracy(draw: Draw, params: Params) -> Tensor | None:
         return None
     predict = torch.vmap(lambda p, inputs: functional_call(loss_fn.model, p, (inputs,)))
     guesses = predict(params, query[0]).argmax(dim=-1)
-    return (guesses == query[1]).float().mean(dim=1).cpu()
+    return (guesses.flatten(1) == query[1].flatten(1)).float().mean(dim=1).cpu()
 
 
 def _on_cpu(signals: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,17 +30,20 @@ from nested.tasks import (
     TaskFamily,
 )
 
-QUICK = {"meta_steps": 20, "max_horizon": 20, "lr": 0.01}
+QUICK = {"meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "groups": 1, "lr": 0.01}
 
 
 def curriculum() -> list[TaskFamily]:
     """The families that rules are taught on: nets of several widths, depths and activations at
     several batch sizes, the plain one most often. All else is held out: see ``transfer``."""
     return [
-        *[Digits() for _ in range(4)],
+        *[Digits() for _ in range(2)],
+        Digits(hidden=96),
+        Digits(hidden=24, depth=2, batch_size=16),
         Digits(hidden=64, batch_size=16),
         Digits(hidden=16, depth=2, batch_size=64),
         Digits(hidden=48, activation=nn.Tanh),
+        Quadratics(),
     ]
 
 
@@ -73,11 +76,18 @@ def teach(args: argparse.Namespace) -> None:
     """Train a rule as the flags say, and save it with its card. Raises ``ValueError`` for values
     that are not allowed, ``MetaTrainingError`` when training breaks down."""
     started = time.monotonic()
-    settings = {"meta_steps": args.steps, "max_horizon": 700, "lr": 0.003}
+    settings = {
+        "meta_steps": args.steps,
+        "unroll_length": 10,
+        "max_horizon": 700,
+        "groups": 8,
+        "rescale": 2.0,
+        "trust": 10.0,
+        "lr": 0.003,
+    }
     settings |= QUICK if args.quick else {}
     config = MetaConfig(
         **settings,
-        unroll_length=20,
         tasks=8,
         objective="log",
         horizons="log-uniform",
