@@ -30,7 +30,15 @@ from nested.tasks import (
     TaskFamily,
 )
 
-QUICK = {"meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "groups": 1, "lr": 0.01}
+QUICK = {"meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "lr": 0.01}
+WHOLE = {
+    "unroll_length": 10,
+    "max_horizon": 700,
+    "groups": 8,
+    "rescale": 2.0,
+    "trust": 10.0,
+    "lr": 0.003,
+}
 
 
 def curriculum() -> list[TaskFamily]:
@@ -76,24 +84,9 @@ def teach(args: argparse.Namespace) -> None:
     """Train a rule as the flags say, and save it with its card. Raises ``ValueError`` for values
     that are not allowed, ``MetaTrainingError`` when training breaks down."""
     started = time.monotonic()
-    settings = {
-        "meta_steps": args.steps,
-        "unroll_length": 10,
-        "max_horizon": 700,
-        "groups": 8,
-        "rescale": 2.0,
-        "trust": 10.0,
-        "lr": 0.003,
-    }
-    settings |= QUICK if args.quick else {}
-    config = MetaConfig(
-        **settings,
-        tasks=8,
-        objective="log",
-        horizons="log-uniform",
-        seed=args.seed,
-        max_skips=50,
-    )
+    settings = QUICK if args.quick else {**WHOLE, "meta_steps": args.steps}
+    shared = {"tasks": 8, "objective": "log", "horizons": "log-uniform", "max_skips": 50}
+    config = MetaConfig(**settings, **shared, seed=args.seed)
     prepare_folder(args.out.parent, args.out.name)
     families = [Digits()] if args.quick else curriculum()
     rule = CoordinatewiseRule(generator=Generator().manual_seed(args.seed))
