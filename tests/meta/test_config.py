@@ -21,6 +21,7 @@ from nested import MetaConfig
         ({"clip": float("inf")}, "clip is a finite number"),
         ({"groups": 0}, "groups is a whole number from 1"),
         ({"groups": 2, "estimator": "pes"}, "PES remembers one group of runs, but got 2 groups"),
+        ({"trust": 0.0}, "trust is a number above 0, but got 0.0"),
         ({"rescale": 0.5}, "rescale is a finite number from 1, but got 0.5"),
         ({"rescale": float("inf")}, "rescale is a finite number from 1"),
         ({"weight_decay": -0.1}, "weight_decay is a finite number from 0"),

@@ -20,7 +20,7 @@ from nested.meta.baselines import (
 from nested.meta.race import Entry, RaceResult, own_schedule
 from nested.meta.report import compare, draw_report, table, verdict
 from nested.meta.training import MetaHistory, MetaRecord
-from nested.tasks import Digits, Quadratics
+from nested.tasks import ByteRNN, Digits, Quadratics
 from nested.unroll.batched import pick_task
 from tests.problems import generator
 
@@ -185,6 +185,9 @@ def test_accuracy_counts_right_answers_and_is_absent_for_regression():
     entry = race(sgd, Digits(), 150, **FEW, baselines={}).entries["sgd"]
     assert entry.accuracy.shape == (6,) and 0.6 < entry.accuracy.mean() <= 1
     assert race(sgd, Quadratics(), 5, **FEW, baselines={}).entries["sgd"].accuracy is None
+    text = ByteRNN(hidden=4, batch_size=4, length=6)  # several answers a row
+    entry = race(sgd, text, 2, **FEW, baselines={}).entries["sgd"]
+    assert entry.accuracy.shape == (6,) and 0 <= entry.accuracy.mean() < 0.5
 
 
 @pytest.mark.parametrize("wrong", [{"horizon": 0}, {"tasks": 1}, {"tuning_tasks": 0}])
