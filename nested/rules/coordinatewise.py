@@ -25,7 +25,9 @@ from nested.rules.features import (
     Memories,
     Seen,
     look_at,
+    moment_of,
     remember,
+    within_reach,
 )
 
 START_LR = 0.02
@@ -117,14 +119,15 @@ class CoordinatewiseRule(UpdateRule):
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         step = (state["step"] + 1).unsqueeze(-1)
-        total = state["total"].unsqueeze(-1) if self.progress else None
+        moment = moment_of(step, state["total"].unsqueeze(-1) if self.progress else None)
         moved, momenta, squares, lrs = {}, {}, {}, []
         for name, p in params.items():
             weight, grad = (_as_matrix(_wide(x), loss.dim()) for x in (p, grads[name]))
+            grad = within_reach(grad)
             old = Memories(_wide(state["momenta"][name]), _wide(state["square"][name]))
             memories = remember(old, grad.reshape(old.square.shape))
             momenta[name], squares[name] = (memory.to(p.dtype) for memory in memories)
-            lr, direction = self.decide(look_at(weight, grad, memories, step, total))
+            lr, direction = self.decide(look_at(weight, grad, memories, moment))
             moved[name] = p - (lr * direction).reshape(p.shape).to(p.dtype)
             lrs.append(lr)
         kept = {"momenta": momenta, "square": squares, "step": state["step"] + 1}

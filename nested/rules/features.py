@@ -65,29 +65,53 @@ class Memories(NamedTuple):
     square: Tensor  # (n,)
 
 
+def within_reach(grad: Tensor) -> Tensor:
+    """The gradient (...), with what is no number read as 0, and nothing beyond ``HUGE``. Raises
+    nothing."""
+    return grad.nan_to_num(0.0, HUGE, -HUGE).clamp(-HUGE, HUGE)
+
+
 def remember(memories: Memories, grad: Tensor) -> Memories:
     """Take in a gradient, (N,) for N = n: ``m_s <- b_s m_s + (1 - b_s) g``, ``V <- b V + (1 - b)
-    g^2``, with what is no number read as 0. Raises ``RuntimeError`` for another n."""
-    grad = grad.nan_to_num(0.0, HUGE, -HUGE).clamp(-HUGE, HUGE)
-    decays = torch.tensor(DECAYS, dtype=grad.dtype, device=grad.device)[:, None]
-    momenta = torch.lerp(grad.unsqueeze(-2), memories.momenta, decays)
-    return Memories(momenta, torch.lerp(grad * grad, memories.square, SQUARE_DECAY))
+    g^2``. Raises ``RuntimeError`` for another n."""
+    momenta = [torch.lerp(grad, m, b) for m, b in zip(memories.momenta.unbind(-2), DECAYS)]
+    return Memories(
+        torch.stack(momenta, dim=-2), torch.lerp(grad * grad, memories.square, SQUARE_DECAY)
+    )
 
 
-def look_at(
-    weight: Tensor, grad: Tensor, memories: Memories, step: Tensor, total: Tensor | None
-) -> Seen:
+class Moment(NamedTuple):
+    """What a step is to all tensors alike."""
+
+    unbias: Tensor  # (S, 1): momenta start at zero, and averages of them are that much larger
+    unbias_square: Tensor  # (1,)
+    clock: list[Tensor]  # "log step", and the three that need the total, each (1,)
+
+
+def moment_of(step: Tensor, total: Tensor | None) -> Moment:
+    """Inner step number ``step`` from 1, (1,), of ``total``, (1,), if that is told; else what needs
+    it is 0. Raises nothing."""
+    decays = torch.cat([torch.full_like(step, b) for b in DECAYS], dim=-1)  # (S,)
+    unbias = 1 / (1 - decays**step).unsqueeze(-1), 1 / (1 - SQUARE_DECAY**step)
+    clock = [step.log() / 2 - 1]
+    if total is None:
+        return Moment(*unbias, [*clock, *[torch.zeros_like(step)] * 3])
+    progress = ((step - 1) / total).clamp(max=1)
+    remaining = (1 - progress + 1 / total).log()
+    clock += [2 * progress - 1, total.log() / 2 - 2, remaining / 2 + 1]
+    return Moment(*unbias, clock)
+
+
+def look_at(weight: Tensor, grad: Tensor, memories: Memories, moment: Moment) -> Seen:
     """What there is to see of ``weight`` (n,), or a matrix (R, C), with its ``grad``, of the same
-    shape, after ``memories`` took it in: at inner step number ``step`` from 1, (1,), of ``total``,
-    (1,), if that is told. Raises ``RuntimeError`` for shapes that do not fit."""
-    is_matrix = weight.dim() - step.dim() > 0
+    shape, after ``memories`` took it in at that ``moment``. Raises ``RuntimeError`` for shapes that
+    do not fit."""
+    first, *rest = moment.clock
+    is_matrix = weight.dim() - first.dim() > 0
     rows = weight.shape[-2] if is_matrix else 1
     w, g = (x.flatten(-2) if is_matrix else x for x in (weight, grad))
-    g = g.nan_to_num(0.0, HUGE, -HUGE).clamp(-HUGE, HUGE)
-    decays = torch.tensor(DECAYS, dtype=g.dtype, device=g.device)
-    unbias = 1 / (1 - decays**step)  # (S,)
-    momenta = memories.momenta * unbias.unsqueeze(-1)
-    square = memories.square / (1 - SQUARE_DECAY**step)
+    momenta = memories.momenta * moment.unbias
+    square = memories.square * moment.unbias_square
     mean_square = square.mean(-1, keepdim=True)
     least = FLOOR * mean_square + TINY
     stacked = torch.cat([g.unsqueeze(-2), w.unsqueeze(-2), momenta], dim=-2)  # (2 + S, n)
@@ -104,29 +128,18 @@ def look_at(
     directions = torch.cat([units[..., :2, :], adam, structured], dim=-2)
     log_square = ((square + TINY) / (mean_square + TINY)).log().unsqueeze(-2) / 4
     coordinates = torch.cat([directions, units[..., 2:, :], log_square], dim=-2)
-    clock = _clock_features(step, total)
     own = [
         (sizes[..., 1, :] + FLOOR).log() / 2 + 1,
-        *(torch.full_like(step, x) for x in _shape_features(is_matrix, rows, w.shape[-1])),
+        *(torch.full_like(first, x) for x in _shape_features(is_matrix, rows, w.shape[-1])),
         *((units[..., i, :] * units[..., -1, :]).mean(-1, keepdim=True) for i in (0, 2)),
         (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
     ]
-    tensor = torch.cat([clock[0], *own, *clock[1:]], dim=-1)
+    tensor = torch.cat([first, *own, *rest], dim=-1)
     return Seen(coordinates.clamp(-REACH, REACH), directions, tensor)
 
 
-def _clock_features(step: Tensor, total: Tensor | None) -> list[Tensor]:
-    """ "log step", and the three that need the total, each (1,)."""
-    seen = [step.log() / 2 - 1]
-    if total is None:
-        return [*seen, *[torch.zeros_like(step)] * 3]
-    progress = ((step - 1) / total).clamp(max=1)
-    remaining = (1 - progress + 1 / total).log()
-    return [*seen, 2 * progress - 1, total.log() / 2 - 2, remaining / 2 + 1]
-
-
 def _shape_features(is_matrix: bool, rows: int, count: int) -> tuple[float, float, float]:
-    columns = count // rows if is_matrix else 1
+    columns = count // max(rows, 1) if is_matrix else 1
     return float(is_matrix), math.log(max(columns, 1)) / 2 - 1, math.log(max(count, 1)) / 3 - 2
 
 
