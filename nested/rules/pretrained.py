@@ -77,11 +77,17 @@ def read_card(name: Path | str = "default") -> dict[str, Any]:
     return json.loads(_read(name)[1].get("card", "{}"))
 
 
-def _read(name: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def path_of(name: Path | str) -> Path:
+    """The file of the rule called ``name``. Raises ``ValueError`` when it is not there."""
     known = pretrained_names()
     path = FOLDER / f"{name}.safetensors" if str(name) in known else Path(name)
     if not path.is_file():
         raise ValueError(f"there is no rule {str(name)!r}: there are {known}, or give a file")
+    return path
+
+
+def _read(name: Path | str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    path = path_of(name)
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}
