@@ -6,17 +6,21 @@ Source: the curriculum is ours; tasks of many shapes after Metz et al. 2022 (arX
 from __future__ import annotations
 
 import argparse
+import math
 import shlex
 import sys
 import time
 from pathlib import Path
 
+import torch
 from torch import Generator, nn
 
+from nested.meta.baselines import Draw, draw_tasks
 from nested.meta.config import MetaConfig
+from nested.meta.objective import meta_loss
 from nested.meta.training import MetaHistory, MetaTrainingError, meta_train
 from nested.rules.coordinatewise import CoordinatewiseRule
-from nested.rules.pretrained import save_rule
+from nested.rules.pretrained import read_card, save_rule
 from nested.support.files import prepare_folder
 from nested.support.progress import Progress
 from nested.tasks import (
@@ -29,7 +33,9 @@ from nested.tasks import (
     Sinusoids,
     TaskFamily,
 )
+from nested.unroll.batched import unroll_tasks
 
+TRIAL_EVERY, TRIAL_TASKS, TRIAL_STEPS = 250, 8, 100  # meta-steps, tasks of a family, inner steps
 QUICK = {"meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "lr": 0.01}
 WHOLE = {
     "unroll_length": 10,
@@ -37,7 +43,7 @@ WHOLE = {
     "groups": 8,
     "rescale": 2.0,
     "trust": 10.0,
-    "lr": 0.003,
+    "lr": 0.0015,
 }
 
 
@@ -51,7 +57,6 @@ def curriculum() -> list[TaskFamily]:
         Digits(hidden=64, batch_size=16),
         Digits(hidden=16, depth=2, batch_size=64),
         Digits(hidden=48, activation=nn.Tanh),
-        Quadratics(),
     ]
 
 
@@ -89,29 +94,53 @@ def teach(args: argparse.Namespace) -> None:
     config = MetaConfig(**settings, **shared, seed=args.seed)
     prepare_folder(args.out.parent, args.out.name)
     families = [Digits()] if args.quick else curriculum()
-    rule = CoordinatewiseRule(generator=Generator().manual_seed(args.seed))
-    progress = Progress(config.meta_steps)
-
-    def watch(history: MetaHistory) -> None:
-        last = history.records[-1]
-        said = f"log loss {last.meta_loss:6.3f}  lr {last.signals['lr']:.4f}"
-        progress.show(last.step, f"{said}  hyper {last.grad_norm:.2f}  skipped {history.skipped}")
-
-    checkpoint = args.out.with_suffix(".pt")
-    history = meta_train(
-        rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch
-    )
-    seconds = time.monotonic() - started
     flags = ["--steps", str(args.steps), "--seed", str(args.seed)] + ["--quick"] * args.quick
     card = {
         "command": shlex.join(["python", "-m", "nested.rules.train", *flags]),
-        "seconds": round(seconds),
         "taught on": [_describe(family) for family in families],
         "held out": list(transfer()),
-        "skipped updates": history.skipped,
     }
-    save_rule(args.out, rule, card)
-    print(f"Saved {args.out} after {seconds:.0f} s.")
+    rule = CoordinatewiseRule(generator=Generator().manual_seed(args.seed))
+    draws = [] if args.quick else [_trial(family, args.seed) for family in families]
+    progress = Progress(config.meta_steps)
+    is_begun = args.resume and args.out.exists()
+    best = read_card(args.out).get("log loss in trials", math.inf) if is_begun else math.inf
+
+    def keep_if_best(step: int) -> None:
+        nonlocal best
+        score = sum(_score(rule, draw) for draw in draws) / max(len(draws), 1)
+        if score <= best:
+            best = score
+            seconds = round(time.monotonic() - started)
+            own = {"meta-steps": step, "log loss in trials": score, "seconds": seconds}
+            save_rule(args.out, rule, {**card, **own})
+
+    def watch(history: MetaHistory) -> None:
+        last = history.records[-1]
+        said = f"log loss {last.meta_loss:6.3f}  best trial {best:.3f}"
+        progress.show(last.step, f"{said}  hyper {last.grad_norm:.2f}  skipped {history.skipped}")
+        if last.step % TRIAL_EVERY == 0 or last.step == config.meta_steps:
+            keep_if_best(last.step)
+
+    checkpoint = args.out.with_suffix(".pt")
+    meta_train(rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch)
+    print(f"Saved {args.out} after {time.monotonic() - started:.0f} s.")
+
+
+def _trial(family: TaskFamily, seed: int) -> Draw:
+    """Tasks of meta-training that are drawn for trials alone."""
+    return draw_tasks(family, TRIAL_TASKS, TRIAL_STEPS, Generator().manual_seed(2**30 + seed))
+
+
+def _score(rule: CoordinatewiseRule, draw: Draw) -> float:
+    """The "log" meta-loss of whole runs of ``TRIAL_STEPS``, and of a fifth of that, averaged."""
+    total = 0.0
+    for steps in (TRIAL_STEPS // 5, TRIAL_STEPS):
+        told, batches = rule.for_horizon(steps), draw.batches[:steps]
+        run = unroll_tasks(draw.loss_fn, draw.params, batches, told, differentiable=False)
+        with torch.no_grad():
+            total += meta_loss(draw.loss_fn, run, draw.query, "log").item() / 2
+    return total if math.isfinite(total) else math.inf
 
 
 def _describe(family: TaskFamily) -> str:

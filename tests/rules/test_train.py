@@ -61,3 +61,49 @@ def test_wrong_flags_are_answered_in_one_line(flags, tmp_path, capsys):
     assert train.main([*flags, "--out", str(tmp_path / "rule.safetensors")]) == 1
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
+
+
+@pytest.fixture
+def small(monkeypatch):
+    monkeypatch.setattr(train, "curriculum", lambda: [Digits(hidden=4), Digits(hidden=6)])
+    monkeypatch.setattr(train, "WHOLE", {"unroll_length": 2, "max_horizon": 8, "groups": 2})
+    for name, value in {"TRIAL_EVERY": 2, "TRIAL_TASKS": 2, "TRIAL_STEPS": 5}.items():
+        monkeypatch.setattr(train, name, value)
+
+
+def test_the_rule_that_is_saved_is_the_best_in_trials(small, monkeypatch, tmp_path):
+    out, scores, usual = tmp_path / "rule.safetensors", {}, train.meta_train
+
+    def spied(rule, *parts, on_step, **how):
+        def watch(history):
+            on_step(history)
+            draws = [train._trial(family, 0) for family in train.curriculum()]
+            scores[len(history.records)] = sum(train._score(rule, draw) for draw in draws) / 2
+
+        return usual(rule, *parts, on_step=watch, **how)
+
+    monkeypatch.setattr(train, "meta_train", spied)
+    assert train.main(["--steps", "7", "--out", str(out)]) == 0
+    tried = {step: scores[step] for step in (2, 4, 6, 7)}
+    card = read_card(out)
+    assert card["log loss in trials"] == pytest.approx(min(tried.values()))
+    assert tried[card["meta-steps"]] == min(tried.values())
+    draws = [train._trial(family, 0) for family in train.curriculum()]
+    again = sum(train._score(load_rule(out), draw) for draw in draws) / 2
+    assert again == pytest.approx(card["log loss in trials"], rel=1e-5)
+
+
+def test_a_worse_rule_does_not_take_the_place_of_a_better_one(small, monkeypatch, tmp_path):
+    out = tmp_path / "rule.safetensors"
+    scores = iter([2.0, 1.0, 3.0, 4.0])
+    monkeypatch.setattr(train, "_score", lambda rule, draw: next(scores))
+    monkeypatch.setattr(train, "curriculum", lambda: [Digits(hidden=4)])
+    assert train.main(["--steps", "7", "--out", str(out)]) == 0
+    assert read_card(out)["meta-steps"] == 4
+    kept = out.read_bytes()
+    monkeypatch.setattr(train, "_score", lambda rule, draw: 1.5)
+    assert train.main(["--steps", "7", "--out", str(out), "--resume"]) == 0
+    assert out.read_bytes() == kept  # also after a resume
+    monkeypatch.setattr(train, "_score", lambda rule, draw: float("inf"))
+    assert train.main(["--steps", "7", "--out", str(out)]) == 0
+    assert read_card(out)["meta-steps"] == 7  # a new training starts anew
