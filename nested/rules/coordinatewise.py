@@ -33,7 +33,7 @@ from nested.rules.features import (
 START_LR = 0.02
 START_MIX = {2 + MIDDLE: 0.5, len(DIRECTIONS) - 1: 0.5}  # half Adam's direction, half Muon's
 AT_ONCE = 16384  # coordinates, where no graph is kept: what is made on the way fits a cache
-TINY = 1e-30
+TINY = 1e-24
 
 
 class CoordinatewiseRule(UpdateRule):
@@ -46,9 +46,11 @@ class CoordinatewiseRule(UpdateRule):
 
     All of ``DIRECTIONS``, ``COORDINATE_FEATURES`` and ``TENSOR_FEATURES`` are in
     ``nested.rules.features``, with their meanings. ``lr`` is the root mean square of a tensor's
-    step, inside ``lr_range`` by construction: no input can make a step larger. With ``progress``
-    the rule must be told how many inner steps there will be: ``rule.for_horizon(steps)``. It does
-    not look at the loss. ``hidden`` is U, for both nets; ``generator`` draws their first weights.
+    step, inside ``lr_range`` by construction: no input can make a step larger. A tensor whose
+    gradients have ceased, or never came, stays where it is: its "pulse" multiplies lr. With
+    ``progress`` the rule must be told how many inner steps there will be:
+    ``rule.for_horizon(steps)``. It does not look at the loss. ``hidden`` is U, for both nets;
+    ``generator`` draws their first weights.
 
     Signals: ``lr``, (L,), of the tensors in order. State: "momenta" {name: (S, n)}, "square" {name:
     (n,)}, "step" and, with ``progress``, "total", (). Raises ``ValueError`` for a width or range
@@ -74,6 +76,8 @@ class CoordinatewiseRule(UpdateRule):
         if not 0 < low < START_LR < high < math.inf:
             raise ValueError(f"lr_range is (low, high) around {START_LR}, but got {lr_range}")
         self.hidden, self.lr_range, self.progress = hidden, (low, high), progress
+        if total_steps is not None:
+            self.for_horizon(total_steps)  # says what is not allowed
         self.total_steps = total_steps
         features, directions, tensor = map(len, (COORDINATE_FEATURES, DIRECTIONS, TENSOR_FEATURES))
         self.see = nn.Linear(features, hidden)
@@ -103,9 +107,10 @@ class CoordinatewiseRule(UpdateRule):
     def init(self, params: Params) -> State:
         some = next(iter(params.values()))
         wide = torch.promote_types(some.dtype, torch.float32)  # half precision cannot count far
-        state = {
-            "momenta": {name: p.new_zeros(len(DECAYS), p.numel()) for name, p in params.items()},
-            "square": {name: p.new_zeros(p.numel()) for name, p in params.items()},
+        like = {n: p.float() if p.dtype is torch.float16 else p for n, p in params.items()}
+        state = {  # squares of gradients are beyond float16
+            "momenta": {name: p.new_zeros(len(DECAYS), p.numel()) for name, p in like.items()},
+            "square": {name: p.new_zeros(p.numel()) for name, p in like.items()},
             "step": some.new_zeros((), dtype=wide),
         }
         if self.progress:
@@ -126,7 +131,8 @@ class CoordinatewiseRule(UpdateRule):
             grad = within_reach(grad)
             old = Memories(_wide(state["momenta"][name]), _wide(state["square"][name]))
             memories = remember(old, grad.reshape(old.square.shape))
-            momenta[name], squares[name] = (memory.to(p.dtype) for memory in memories)
+            own = state["square"][name].dtype
+            momenta[name], squares[name] = (memory.to(own) for memory in memories)
             lr, direction = self.decide(look_at(weight, grad, memories, moment))
             moved[name] = p - (lr * direction).reshape(p.shape).to(p.dtype)
             lrs.append(lr)
@@ -152,7 +158,7 @@ class CoordinatewiseRule(UpdateRule):
             parts.append((mix * directions).sum(-2))
         direction = torch.cat(parts, dim=-1)
         size = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()
-        return lr.to(direction.dtype), direction / size
+        return lr.to(direction.dtype) * seen.pulse, direction / size
 
 
 def _wide(x: Tensor) -> Tensor:

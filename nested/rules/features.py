@@ -20,7 +20,9 @@ DECAYS = (0.5, 0.9, 0.99)  # of the momenta, S of them, per inner step
 MIDDLE = DECAYS.index(0.9)
 SQUARE_DECAY = 0.98  # of the second moment V, per inner step
 FLOOR = 1e-6  # of a tensor's mean V: coordinates that get less count as if they got that
-TINY, HUGE = 1e-30, 1e14  # beside any square; the largest gradient that counts as it is
+TINY = 1e-24  # beside any square: its power of -3/2, met on the way back, is still a float32
+HUGE = 1e14  # the largest gradient that counts as it is
+FAINT = 0.1  # of root V: a momentum 0.9 that is less is what gradients left that have ceased
 REACH = 4.0  # features of coordinates are cut off there
 
 DIRECTIONS = (  # J, each of root mean square about 1; all but "weight" are 0 without gradients
@@ -56,6 +58,7 @@ class Seen(NamedTuple):
     coordinates: Tensor  # (F, n)
     directions: Tensor  # (J, n)
     tensor: Tensor  # (H,)
+    pulse: Tensor  # (1,): 1 while gradients come, 0 some twenty steps after the last, or before any
 
 
 class Memories(NamedTuple):
@@ -66,9 +69,9 @@ class Memories(NamedTuple):
 
 
 def within_reach(grad: Tensor) -> Tensor:
-    """The gradient (...), with what is no number read as 0, and nothing beyond ``HUGE``. Raises
+    """The gradient (...), with what is not finite read as 0, and nothing beyond ``HUGE``. Raises
     nothing."""
-    return grad.nan_to_num(0.0, HUGE, -HUGE).clamp(-HUGE, HUGE)
+    return grad.nan_to_num(0.0, 0.0, 0.0).clamp(-HUGE, HUGE)
 
 
 def remember(memories: Memories, grad: Tensor) -> Memories:
@@ -135,7 +138,9 @@ def look_at(weight: Tensor, grad: Tensor, memories: Memories, moment: Moment) ->
         (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
     ]
     tensor = torch.cat([first, *own, *rest], dim=-1)
-    return Seen(coordinates.clamp(-REACH, REACH), directions, tensor)
+    power = momenta[..., MIDDLE, :].square().mean(-1, keepdim=True) / (mean_square + TINY)
+    pulse = (power / FAINT**2).clamp(max=1.0)
+    return Seen(coordinates.clamp(-REACH, REACH), directions, tensor, pulse)
 
 
 def _shape_features(is_matrix: bool, rows: int, count: int) -> tuple[float, float, float]:
