@@ -41,7 +41,7 @@ WHOLE = {
     "unroll_length": 10,
     "max_horizon": 700,
     "groups": 8,
-    "rescale": 2.0,
+    "rescale": 1.5,
     "trust": 10.0,
     "lr": 0.0015,
 }
@@ -51,9 +51,7 @@ def curriculum() -> list[TaskFamily]:
     """The families that rules are taught on: nets of several widths, depths and activations at
     several batch sizes, the plain one most often. All else is held out: see ``transfer``."""
     return [
-        *[Digits() for _ in range(2)],
-        Digits(hidden=96),
-        Digits(hidden=24, depth=2, batch_size=16),
+        *[Digits() for _ in range(4)],
         Digits(hidden=64, batch_size=16),
         Digits(hidden=16, depth=2, batch_size=64),
         Digits(hidden=48, activation=nn.Tanh),
@@ -78,7 +76,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the flags; wrong ones end the program with usage."""
     parser = argparse.ArgumentParser(prog="python -m nested.rules.train", description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/rule.safetensors"), help="the file")
-    parser.add_argument("--steps", type=int, default=4000, help="meta-steps (default: 4000)")
+    parser.add_argument("--steps", type=int, default=2500, help="meta-steps (default: 2500)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="digits alone, for five seconds")
     parser.add_argument("--resume", action="store_true", help="go on from the file's checkpoint")
