@@ -6,6 +6,7 @@ Source: the conventions of ``torch.optim``; ours.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -19,9 +20,10 @@ from torch.utils._pytree import (
 )
 
 from nested.levels.rule import UpdateRule
-from nested.optim.base import INFINITY, MemoryOptimizer
+from nested.optim.base import INFINITY, MemoryOptimizer, check_saved
 from nested.rules.pretrained import load_rule
 
+MOST_FORMS = 64  # of states, kept for the sets of weights that had gradients
 Form = tuple[list[tuple[str, str | None]], TreeSpec]  # of a state: a key for each leaf, and whose
 
 
@@ -29,10 +31,12 @@ class LearnedOptimizer(MemoryOptimizer):
     """Moves weights by an ``UpdateRule``, such as one that ``meta_train`` taught.
 
     ``lr`` of a group multiplies the rule's steps: 1 leaves them as they are, and schedulers may
-    drive it. Each group of parameters is a run of its own to the rule. Weights without a gradient
-    stay, and so does what the rule remembers of them. A rule that sees its progress needs
-    ``total_steps``, the number of optimizer steps that there will be; one that sees the loss needs
-    ``step(closure)`` or ``step(loss=loss)``.
+    drive it (cyclic ones with ``cycle_momentum=False``: there is no momentum to drive). Each group
+    of parameters is a run of its own to the rule, with one count of steps: what is unfrozen late
+    should come late, by ``add_param_group``. Weights without a gradient stay, and so does what the
+    rule remembers of them. The rule is copied to where the weights are. One that sees its progress
+    needs ``total_steps``, the number of optimizer steps that there will be; one that sees the loss
+    needs ``step(closure)`` or ``step(loss=loss)``.
 
     Raises ``TypeError`` for a rule that is none; ``ValueError`` for settings out of range, for a
     rule that is not told its total steps, or where it needs the loss and gets none;
@@ -45,7 +49,7 @@ class LearnedOptimizer(MemoryOptimizer):
         if not isinstance(rule, UpdateRule):
             got = type(rule).__name__
             raise TypeError(f"rule is an UpdateRule, such as load_rule() gives, but got {got}")
-        self.rule = rule if total_steps is None else rule.for_horizon(total_steps)
+        self.rule = copy.deepcopy(rule if total_steps is None else rule.for_horizon(total_steps))
         if getattr(self.rule, "total_steps", 1) is None and getattr(self.rule, "progress", True):
             raise ValueError(
                 "this rule sees its progress: give total_steps, the number of optimizer steps that"
@@ -53,7 +57,9 @@ class LearnedOptimizer(MemoryOptimizer):
             )
         self.forms: dict[tuple[str, ...], Form] = {}
         self.loss: Tensor | None = None  # of the step that is made
-        super().__init__(params, {"lr": 1.0})
+        told = getattr(self.rule, "total_steps", None)
+        super().__init__(params, {"lr": 1.0, "rule": type(rule).__name__, "total_steps": told})
+        self.rule.to(self.param_groups[0]["params"][0].device)
 
     @classmethod
     def from_pretrained(
@@ -78,14 +84,16 @@ class LearnedOptimizer(MemoryOptimizer):
                 loss = closure()
         if self.rule.needs_loss and loss is None:
             raise ValueError("this rule sees the loss: call step(closure), or step(loss=loss)")
+        if isinstance(loss, Tensor) and loss.numel() != 1:
+            raise ValueError(f"the loss is one number, but got shape {tuple(loss.shape)}")
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             raise RuntimeError("no weight has a gradient: call loss.backward() before step()")
-        self.loss = None if loss is None else torch.as_tensor(loss).detach()
+        self.loss = None if loss is None else torch.as_tensor(loss).detach().reshape(())
         self.move_all()
         return loss if closure is not None else None
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        names = {p: str(i) for i, p in enumerate(group["params"])}
+        names = {p: f"weight {i}" for i, p in enumerate(group["params"])}
         present = {names[p]: p for p in params}
         keys, spec = self._form(group, present)
         shared = group["shared"]
@@ -110,7 +118,7 @@ class LearnedOptimizer(MemoryOptimizer):
             if shape != list(p.shape):
                 was, now = tuple(shape), tuple(p.shape)
                 raise RuntimeError(
-                    f"weight {name} had shape {was} and has {now}: make a new optimizer for it"
+                    f"{name} had shape {was} and has {now}: make a new optimizer for it"
                 )
         new = [p for p in present.values() if "shape" not in self.state[p]]
         names = tuple(present)
@@ -118,6 +126,8 @@ class LearnedOptimizer(MemoryOptimizer):
             start = self.rule.init({name: p.detach() for name, p in present.items()})
             found, spec = tree_flatten_with_path(start)
             keys = [_key(path, present) for path, _ in found]
+            if len(self.forms) >= MOST_FORMS:
+                self.forms.clear()
             self.forms[names] = keys, spec
             shared = group.setdefault("shared", {})
             for (key, name), (_, leaf) in zip(keys, found, strict=True):
@@ -129,6 +139,30 @@ class LearnedOptimizer(MemoryOptimizer):
                 self.state[p]["shape"] = list(p.shape)
         return self.forms[names]
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a ``state_dict``. Raises ``ValueError``, before anything changes, for the
+        state of another optimizer or rule, of weights of other shapes, of a run of another length,
+        or with settings out of range."""
+        check_saved(type(self).__name__, self.defaults, state_dict, "state", "param_groups")
+        groups = state_dict["param_groups"]
+        for group in groups:
+            for setting in ("rule", "total_steps"):
+                theirs, ours = group[setting], self.defaults[setting]
+                if theirs != ours:
+                    said = f"this state is of an optimizer with {setting} {theirs}"
+                    raise ValueError(f"{said}, but here it is {ours}: make one with the same")
+        weights = [p for group in self.param_groups for p in group["params"]]
+        for p, i in zip(weights, (i for group in groups for i in group["params"])):
+            shape = state_dict["state"].get(i, {}).get("shape", list(p.shape))
+            if shape != list(p.shape):
+                shapes = f"{tuple(shape)}, but here one is {tuple(p.shape)}"
+                raise ValueError(f"this is the state of other weights: one was {shapes}")
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            device = group["params"][0].device
+            shared = group.get("shared", {})
+            group.update({"shared": {key: leaf.to(device) for key, leaf in shared.items()}})
+
     def __getstate__(self) -> dict[str, Any]:
         own = {"rule": self.rule, "forms": {}, "loss": None}
         return {**super().__getstate__(), **own}
@@ -137,6 +171,6 @@ class LearnedOptimizer(MemoryOptimizer):
 def _key(path: tuple[Any, ...], names: dict[str, Tensor]) -> tuple[str, str | None]:
     """What a leaf is called, and the weight that it belongs to, if it is one's alone."""
     parts = [str(getattr(part, "key", getattr(part, "idx", part))) for part in path]
-    owners = [part for part in parts if part in names]
+    owners = [part for part in parts if part in names]  # no index is called "weight 0"
     name = owners[-1] if owners else None
     return "/".join(part for part in parts if part != name), name

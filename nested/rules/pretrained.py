@@ -59,6 +59,8 @@ def load_rule(name: Path | str = "default") -> UpdateRule:
             f"the rule {str(name)!r} has format {version}, and this version of nested reads"
             f" {FORMAT}: train it anew, or install the version that made it"
         )
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError(f"the rule {str(name)!r} has weights that are not finite: train it anew")
     try:
         described = json.loads(about["rule"])
         made = RULES[described["class"]](**described["settings"])
@@ -72,9 +74,12 @@ def load_rule(name: Path | str = "default") -> UpdateRule:
 
 
 def read_card(name: Path | str = "default") -> dict[str, Any]:
-    """How the rule called ``name`` was made, as ``save_rule`` was told. Raises ``ValueError`` as
-    ``load_rule`` does."""
-    return json.loads(_read(name)[1].get("card", "{}"))
+    """How the rule called ``name`` was made, as ``save_rule`` was told. Raises ``ValueError`` when
+    it is not there or has no card."""
+    try:
+        return json.loads(_read(name)[1]["card"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"the file {str(name)!r} has no card that can be read") from error
 
 
 def path_of(name: Path | str) -> Path:

@@ -37,12 +37,19 @@ def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
     temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # keeps the suffix: writers look
     try:
         write(temporary)
+        temporary.chmod(0o666 & ~_umask())  # some writers keep files to their owner
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise ValueError(f"cannot write {str(path)!r}: {reason}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def save_json(path: Path | str, content: Any) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from nested import MetaOptimizer, functional_loss, unroll
+from nested import MetaOptimizer, Step, UpdateRule, functional_loss, unroll
 from nested.conformance import check_optimizer
 from nested.rules import CoordinatewiseRule, LearnedOptimizer, PerTensorRule
 from tests.problems import generator
@@ -147,3 +147,110 @@ def test_users_mistakes_are_answered_in_one_sentence():
     sees = LearnedOptimizer(make_net().parameters(), MetaOptimizer())
     with pytest.raises(ValueError, match=r"sees the loss: call step\(closure\), or step\(loss"):
         sees.step()
+
+
+def test_what_gets_no_gradient_any_more_stays_where_it_is():
+    trunk, used, unused = nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+    never = nn.Linear(8, 3)
+    net = nn.ModuleList([trunk, used, unused, never])
+    optimizer = LearnedOptimizer(net.parameters(), CoordinatewiseRule(), total_steps=300)
+    g, start = generator(0), never.weight.detach().clone()
+    for step in range(300):
+        optimizer.zero_grad(set_to_none=False)
+        x, y = torch.randn(8, 4, generator=g), torch.randint(3, (8,), generator=g)
+        hidden = trunk(x)
+        heads = used(hidden) + (unused(hidden) if step < 100 else 0) + 0 * never(hidden)
+        nn.functional.cross_entropy(heads, y).backward()
+        if step == 150:
+            kept = unused.weight.detach().clone()
+        optimizer.step()
+    assert torch.equal(never.weight, start)
+    assert (unused.weight - kept).norm() < 0.02 * kept.norm()  # nothing, long after the last
+
+
+def test_the_rule_goes_where_the_weights_are():
+    net = nn.Linear(4, 3, device="meta")
+    optimizer = LearnedOptimizer(net.parameters(), CoordinatewiseRule(), total_steps=5)
+    for p in net.parameters():
+        p.grad = torch.empty_like(p)
+    optimizer.step()
+    on_cpu = LearnedOptimizer(nn.Linear(4, 3).parameters(), CoordinatewiseRule(), total_steps=5)
+    optimizer.load_state_dict(on_cpu.state_dict())
+    assert {p.device.type for p in optimizer.rule.parameters()} == {"meta"}
+
+
+def test_the_state_of_something_else_is_refused_before_anything_changes():
+    def made(rule=None, steps=10, sizes=(4, 3)):
+        net = nn.Linear(*sizes)
+        optimizer = LearnedOptimizer(
+            net.parameters(), rule or CoordinatewiseRule(), total_steps=steps
+        )
+        net(torch.ones(2, sizes[0])).sum().backward()
+        if not optimizer.rule.needs_loss:
+            optimizer.step()
+        return optimizer
+
+    adam = torch.optim.Adam(nn.Linear(4, 3).parameters())
+    for other, said in (
+        (adam, "the state of another optimizer than LearnedOptimizer: it has no rule"),
+        (made(MetaOptimizer(), None), "with rule MetaOptimizer, but here it is Coordinatewise"),
+        (made(steps=777), "with total_steps 777, but here it is 10"),
+        (made(sizes=(5, 3)), r"other weights: one was \(3, 5\), but here one is \(3, 4\)"),
+    ):
+        ours = made()
+        before = copy.deepcopy(ours.state_dict())
+        with pytest.raises(ValueError, match=said):
+            ours.load_state_dict(other.state_dict())
+        assert str(ours.state_dict()) == str(before)
+
+
+def test_the_loss_is_one_number_of_any_shape():
+    ends = []
+    for shape in ((), (1,), (1, 1)):
+        net = make_net()
+        rule = MetaOptimizer().double()
+        optimizer = LearnedOptimizer(net.parameters(), rule)
+        for inputs, targets in batches():
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(net(inputs), targets)
+            loss.backward()
+            optimizer.step(loss=loss.reshape(shape))
+        ends.append(net[0].weight.detach())
+    assert torch.equal(ends[0], ends[1]) and torch.equal(ends[0], ends[2])
+    with pytest.raises(ValueError, match=r"the loss is one number, but got shape \(2,\)"):
+        optimizer.step(loss=torch.ones(2))
+
+
+class Pairs(UpdateRule):
+    """Steps of 0.1, and 0.2 from the second step of a weight on; its state is nested in tuples."""
+
+    needs_loss = False
+
+    def init(self, params):
+        return {name: (p.new_zeros(()), p.new_zeros(())) for name, p in params.items()}
+
+    def forward(self, params, grads, state, loss):
+        moved = {n: p - 0.1 * (1 + state[n][1]) for n, p in params.items()}
+        seen = {n: (state[n][0] + 1, torch.ones_like(state[n][1])) for n in params}
+        return Step(moved, seen, {})
+
+
+def test_states_of_any_nesting_belong_to_their_weights_when_gradients_come_and_go():
+    first, second = (nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = LearnedOptimizer([first, second], Pairs())
+    for step in range(5):
+        first.grad = torch.ones(2) if step % 2 == 0 else None
+        second.grad = torch.ones(2)
+        optimizer.step()
+    assert torch.allclose(first, torch.full((2,), -0.5))  # three steps
+    assert torch.allclose(second, torch.full((2,), -0.9))  # five
+
+
+def test_float16_weights_are_moved_at_gradients_beyond_its_squares():
+    net = nn.Linear(4, 3).half()
+    optimizer = LearnedOptimizer(net.parameters(), CoordinatewiseRule(), total_steps=20)
+    for _ in range(20):
+        for p in net.parameters():
+            p.grad = torch.full_like(p, 3e4)
+        optimizer.step()
+    assert all(p.isfinite().all() and p.dtype == torch.float16 for p in net.parameters())
