@@ -2,7 +2,7 @@
 
 Ask. Adam is one formula, and a person wrote it. Suppose that a net sees what Adam sees at each
 weight, and more, and was taught on small digit problems how to step. Is it faster than Adam with
-the best of 48 settings, on problems that it never met? Also where it looks 25 times further ahead?
+the best of 60 settings, on problems that it never met? Also where it looks 25 times further ahead?
 
 Show. Race the rule that comes with the package, and use it as any optimizer, in three lines. Run
 `python examples/05_a_rule_per_coordinate.py`; the picture is runs/lesson_05.png.
@@ -16,7 +16,8 @@ from torch import nn
 
 from nested import race
 from nested.levels.rule import UpdateRule
-from nested.meta.speed_up import final_loss, smoothed, speed_up
+from nested.meta.baselines import smoothed
+from nested.meta.speed_up import final_loss, speed_up
 from nested.meta.tuned import TUNED
 from nested.rules import LearnedOptimizer, load_rule
 from nested.support.files import prepare_folder
@@ -47,7 +48,7 @@ def race_for(horizon: int, rule: UpdateRule, curves: Axes, steps: Axes, **sizes)
     """Race so many steps, draw it, and return {what: number}."""
     baselines = {name: TUNED[name] for name in RACERS[1:]}
     result = race(
-        {"the rule": rule}, Digits(), horizon, baselines=baselines, tuned_for=0.05, **sizes
+        {"the rule": rule}, Digits(), horizon, baselines=baselines, tuned_for="final", **sizes
     )
     found, numbers = speed_up(result, "the rule", "Adam"), {}
     for name, colour in zip(RACERS, COLOURS):

@@ -108,14 +108,26 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     return Outcome(*tree_map(lambda x: x.unflatten(0, (count, -1)), found))
 
 
-def tune(grid: Sequence[HandMade], draw: Draw, share: float = 1.0) -> HandMade:
-    """Return the candidate with the lowest mean loss over tasks and updates (the meta-loss), or
-    over the last ``share`` of the updates; one that diverges is never lowest. Raises
-    ``IndexError`` for an empty grid."""
-    losses = run_hand_made(grid, draw).losses[..., 1:]  # (C, T, K)
-    last = max(1, round(share * losses.shape[-1]))
-    means = losses[..., -last:].mean(dim=(1, 2))  # (C,)
+def tune(grid: Sequence[HandMade], draw: Draw, what: str = "mean") -> HandMade:
+    """Return the candidate with the lowest mean over tasks of the "mean" loss (over all updates:
+    the meta-loss), or of the "final" one: ``smoothed``, on the batches trained on, what
+    ``speed_up`` chases. One that diverges is never lowest. Raises ``IndexError`` for an empty
+    grid, ``ValueError`` for another ``what``."""
+    if what not in ("mean", "final"):
+        raise ValueError(f"baselines are tuned for their mean or final loss, but got {what!r}")
+    losses = run_hand_made(grid, draw).losses  # (C, T, K + 1)
+    scores = losses[..., 1:].mean(-1) if what == "mean" else smoothed(losses[..., :-1])[..., -1]
+    means = scores.mean(1)  # (C,)
     return grid[means.nan_to_num(nan=math.inf).argmin().item()]
+
+
+def smoothed(curve: Tensor) -> Tensor:
+    """Losses (..., K) averaged over the last twentieth of a run, (..., K): a step's batch alone is
+    too noisy to be an aim. Raises ``IndexError`` for a tensor without dimensions."""
+    width = max(1, curve.shape[-1] // 20)
+    sums = torch.nn.functional.pad(curve.double().cumsum(-1), (width, 0))
+    counts = torch.arange(1, curve.shape[-1] + 1).clamp(max=width)
+    return (sums[..., width:] - sums[..., :-width]) / counts
 
 
 LRS = (0.03, 0.07, 0.15, 0.3, 0.6, 1.2, 2.5)

@@ -52,7 +52,7 @@ class MetaStep:
         device = self.learned[0].device
         self.waits = device.type != "cuda" if waits is None else waits
         self.records = device.type == "cuda" and not self.waits and config.backend in RECORDABLE
-        self.recorded: Recorded | None = None
+        self.recorded: dict[LossFn, Recorded] = {}  # the latest of each loss
         self.held = torch.zeros((), device=device)  # 1 while the rule must not move
         own = {"weight_decay": config.weight_decay}
         if not self.waits:  # a rate that a recording reads anew each time, a step it can skip
@@ -71,24 +71,26 @@ class MetaStep:
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
     ) -> Moved:
         """Make one move on T inner runs at ``params`` {name: (T, ...)}, through K ``batches`` (T,
-        ...), scored on ``query``; ``loss_fn`` is always the same. Raises what ``unroll_tasks``
-        does, and ``ValueError`` when the meta-loss has no gradient."""
+        ...), scored on ``query``. Raises what ``unroll_tasks`` does, and ``ValueError`` when the
+        meta-loss has no gradient."""
 
         def move(*inputs: tuple) -> Moved:
             return self._move(loss_fn, *inputs)
 
         inputs = (params, state, batches, query)
-        if self.records and not (self.recorded and self.recorded.takes(inputs)):
+        own_loss = getattr(loss_fn, "__func__", loss_fn)  # tasks of a family share theirs
+        recorded = self.recorded.get(own_loss)
+        if self.records and not (recorded and recorded.takes(inputs)):
             self.held.fill_(1)  # while the device warms up
             try:
-                self.recorded = Recorded(move, inputs)
+                recorded = self.recorded[own_loss] = Recorded(move, inputs)
             except RuntimeError as error:
                 self.records = False
                 said = str(error).strip().splitlines()[0]
                 warnings.warn(f"no CUDA graph, so every step is launched: {said}", stacklevel=2)
             finally:
                 self.held.fill_(0)
-        return self.recorded(*inputs) if self.records else move(*inputs)
+        return recorded(*inputs) if self.records else move(*inputs)
 
     def _move(
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch

@@ -120,18 +120,18 @@ def race(
     tuning_tasks: int = 32,
     seed: int = 0,
     baselines: Mapping[str, Callable[[int], list[HandMade]]] = BASELINES,
-    tuned_for: float = 1.0,
+    tuned_for: str = "mean",
     on_entry: Callable[[str], None] | None = None,
 ) -> RaceResult:
     """Race ``entrants`` and ``baselines`` for ``horizon`` inner steps on ``tasks`` held-out tasks.
 
     Each baseline, a function from the horizon to its candidates, is tuned on ``tuning_tasks`` tasks
-    of ``family`` for this horizon, by its mean loss over the last ``tuned_for`` (a share of 1) of
-    the run; then all run on the same tasks of ``family.held_out()``. A rule with signals ``lr`` and
-    ``momentum`` is also raced against its own schedule, "<name>, replayed": plain SGD with the
-    rule's lr (geometric mean over tasks) and momentum, blind to the losses. ``on_entry`` hears who
-    is next; ``horizon`` counts inner steps. Raises ``ValueError`` for a horizon or numbers of tasks
-    that are too small or an entrant named as a baseline, ``TypeError`` for entrants that are no
+    of ``family`` for this horizon, for its "mean" or its "final" loss, see ``tune``; then all run
+    on the same tasks of ``family.held_out()``. A rule with signals ``lr`` and ``momentum`` is also
+    raced against its own schedule, "<name>, replayed": plain SGD with the rule's lr (geometric mean
+    over tasks) and momentum, blind to the losses. ``on_entry`` hears who is next; ``horizon``
+    counts inner steps. Raises ``ValueError`` for a horizon or numbers of tasks that are too small,
+    an entrant named as a baseline or another ``tuned_for``, ``TypeError`` for entrants that are no
     dict.
     """
     for what, value, low in (

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
+from nested.meta.baselines import smoothed
 from nested.meta.race import RaceResult
 
 RESAMPLES = 1000
@@ -26,19 +27,11 @@ class SpeedUp(NamedTuple):
     high: float
 
 
-def smoothed(curve: Tensor) -> Tensor:
-    """Losses (..., K) averaged over the last twentieth of a run, (..., K): a step's batch alone is
-    too noisy to be an aim. Raises ``IndexError`` for a tensor without dimensions."""
-    width = max(1, curve.shape[-1] // 20)
-    sums = torch.nn.functional.pad(curve.double().cumsum(-1), (width, 0))
-    counts = torch.arange(1, curve.shape[-1] + 1).clamp(max=width)
-    return (sums[..., width:] - sums[..., :-width]) / counts
-
-
 def speed_up(result: RaceResult, name: str, other: str, seed: int = 0) -> SpeedUp:
     """How much sooner ``name`` reaches the smoothed loss, mean over tasks, that ``other`` ends
-    with: on the batches that both train on, none of which was met before. Raises ``KeyError`` for a
-    name that did not race."""
+    with: on the batches that both train on, none of which was met before. As curves are noisy, one
+    against itself can come out a little above 1, which is worth showing beside it. Raises
+    ``KeyError`` for a name that did not race."""
     ours, theirs = (result.entries[n].losses[:, :-1] for n in (name, other))  # (T, K)
     value = _ratio(ours.mean(0, keepdim=True), theirs.mean(0, keepdim=True))
     generator = Generator().manual_seed(seed)

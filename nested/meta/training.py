@@ -271,7 +271,7 @@ def _settings(part: UpdateRule | TaskFamily) -> dict[str, str]:
             return f"({', '.join(map(text, value))})"
         return getattr(value, "__qualname__", None) or repr(value)
 
-    plain = (int, float, str, tuple, torch.dtype)
+    plain = (int, float, str, tuple, dict, torch.dtype)
     return {
         name: text(value)
         for name, value in vars(part).items()

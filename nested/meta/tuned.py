@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 
 from nested.meta.baselines import HandMade
 
-RATES = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.08, 0.15)
-SGD_RATES = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0)
+RATES = (0.002, 0.005, 0.01, 0.02, 0.035, 0.05, 0.08, 0.15, 0.4, 1.2)
+SGD_RATES = (0.005, 0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 5.0)
 
 
 class MuonOfTasks(Optimizer):

@@ -92,7 +92,8 @@ def teach(args: argparse.Namespace) -> None:
     config = MetaConfig(**settings, **shared, seed=args.seed)
     prepare_folder(args.out.parent, args.out.name)
     families = [Digits()] if args.quick else curriculum()
-    flags = ["--steps", str(args.steps), "--seed", str(args.seed)] + ["--quick"] * args.quick
+    length = ["--quick"] if args.quick else ["--steps", str(args.steps)]
+    flags = [*length, "--seed", str(args.seed)]
     card = {
         "command": shlex.join(["python", "-m", "nested.rules.train", *flags]),
         "taught on": [_describe(family) for family in families],
@@ -111,6 +112,7 @@ def teach(args: argparse.Namespace) -> None:
             best = score
             seconds = round(time.monotonic() - started)
             own = {"meta-steps": step, "log loss in trials": score, "seconds": seconds}
+            own |= {"seconds count from": "the last resume"} if is_begun else {}
             save_rule(args.out, rule, {**card, **own})
 
     def watch(history: MetaHistory) -> None:
@@ -120,7 +122,7 @@ def teach(args: argparse.Namespace) -> None:
         if last.step % TRIAL_EVERY == 0 or last.step == config.meta_steps:
             keep_if_best(last.step)
 
-    checkpoint = args.out.with_suffix(".pt")
+    checkpoint = args.out.with_name(args.out.name + ".checkpoint")
     meta_train(rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch)
     print(f"Saved {args.out} after {time.monotonic() - started:.0f} s.")
 
@@ -142,8 +144,9 @@ def _score(rule: CoordinatewiseRule, draw: Draw) -> float:
 
 
 def _describe(family: TaskFamily) -> str:
-    plain = (int, float, str)
+    plain = (int, float, str, dict, tuple)
     own = {n: v for n, v in vars(family).items() if isinstance(v, plain) and n != "is_held_out"}
+    own.pop("device", None)
     return f"{type(family).__name__}({', '.join(f'{n}={v}' for n, v in own.items())})"
 
 

@@ -6,7 +6,6 @@ problem after Metz et al. 2020 (arXiv 2009.11243). The text is the help that com
 
 from __future__ import annotations
 
-import pydoc_data.topics
 from dataclasses import dataclass
 from functools import cache
 
@@ -23,7 +22,9 @@ PASSAGE = 4000  # bytes of a task's own text
 @cache
 def load_help() -> Tensor:
     """Return the text of Python's help topics, (length,) int64 in 0 to 127."""
-    text = "\n".join(pydoc_data.topics.topics[name] for name in sorted(pydoc_data.topics.topics))
+    from pydoc_data.topics import topics  # here: half a megabyte that other families do not need
+
+    text = "\n".join(topics[name] for name in sorted(topics))
     codes = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
     return torch.where(codes < BYTES, codes, 0)
 

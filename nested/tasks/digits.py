@@ -83,6 +83,7 @@ class Digits(TwoSided):
         check_range("contrast", contrast)
         self.sizes = {"train": batch_size, "query": query_size}
         self.hidden, self.contrast, self.depth = hidden, contrast, depth
+        self.activation = activation.__name__
         self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
         widths = [PIXELS, *[hidden] * depth]
         layers = [

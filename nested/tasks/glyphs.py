@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy
 import torch
-from matplotlib.ft2font import FT2Font
 from torch import Generator, Tensor, nn
 
 from nested.levels.forward import Batch, functional_loss
@@ -43,6 +41,9 @@ POINTS = 9  # size of the font
 @cache
 def draw_glyphs() -> Tensor:
     """Return the characters in all F fonts, (characters, F, 14, 14) float32 in [0, 1], centred."""
+    import matplotlib  # here: other families do not need it
+    from matplotlib.ft2font import FT2Font
+
     frame = SIDE + SHIFTS - 1
     images = numpy.zeros((len(CHARACTERS), len(FONTS), frame, frame), dtype=numpy.float32)
     for f, name in enumerate(FONTS):

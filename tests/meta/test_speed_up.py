@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from nested.meta.baselines import HandMade, draw_tasks, run_hand_made, tune
+from nested.meta.baselines import HandMade, draw_tasks, run_hand_made, smoothed, tune
 from nested.meta.race import Entry, RaceResult
-from nested.meta.speed_up import final_loss, smoothed, speed_up
+from nested.meta.speed_up import final_loss, speed_up
 from nested.meta.tuned import TUNED, MuonOfTasks
 from nested.tasks import Digits, Quadratics
 from tests.problems import generator
@@ -79,15 +79,24 @@ def test_each_baseline_has_both_schedules_and_lowers_the_loss(name):
     assert len(constant) == len(rates) // 2 == len(grid) // 2
     assert all(r[-1] < 0.1 * r[0] for r in rates if r not in constant)
     draw = draw_tasks(Digits(), 2, 10, generator())
-    best = tune(grid, draw, share=0.2)
+    best = tune(grid, draw, "final")
     losses = run_hand_made([best], draw).losses[0].mean(0)
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_share_of_the_run_decides_which_settings_are_best():
+def test_what_is_chased_decides_which_settings_are_best():
     """A rate that learns fast and then bounces wins by its mean, a small one by its end."""
     draw = draw_tasks(Quadratics(noise=0.5), 16, 60, generator())
-    grid = [HandMade(torch.optim.SGD, {"lr": lr}) for lr in (0.03, 0.5)]
-    end = run_hand_made(grid, draw).losses[..., 1:].mean(1)
-    assert tune(grid, draw, share=0.05) is grid[end[:, -3:].mean(1).argmin()]
-    assert tune(grid, draw) is grid[end.mean(1).argmin()]
+    grid = [HandMade(torch.optim.SGD, {"lr": lr}) for lr in (0.1, 0.5)]
+    losses = run_hand_made(grid, draw).losses.mean(1)
+    by_end, by_mean = losses[:, -4:-1].mean(1).argmin(), losses[:, 1:].mean(1).argmin()
+    assert by_end == 0 and by_mean == 1
+    assert tune(grid, draw, "final") is grid[0] and tune(grid, draw) is grid[1]
+    with pytest.raises(ValueError, match="for their mean or final loss, but got 'end'"):
+        tune(grid, draw, "end")
+
+
+def test_a_noisy_curve_against_itself_is_hardly_above_1():
+    noise = 1 + 0.3 * torch.rand(64, 100, generator=generator())
+    raced = result(noisy=noise * torch.linspace(3, 1, 100), flat=noise)
+    assert 1 <= speed_up(raced, "noisy", "noisy").value < 1.1
