@@ -195,6 +195,19 @@ def test_other_shapes_are_recorded_anew_and_results_are_kept(stand_in):
     assert len(stand_in) == 2
 
 
+def test_each_loss_has_a_recording_of_its_own(stand_in):
+    """Two families of equal shapes: what is replayed is the loss at hand, as without recording."""
+    families = [Digits(hidden=4), Digits(hidden=4, activation=torch.nn.Sigmoid)]
+    losses = {}
+    for records in (False, True):
+        step = MetaStep(MetaOptimizer(), CONFIG, waits=False)
+        step.records = records
+        found = [step(*inputs(step.rule, families[i % 2], seed=i)).loss.item() for i in range(6)]
+        losses[records] = torch.tensor(found)
+    assert len(stand_in) == 2
+    assert torch.allclose(losses[True], losses[False], rtol=1e-4)
+
+
 def test_what_cannot_be_recorded_is_launched_step_by_step(monkeypatch):
     def refuse(function):
         raise RuntimeError("operation not permitted when stream is capturing")
