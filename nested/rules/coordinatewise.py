@@ -150,9 +150,11 @@ class CoordinatewiseRule(UpdateRule):
         share, plain = self.schedule(tensor).split([1, len(DIRECTIONS)], dim=-1)
         lr = torch.exp(low + (high - low) * torch.sigmoid(share))
         shift = self.see.bias + self.see_tensor(tensor)  # (U,)
-        some = seen.directions.shape[-1] if torch.is_grad_enabled() else AT_ONCE
+        count = seen.weight.shape[-1]
+        at_once = max(count, 1) if torch.is_grad_enabled() else AT_ONCE
         parts = []
-        for x, directions in zip(*(x.split(some, dim=-1) for x in seen[:2])):
+        for start in range(0, max(count, 1), at_once):
+            x, directions = seen.at(slice(start, start + at_once))
             hidden = torch.relu(_affine(self.see.weight, x.to(own), shift))  # (U, n)
             mix = _affine(self.mix.weight, hidden, plain)  # (J, n)
             parts.append((mix * directions).sum(-2))

@@ -53,12 +53,34 @@ TENSOR_FEATURES = (  # H, each of order 1; the last three only for rules told th
 
 
 class Seen(NamedTuple):
-    """What there is to see of a tensor."""
+    """What there is to see of a tensor; ``at`` shows it coordinate by coordinate."""
 
-    coordinates: Tensor  # (F, n)
-    directions: Tensor  # (J, n)
+    weight: Tensor  # (n,)
+    grad: Tensor  # (n,)
+    momenta: Tensor  # (S, n), as averages
+    square: Tensor  # (n,), likewise
+    structured: Tensor | None  # (2, n), of a matrix: the last two directions
+    sizes: Tensor  # (2 + S, 1): root mean squares of gradient, weight and momenta
+    mean_square: Tensor  # (1,)
     tensor: Tensor  # (H,)
     pulse: Tensor  # (1,): 1 while gradients come, 0 some twenty steps after the last, or before any
+
+    def at(self, some: slice) -> tuple[Tensor, Tensor]:
+        """The features (F, N) and the directions (J, N) of ``some`` N of the coordinates. Raises
+        nothing."""
+        momenta, square = self.momenta[..., some], self.square[..., some]
+        own = [x[..., some].unsqueeze(-2) for x in (self.grad, self.weight)]
+        units = torch.cat([*own, momenta], dim=-2) / self.sizes  # (2 + S, n)
+        floor = FLOOR * self.mean_square + TINY
+        adam = momenta * (square + floor).rsqrt().unsqueeze(-2)
+        if self.structured is None:
+            last = [adam[..., MIDDLE : MIDDLE + 1, :], units[..., 2 + MIDDLE : 3 + MIDDLE, :]]
+        else:
+            last = [self.structured[..., some]]
+        directions = torch.cat([units[..., :2, :], adam, *last], dim=-2)
+        log_square = ((square + TINY) / (self.mean_square + TINY)).log().unsqueeze(-2) / 4
+        coordinates = torch.cat([directions, units[..., 2:, :], log_square], dim=-2)
+        return coordinates.clamp(-REACH, REACH), directions
 
 
 class Memories(NamedTuple):
@@ -77,10 +99,9 @@ def within_reach(grad: Tensor) -> Tensor:
 def remember(memories: Memories, grad: Tensor) -> Memories:
     """Take in a gradient, (N,) for N = n: ``m_s <- b_s m_s + (1 - b_s) g``, ``V <- b V + (1 - b)
     g^2``. Raises ``RuntimeError`` for another n."""
-    momenta = [torch.lerp(grad, m, b) for m, b in zip(memories.momenta.unbind(-2), DECAYS)]
-    return Memories(
-        torch.stack(momenta, dim=-2), torch.lerp(grad * grad, memories.square, SQUARE_DECAY)
-    )
+    decays = torch.cat([grad.new_full((1, 1), b) for b in DECAYS])
+    momenta = torch.lerp(grad.unsqueeze(-2), memories.momenta, decays)
+    return Memories(momenta, torch.lerp(grad * grad, memories.square, SQUARE_DECAY))
 
 
 class Moment(NamedTuple):
@@ -116,31 +137,28 @@ def look_at(weight: Tensor, grad: Tensor, memories: Memories, moment: Moment) ->
     momenta = memories.momenta * moment.unbias
     square = memories.square * moment.unbias_square
     mean_square = square.mean(-1, keepdim=True)
-    least = FLOOR * mean_square + TINY
-    stacked = torch.cat([g.unsqueeze(-2), w.unsqueeze(-2), momenta], dim=-2)  # (2 + S, n)
-    sizes = (stacked.square().mean(-1, keepdim=True) + TINY).sqrt()
-    units = stacked / sizes
-    adam = momenta * (square + least).rsqrt().unsqueeze(-2)
-    middle = momenta[..., MIDDLE, :]
+    structured = None
     if is_matrix:
-        middle, square_matrix = (x.unflatten(-1, (rows, -1)) for x in (middle, square))
-        structured = [_factored(middle, square_matrix, mean_square, least), _orthogonal(middle)]
-        structured = torch.stack([x.flatten(-2) for x in structured], dim=-2)
-    else:
-        structured = torch.stack([adam[..., MIDDLE, :], units[..., 2 + MIDDLE, :]], dim=-2)
-    directions = torch.cat([units[..., :2, :], adam, structured], dim=-2)
-    log_square = ((square + TINY) / (mean_square + TINY)).log().unsqueeze(-2) / 4
-    coordinates = torch.cat([directions, units[..., 2:, :], log_square], dim=-2)
+        matrices = (x.unflatten(-1, (rows, -1)) for x in (momenta[..., MIDDLE, :], square))
+        structured = _structured(*matrices, mean_square.unsqueeze(-1))
+    squares = [x.square().mean(-1, keepdim=True) for x in (g.unsqueeze(-2), w.unsqueeze(-2))]
+    powers = torch.cat([*squares, momenta.square().mean(-1, keepdim=True)], dim=-2)
+    sizes = (powers + TINY).sqrt()  # (2 + S, 1)
+    slow = momenta[..., -1, :]
+    cosines = [
+        (x * slow).mean(-1, keepdim=True) / (sizes[..., i, :] * sizes[..., -1, :])
+        for i, x in ((0, g), (2, momenta[..., 0, :]))
+    ]
     own = [
         (sizes[..., 1, :] + FLOOR).log() / 2 + 1,
         *(torch.full_like(first, x) for x in _shape_features(is_matrix, rows, w.shape[-1])),
-        *((units[..., i, :] * units[..., -1, :]).mean(-1, keepdim=True) for i in (0, 2)),
+        *cosines,
         (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
     ]
     tensor = torch.cat([first, *own, *rest], dim=-1)
-    power = momenta[..., MIDDLE, :].square().mean(-1, keepdim=True) / (mean_square + TINY)
-    pulse = (power / FAINT**2).clamp(max=1.0)
-    return Seen(coordinates.clamp(-REACH, REACH), directions, tensor, pulse)
+    signal = powers[..., 2 + MIDDLE, :] / (mean_square + TINY)
+    pulse = (signal / FAINT**2).clamp(max=1.0)
+    return Seen(w, g, momenta, square, structured, sizes, mean_square, tensor, pulse)
 
 
 def _shape_features(is_matrix: bool, rows: int, count: int) -> tuple[float, float, float]:
@@ -148,13 +166,12 @@ def _shape_features(is_matrix: bool, rows: int, count: int) -> tuple[float, floa
     return float(is_matrix), math.log(max(columns, 1)) / 2 - 1, math.log(max(count, 1)) / 3 - 2
 
 
-def _factored(momentum: Tensor, square: Tensor, mean: Tensor, least: Tensor) -> Tensor:
-    """The momentum (R, C) over the root of V's row means times its column means over its mean."""
-    mean, least = mean.unsqueeze(-1), least.unsqueeze(-1)
-    by_row = ((square.mean(-1, keepdim=True) + least) / (mean + TINY)).rsqrt()
-    by_column = (square.mean(-2, keepdim=True) + least).rsqrt()
-    return momentum * by_row * by_column
-
-
-def _orthogonal(momentum: Tensor) -> Tensor:
-    return newton_schulz(momentum) * math.sqrt(max(momentum.shape[-2:]))
+def _structured(momentum: Tensor, square: Tensor, mean: Tensor) -> Tensor:
+    """Two directions of a matrix (R, C), flattened, (2, n): the momentum over the root of V's row
+    means times its column means over its mean; and the momentum made orthogonal."""
+    floor = FLOOR * mean + TINY
+    by_row = ((square.mean(-1, keepdim=True) + floor) / (mean + TINY)).rsqrt()
+    by_column = (square.mean(-2, keepdim=True) + floor).rsqrt()
+    orthogonal = newton_schulz(momentum) * math.sqrt(max(momentum.shape[-2:]))
+    both = momentum * by_row * by_column, orthogonal
+    return torch.stack([x.flatten(-2) for x in both], dim=-2)

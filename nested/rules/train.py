@@ -36,10 +36,11 @@ from nested.tasks import (
 from nested.unroll.batched import unroll_tasks
 
 TRIAL_EVERY, TRIAL_TASKS, TRIAL_STEPS = 250, 8, 100  # meta-steps, tasks of a family, inner steps
-QUICK = {"meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "lr": 0.01}
+QUICK = {"tasks": 8, "meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "lr": 0.01}
 WHOLE = {
     "unroll_length": 10,
     "max_horizon": 700,
+    "tasks": 16,
     "groups": 8,
     "rescale": 1.5,
     "trust": 10.0,
@@ -88,7 +89,7 @@ def teach(args: argparse.Namespace) -> None:
     that are not allowed, ``MetaTrainingError`` when training breaks down."""
     started = time.monotonic()
     settings = QUICK if args.quick else {**WHOLE, "meta_steps": args.steps}
-    shared = {"tasks": 8, "objective": "log", "horizons": "log-uniform", "max_skips": 50}
+    shared = {"objective": "log", "horizons": "log-uniform", "max_skips": 50}
     config = MetaConfig(**settings, **shared, seed=args.seed)
     prepare_folder(args.out.parent, args.out.name)
     families = [Digits()] if args.quick else curriculum()

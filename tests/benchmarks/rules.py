@@ -32,7 +32,7 @@ from nested.rules import (  # noqa: E402
     read_card,
     save_rule,
 )
-from nested.rules.features import COORDINATE_FEATURES, DIRECTIONS, MIDDLE, Seen  # noqa: E402
+from nested.rules.features import COORDINATE_FEATURES, DIRECTIONS, MIDDLE  # noqa: E402
 from nested.rules.pretrained import path_of  # noqa: E402
 from nested.rules.train import transfer  # noqa: E402
 from nested.support.plots import COLOURS, new_figure, plain_log_scale, save_figure  # noqa: E402
@@ -167,8 +167,11 @@ def draw(rule: CoordinatewiseRule, rows: list[Row], path: str) -> None:
     momentum, gradient = torch.meshgrid(reach, reach, indexing="xy")
     shown = torch.zeros(len(COORDINATE_FEATURES), momentum.numel())
     shown[0], shown[2 + MIDDLE] = gradient.flatten(), momentum.flatten()
-    seen = Seen(shown, shown[: len(DIRECTIONS)], torch.zeros(rule.see_tensor.in_features))
-    direction = rule.decide(seen)[1].unflatten(0, momentum.shape)
+    hidden = rule.see.bias[:, None] + rule.see.weight @ shown  # all else at 0
+    plain = rule.schedule(torch.zeros(rule.see_tensor.in_features))[1:]
+    mix = plain[:, None] + rule.mix.weight @ hidden.relu()
+    direction = (mix * shown[: len(DIRECTIONS)]).sum(0)
+    direction = (direction / direction.square().mean().sqrt()).unflatten(0, momentum.shape)
     heat = below[2].pcolormesh(reach, reach, direction, cmap="RdBu_r", shading="nearest")
     below[2].contour(reach, reach, direction, colors="black", linewidths=0.4)
     figure.colorbar(heat, ax=below[2])

@@ -51,8 +51,15 @@ def moves_by(optimizer, weight, grads):
     return before - p.detach()
 
 
+ALL = slice(None)
+
+
+def directions_of(seen):
+    return seen.at(ALL)[1]
+
+
 def direction(seen, name):
-    return seen.directions[DIRECTIONS.index(name)]
+    return directions_of(seen)[DIRECTIONS.index(name)]
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 6), (6, 4)])
@@ -93,8 +100,8 @@ def test_the_factored_direction_is_adafactors_formula():
 
 def test_there_is_a_row_for_each_name():
     seen, _ = seen_after(draw(4, 6), gradients(4, 6))
-    assert seen.directions.shape == (len(DIRECTIONS), 24)
-    assert seen.coordinates.shape == (len(COORDINATE_FEATURES), 24)
+    assert seen.at(ALL)[1].shape == (len(DIRECTIONS), 24)
+    assert seen.at(ALL)[0].shape == (len(COORDINATE_FEATURES), 24)
     assert seen.tensor.shape == (len(TENSOR_FEATURES),)
 
 
@@ -104,8 +111,8 @@ def test_the_size_of_gradients_and_weights_does_not_matter(shape, scale):
     weight, grads = draw(*shape), gradients(*shape)
     usual, _ = seen_after(weight, grads)
     scaled, _ = seen_after(scale * weight, [scale * g for g in grads])
-    assert torch.allclose(scaled.directions, usual.directions, rtol=1e-4, atol=1e-6)
-    assert torch.allclose(scaled.coordinates, usual.coordinates, rtol=1e-4, atol=1e-5)
+    assert torch.allclose(scaled.at(ALL)[1], usual.at(ALL)[1], rtol=1e-4, atol=1e-6)
+    assert torch.allclose(scaled.at(ALL)[0], usual.at(ALL)[0], rtol=1e-4, atol=1e-5)
     size = TENSOR_FEATURES.index("log size")
     others = [i for i in range(len(TENSOR_FEATURES)) if i != size]
     assert torch.allclose(scaled.tensor[others], usual.tensor[others], rtol=1e-4, atol=1e-5)
@@ -114,7 +121,7 @@ def test_the_size_of_gradients_and_weights_does_not_matter(shape, scale):
 
 def test_without_gradients_no_direction_is_left_but_the_weights_own():
     seen, _ = seen_after(draw(4, 6), [torch.zeros(4, 6).double()] * 3)
-    assert [n for n, d in zip(DIRECTIONS, seen.directions) if d.abs().max() > 1e-6] == ["weight"]
+    assert [n for n, d in zip(DIRECTIONS, seen.at(ALL)[1]) if d.abs().max() > 1e-6] == ["weight"]
 
 
 def test_the_clock_is_seen_by_those_who_are_told():
@@ -133,7 +140,15 @@ def test_gradients_that_are_no_numbers_leave_numbers(bad):
     grads[2][1, 1] = bad
     grads[-1][0, 0] = bad
     grads = [within_reach(grad) for grad in grads]
-    assert all(part.isfinite().all() for part in seen_after(draw(4, 6), grads)[0])
+    seen, _ = seen_after(draw(4, 6), grads)
+    assert all(part.isfinite().all() for part in [*seen, *seen.at(ALL)])
+
+
+@pytest.mark.parametrize("shape", [(7,), (4, 6)])
+def test_some_coordinates_are_seen_as_they_are_among_all(shape):
+    seen, _ = seen_after(draw(*shape), gradients(*shape))
+    for whole, part in zip(seen.at(ALL), seen.at(slice(2, 5))):
+        assert torch.equal(whole[:, 2:5], part)
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 6)])
@@ -147,5 +162,6 @@ def test_many_tasks_are_seen_as_one_after_another(shape):
     together = look_at(weights, grads[-1], memories, moment_of(step, total))
     for t in range(3):
         alone, _ = seen_after(weights[t], [g[t] for g in grads])
-        for ours, theirs in zip(together, alone):
+        pairs = [*zip(together.at(ALL), alone.at(ALL)), (together.tensor, alone.tensor)]
+        for ours, theirs in [*pairs, (together.pulse, alone.pulse)]:
             assert torch.allclose(ours[t], theirs, rtol=1e-10, atol=1e-12)
