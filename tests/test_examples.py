@@ -50,6 +50,13 @@ def test_lesson_04_short_windows_lower_the_rate_too_soon_and_pes_does_not(tmp_pa
     assert all(abs(numbers[f"PES at {fall}, errors off"]) < 3.5 for fall in (0.3, 0.8, 1.3))
 
 
+def test_lesson_05_the_rule_is_faster_than_tuned_adam(tmp_path):
+    numbers = run_lesson("05_a_rule_per_coordinate", tmp_path, quick=True)
+    assert numbers["right"] > 0.9
+    assert numbers["speed-up, 20"] >= 2.0
+    assert numbers["the rule, unseen, 20"] < 0.9 * numbers["Adam, unseen, 20"]
+
+
 def test_lesson_06_what_a_memory_forgets_depends_on_its_key(tmp_path):
     numbers = run_lesson("06_optimizers_are_memories", tmp_path, seeds=2)
     assert numbers["momentum is a minimiser"] < 1e-7 and numbers["Adam is a minimiser"] < 1e-6
