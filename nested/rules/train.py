@@ -103,8 +103,9 @@ def teach(args: argparse.Namespace) -> None:
     rule = CoordinatewiseRule(generator=Generator().manual_seed(args.seed))
     draws = [] if args.quick else [_trial(family, args.seed) for family in families]
     progress = Progress(config.meta_steps)
-    is_begun = args.resume and args.out.exists()
-    best = read_card(args.out).get("log loss in trials", math.inf) if is_begun else math.inf
+    before = read_card(args.out) if args.resume and args.out.exists() else {}
+    is_begun = before.get("command") == card["command"]
+    best = before["log loss in trials"] if is_begun else math.inf
 
     def keep_if_best(step: int) -> None:
         nonlocal best

@@ -96,3 +96,27 @@ def test_a_rule_per_tensor_can_be_saved(tmp_path):
     again = load_rule(tmp_path / "rule.safetensors")
     assert again.hidden == 6 and again.context == rule.context
     assert torch.equal(again.net[0].weight, rule.net[0].weight)
+
+
+def test_the_default_says_how_it_was_made_and_where_it_fails():
+    card = read_card("default")
+    assert card["command"].startswith("python -m nested.rules.train --steps")
+    assert card["seconds"] < 1800 and card["taught on"] and card["known limits"]
+    assert len(card["results"]) >= 11
+
+
+def test_rules_that_are_no_numbers_and_cards_that_are_none_are_refused(tmp_path):
+    path, rule = tmp_path / "rule.safetensors", CoordinatewiseRule()
+    torch.nn.init.constant_(rule.mix.weight, float("nan"))
+    save_rule(path, rule)
+    with pytest.raises(ValueError, match="has weights that are not finite: train it anew"):
+        load_rule(path)
+    save_file({"x": torch.zeros(2)}, path, {"format": "1", "card": "{"})
+    with pytest.raises(ValueError, match="has no card that can be read"):
+        read_card(path)
+
+
+def test_others_can_read_what_is_saved(tmp_path):
+    save_rule(tmp_path / "rule.safetensors", CoordinatewiseRule())
+    (tmp_path / "usual").write_text("")
+    assert (tmp_path / "rule.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
