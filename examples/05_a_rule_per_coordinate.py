@@ -61,7 +61,7 @@ def race_for(horizon: int, rule: UpdateRule, curves: Axes, steps: Axes, **sizes)
         steps.plot(lr, label=name)
     plain_log_scale(steps)
     steps.set(xlabel="step", ylabel="size of the rule's steps (rms)")
-    ours, theirs, our_unseen, their_unseen = list(numbers.values())[:4]
+    ours, our_unseen, theirs, their_unseen = list(numbers.values())[:4]
     print(
         f"{horizon} steps: {found.value:.1f} times as fast as tuned Adam ({found.low:.1f} to"
         f" {found.high:.1f});\n    final loss {ours:.4f} against {theirs:.4f}, on unseen digits"
@@ -85,7 +85,12 @@ def main(folder: Path = Path("runs"), quick: bool = False) -> dict[str, float]:
     return numbers
 
 
-# Answer. TODO
+# Answer. On digits, yes: 2.5 times as fast at 20 steps, 3.8 at 100, 4.6 at 500, though the windows
+# it learned through were of 10 steps: it is told how far a run has come, and that is enough to know
+# how small to step. Its steps shrink a hundredfold along a run, and those of biases are smaller. On
+# unseen digits it is ahead at 20 steps and level with Adam after. And it is no free lunch: Muon,
+# tuned for 500 steps, ends far lower; a step costs many times Adam's; and bowls, which it never
+# saw, it hardly descends (tests/benchmarks/README.md).
 
 if __name__ == "__main__":
     main()

@@ -4,7 +4,7 @@ Races it on held-out digits for 20, 100 and 500 steps, and for 100 steps on fami
 was taught on, against six optimizers tuned for each family and horizon; then 200 runs of 2,000
 steps; then times a step of it as an optimizer. Speed-ups are steps of the baseline over steps
 needed to its final smoothed loss, with bootstrap intervals over 64 tasks. Exits non-zero when a
-bound is broken. TIME; ``--png FILE`` draws it.
+bound is broken. 20 minutes; ``--png FILE`` draws it.
 """
 
 import argparse
