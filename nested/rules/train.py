@@ -121,7 +121,8 @@ def teach(args: argparse.Namespace) -> None:
 
     def watch(history: MetaHistory) -> None:
         last = history.records[-1]
-        said = f"log loss {last.meta_loss:6.3f}  best trial {best:.3f}"
+        trial = f"  best trial {best:.3f}" if best < math.inf else ""
+        said = f"log loss {last.meta_loss:6.3f}{trial}"
         progress.show(last.step, f"{said}  hyper {last.grad_norm:.2f}  skipped {history.skipped}")
         if last.step % TRIAL_EVERY == 0 or last.step == config.meta_steps:
             keep_if_best(last.step)
