@@ -1,0 +1,22 @@
+"""Sequence memories: the same loop, one token a step. Each is a small model that learns as it
+reads."""
+
+from nested.memory.continuum import ContinuumMemory
+from nested.memory.gates import Gate, shut
+from nested.memory.linear import LinearMemory, by_chunks, by_tokens
+from nested.memory.selfmod import SelfModifyingTitans
+from nested.memory.sequence import ChunkedMemory, SequenceMemory
+from nested.memory.titans import TitansMemory
+
+__all__ = [
+    "ChunkedMemory",
+    "ContinuumMemory",
+    "Gate",
+    "LinearMemory",
+    "SelfModifyingTitans",
+    "SequenceMemory",
+    "TitansMemory",
+    "by_chunks",
+    "by_tokens",
+    "shut",
+]

@@ -1,0 +1,152 @@
+"""Continuum memory: a chain of small nets, each of which learns online, at a clock of its own.
+
+State: the weights of each level, for each sample.  It sees: the level before it.  Clock: 16, 64,
+256 tokens, or others. A level off its clock is not skipped: only its update waits.
+Letters: B samples, T tokens, D width, C tokens between a level's updates, L levels.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 70-74.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize, silu
+
+from nested.levels.clock import Clock
+from nested.levels.forward import Params, State
+from nested.memory.gates import Gate
+from nested.memory.net import draw_matrix, hidden_units
+from nested.memory.sequence import ChunkedMemory, SequenceMemory, cut
+
+FORMS = ("sequential", "independent", "nested")
+
+
+class ContinuumLevel(ChunkedMemory):
+    """One level: reads y = W1 silu(W2 W_q x) and learns values of its context flow by their keys,
+
+        W <- W - n sum_C dL/dW,     L = 1/2 |W1 silu(W2 k) - v|^2,   k = unit(W_k x), v = W_v x
+
+    every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71). The
+    rate n in (1e-4, 1) / C is a parameter; so are the first weights ``w1``, ``w2`` (D, D). Raises
+    as ``SequenceMemory`` does."""
+
+    def __init__(self, dim: int, chunk: int) -> None:
+        super().__init__(dim, chunk)
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.rate = Gate(1e-4 / chunk, 0.1 / chunk, 1 / chunk)
+        self.w1, self.w2 = draw_matrix(dim, dim), draw_matrix(dim, dim)
+
+    def weights(self, batch_size: int) -> Params:
+        shape = (batch_size, self.dim, self.dim)
+        return {"w1": self.w1.expand(shape), "w2": self.w2.expand(shape)}
+
+    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+        return self.query(x), normalize(self.key(x), dim=-1), normalize(self.value(x), dim=-1)
+
+    def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
+        queries, keys, values = seen
+        w1, w2 = start["w1"], start["w2"]
+        y = silu(queries @ w2.mT) @ w1.mT
+        units, slopes = hidden_units(keys, w2)
+        off = (units @ w1.mT - values) * self.rate(0.0)  # n dL/dy
+        back = (off @ w1) * slopes
+        after = {
+            "w1": torch.baddbmm(now["w1"], off.mT, units, alpha=-1),  # W <- W - n dL/dW
+            "w2": torch.baddbmm(now["w2"], back.mT, keys, alpha=-1),
+        }
+        return y, after
+
+
+class ContinuumMemory(SequenceMemory):
+    """Levels l = 1, 2, ... of rising ``periods``, in tokens: the context flow goes from fast to
+    slow.
+
+    "sequential": h_l = h_(l-1) + level_l(h_(l-1)), h_0 = x, y = h_L (eq. 70). "independent": all
+    read x, and y = x + the average of levels by gates, softmax(W x) (eq. 74). "nested": sequential,
+    and whenever its slower neighbour moves (and at the beginning) a level's weights restart from a
+    map of that neighbour's, A W + O, with A and O = ``w1``, ``w2`` learned, from I and 0 (eq. 72);
+    each period is then a multiple of the one before. The state is {"position", "memory": ({"start",
+    "now"}, ...)}, a level each. Raises ``ValueError`` for other forms and for periods that are not
+    rising whole numbers from 1, and as ``SequenceMemory`` does."""
+
+    def __init__(
+        self,
+        dim: int,
+        periods: tuple[int, ...] = (16, 64, 256),
+        form: str = "sequential",
+        *,
+        detach_every: int | None = None,
+    ) -> None:
+        super().__init__(dim, detach_every=detach_every)
+        check_periods(periods, form)
+        self.periods, self.form = tuple(periods), form
+        self.levels = nn.ModuleList(ContinuumLevel(dim, period) for period in periods)
+        if form == "independent":
+            self.choose = nn.Linear(dim, len(periods), bias=False)
+            nn.init.zeros_(self.choose.weight)
+        if form == "nested":
+            self.mixes = nn.ParameterList(torch.eye(dim).repeat(2, 1, 1) for _ in periods[1:])
+            for level in self.levels[:-1]:  # a copy of the slower's, at first
+                nn.init.zeros_(level.w1)
+                nn.init.zeros_(level.w2)
+
+    def begin(self, batch_size: int) -> State:
+        levels = [level.begin(batch_size) for level in self.levels]
+        return self._restarted(levels, 0) if self.form == "nested" else tuple(levels)
+
+    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+        if self.form == "nested":
+            return self._read_nested(x, memory, position)
+        flow, outputs, after = x, [], []
+        for level, own in zip(self.levels, memory, strict=True):
+            y, own = level.read(flow, own, position)
+            after.append(own)
+            if self.form == "sequential":
+                flow = flow + y
+            else:
+                outputs.append(y)
+        if self.form == "independent":
+            shares = torch.softmax(self.choose(x), dim=-1)[..., None, :]  # (B, T, 1, L)
+            flow = x + (torch.stack(outputs, dim=-1) * shares).sum(-1)
+        return flow, tuple(after)
+
+    def _read_nested(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+        """As sequential, in pieces that end where a level but the fastest moves."""
+        period = self.periods[1] if len(self.periods) > 1 else None
+        outputs = []
+        for flow in x.split(cut(position, x.shape[1], period), dim=1):
+            after = []
+            for level, own in zip(self.levels, memory, strict=True):
+                y, own = level.read(flow, own, position)
+                flow = flow + y
+                after.append(own)
+            position += flow.shape[1]
+            memory = self._restarted(after, position)
+            outputs.append(flow)
+        return torch.cat(outputs, dim=1), memory
+
+    def _restarted(self, memory: list[State], position: int) -> State:
+        """The levels after ``position`` tokens; who has a neighbour that just moved restarts."""
+        for i in reversed(range(len(self.mixes))):
+            if position % self.periods[i + 1] == 0:
+                slower, level, (a1, a2) = memory[i + 1]["now"], self.levels[i], self.mixes[i]
+                weights = {"w1": a1 @ slower["w1"] + level.w1, "w2": a2 @ slower["w2"] + level.w2}
+                memory[i] = {"start": weights, "now": weights}  # W <- A W_slower + O   (eq. 72)
+        return tuple(memory)
+
+
+def check_periods(periods: tuple[int, ...], form: str) -> None:
+    """Raise ``ValueError`` unless ``form`` is known and ``periods`` are rising whole numbers from
+    1, and in the nested form each a multiple of the one before."""
+    if form not in FORMS:
+        raise ValueError(f"form is one of {FORMS}, but got {form!r}")
+    if not isinstance(periods, (tuple, list)) or not periods:
+        raise ValueError(f"periods are one or more numbers of tokens, but got {periods!r}")
+    for period in periods:
+        Clock(period)
+    if any(fast >= slow for fast, slow in pairwise(periods)):
+        raise ValueError(f"periods rise from fast to slow, but got {periods}")
+    if form == "nested" and any(slow % fast for fast, slow in pairwise(periods)):
+        raise ValueError(f"nested periods are each a multiple of the one before, but got {periods}")

@@ -1,0 +1,43 @@
+"""How much to write and how much to keep: numbers that a memory decides itself, bounded.
+
+Source: a sigmoid in log space, so that a gate that starts at 1e-4 has a slope like any other.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+class Gate(nn.Module):
+    """A number between ``low`` and ``top``: ``low^(1 - s) top^s`` with ``s = sigmoid(raw + bias)``.
+
+    Raw numbers (...) of any size come in, gates (...) go out. At ``raw`` = 0 a gate is ``start``,
+    until ``bias``, a parameter, has learned better. Raises ``ValueError`` unless 0 < low < start <
+    top.
+    """
+
+    def __init__(self, low: float, start: float, top: float) -> None:
+        super().__init__()
+        if not 0 < low < start < top:
+            raise ValueError(f"a gate has 0 < low < start < top, but got {low}, {start}, {top}")
+        self.top, self.span = top, math.log(top / low)
+        share = math.log(start / low) / self.span
+        self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        return self.top * torch.exp(self.span * (torch.sigmoid(raw + self.bias) - 1))
+
+    def shut(self) -> None:
+        """From now on give 0, whatever comes."""
+        self.top = 0.0
+
+
+def shut(module: nn.Module) -> None:
+    """Shut every gate in ``module``, in place: what it remembers stays as it is, and it reads what
+    it was given. Raises nothing, also where there is no gate."""
+    for part in module.modules():
+        if callable(getattr(part, "shut", None)):
+            part.shut()

@@ -1,0 +1,151 @@
+"""A matrix that learns while it reads: linear attention and the delta rule.
+
+State: a matrix for each sample.  It sees: keys and values, made of tokens.  Clock: every token.
+Letters: B samples, T tokens, D width, C tokens of a chunk, N chunks.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of (a I - n k k^T) by
+chunks: Yang et al. 2024 (arXiv 2406.06484), with decay 2024 (arXiv 2412.06464).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from nested.levels.forward import State
+from nested.memory.gates import Gate
+from nested.memory.sequence import SequenceMemory
+
+OBJECTIVES = ("l2", "dot")
+
+
+class LinearMemory(SequenceMemory):
+    """A matrix M of each sample, D x D, that starts at zero and learns values v by their keys k:
+
+        M <- a M - n (M k - v) k^T, at a M    "l2": the delta rule, a gradient step on |M k - v|^2 /
+        2 M <- a M + n v k^T                    "dot": linear attention, a step on -<M k, v> y = M q
+
+    for each token x, with q, k = unit(W_q x), unit(W_k x), v = W_v x, the rate n in (0.001, 1) and
+    the retention a = 1 - forgetting, forgetting in (1e-6, 0.5), both bounded functions of x.
+    ``chunk`` (tokens) sets how many are read at once, never what comes out. The state is
+    {"position", "memory": {"matrix": (B, D, D)}}. Raises ``ValueError`` for another objective, and
+    as ``SequenceMemory`` does.
+    """
+
+    def __init__(
+        self, dim: int, objective: str = "l2", chunk: int = 64, *, detach_every: int | None = None
+    ) -> None:
+        super().__init__(dim, chunk, detach_every=detach_every)
+        check_objective(objective)
+        self.objective = objective
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.choose = nn.Linear(dim, 2, bias=False)
+        nn.init.zeros_(self.choose.weight)  # gates start where their biases say
+        self.rate, self.forgetting = Gate(1e-3, 0.5, 1.0), Gate(1e-6, 1e-4, 0.5)
+
+    def begin(self, batch_size: int) -> State:
+        return {"matrix": self.value.weight.new_zeros(batch_size, self.dim, self.dim)}
+
+    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) of x."""
+        rate, forgetting = self.choose(x).unbind(-1)
+        keys, queries = normalize(self.key(x), dim=-1), normalize(self.query(x), dim=-1)
+        kept = torch.log1p(-self.forgetting(forgetting))
+        return keys, self.value(x), queries, self.rate(rate), kept
+
+    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+        y, matrix = by_chunks(*self.look(x), memory["matrix"], self.objective, self.chunk)
+        return y, {"matrix": matrix}
+
+
+def check_objective(objective: str) -> None:
+    """Raise ``ValueError`` unless ``objective`` is "l2" or "dot"."""
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective is one of {OBJECTIVES}, but got {objective!r}")
+
+
+def by_tokens(
+    keys: Tensor,
+    values: Tensor,
+    queries: Tensor,
+    rates: Tensor,
+    log_kept: Tensor,
+    matrix: Tensor,
+    objective: str = "l2",
+) -> tuple[Tensor, Tensor]:
+    """Reads (B, T, D) and the matrix after them (B, D, D), one token after another: the reference.
+    Takes what ``by_chunks`` does."""
+    reads = []
+    for t in range(keys.shape[1]):
+        k, v, q = (x[:, t, :, None] for x in (keys, values, queries))  # (B, D, 1)
+        n, a = rates[:, t, None, None], log_kept[:, t, None, None].exp()
+        matrix = a * matrix
+        error = v - matrix @ k if objective == "l2" else v
+        matrix = matrix + n * error @ k.mT  # M <- a M (I - n k k^T) + n v k^T   (eq. 9, 57)
+        reads.append(matrix @ q)  # y = M q
+    return torch.stack(reads, dim=1).squeeze(-1), matrix
+
+
+def by_chunks(
+    keys: Tensor,
+    values: Tensor,
+    queries: Tensor,
+    rates: Tensor,
+    log_kept: Tensor,
+    matrix: Tensor,
+    objective: str = "l2",
+    chunk: int = 64,
+) -> tuple[Tensor, Tensor]:
+    """Reads (B, T, D) and the matrix after them (B, D, D), ``chunk`` tokens at a time.
+
+    Takes keys, values and queries (B, T, D), rates and logarithms of retentions (B, T), and the
+    matrix before them (B, D, D). In a chunk that starts at M, with b_t = a_1 ... a_t,
+
+        M_t = b_t M + sum_(s <= t) (b_t / b_s) u_s k_s^T,
+        u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
+
+    the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). All systems are
+    solved at once, for V and for b K apart; only M goes from chunk to chunk.
+    """
+    length, reads = keys.shape[1], []
+    whole = length // chunk * chunk
+    for size, some in ((chunk, slice(0, whole)), (length - whole, slice(whole, length))):
+        if some.start == some.stop:
+            continue
+        k, v, q, n, log_a = (
+            x[:, some].unflatten(1, (-1, size)) for x in (keys, values, queries, rates, log_kept)
+        )  # (B, N, C, D) and (B, N, C)
+        b, decay = decays(log_a)
+        from_values, from_matrix = _writes(k, v, n, b, decay, objective)
+        last = decay[..., -1, :, None] * k
+        matrices, writes = [], []
+        for i in range(k.shape[1]):
+            u = from_values[:, i]
+            if from_matrix is not None:
+                u = u - from_matrix[:, i] @ matrix.mT
+            matrices.append(matrix)
+            writes.append(u)
+            matrix = b[:, i, -1:] * matrix + u.mT @ last[:, i]
+        before, u = torch.stack(matrices, dim=1), torch.stack(writes, dim=1)
+        y = b * (q @ before.mT) + (decay * (q @ k.mT)) @ u  # y_t = M_t q_t
+        reads.append(y.flatten(1, 2))
+    return torch.cat(reads, dim=1), matrix
+
+
+def decays(log_kept: Tensor) -> tuple[Tensor, Tensor]:
+    """Of the logarithms of retentions a_t (..., C): b_t = a_1 ... a_t, (..., C, 1), and b_t / b_s
+    for s <= t, else 0, (..., C, C)."""
+    log_b = log_kept.cumsum(-1)
+    apart = (log_b[..., :, None] - log_b[..., None, :]).tril()  # what is above would overflow
+    return log_b.exp()[..., None], apart.exp().tril()
+
+
+def _writes(k, v, n, b, decay, objective):
+    """U of all chunks, in two parts: of the values, and of the matrix, U = part - part M^T."""
+    n = n[..., None]
+    if objective == "dot":
+        return n * v, None
+    lower = (n * decay * (k @ k.mT)).tril(-1)
+    wanted = torch.cat([n * v, n * b * k], dim=-1)
+    solved = torch.linalg.solve_triangular(lower, wanted, upper=False, unitriangular=True)
+    return solved.chunk(2, dim=-1)

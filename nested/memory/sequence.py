@@ -1,0 +1,175 @@
+"""What a sequence memory is: a small model that learns while it reads, in the open.
+
+State: a memory's weights, a set for each sample.  It sees: tokens.  Clock: every token or chunk.
+Letters: B samples, T tokens, D width, C tokens of a chunk.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3: an architecture is a memory of its
+context flow. Its writes are inner steps and stay in the graph: the outer loss differentiates
+through them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from nested.levels.clock import Clock
+from nested.levels.forward import Params, State
+
+
+class SequenceMemory(nn.Module, ABC):
+    """Reads tokens one after another: ``y, state = memory(x, state=None)``, x and y (B, T, D).
+
+    Causal, and the same however a text is cut: with the state carried on, parts are one whole. The
+    state is all that it remembers, {"position": tokens read so far (), "memory": ...}; None starts
+    anew. Nothing is kept in the module.
+
+    A loss differentiates through all writes, back to the memory's first weights. With
+    ``detach_every=n`` the graph is cut after every n-th token: what was written before is a
+    constant to what comes after; values stay the same. Raises ``ValueError`` for a ``dim``,
+    ``chunk`` or ``detach_every`` under 1, for an x that is not (B, T, D), floating point, with B
+    and T from 1, and for a state that another memory or batch size made.
+    """
+
+    def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
+        super().__init__()
+        check_counts(dim=dim, chunk=chunk)
+        if detach_every is not None:
+            check_counts(detach_every=detach_every)
+        self.dim, self.chunk, self.detach_every = dim, chunk, detach_every
+
+    @abstractmethod
+    def begin(self, batch_size: int) -> State:
+        """What is in the memory before the first token, nested tensors (B, ...)."""
+
+    @abstractmethod
+    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+        """Read x (B, T, D), the tokens after the first ``position``: y (B, T, D), and the memory
+        after them."""
+
+    def init(self, batch_size: int) -> State:
+        """The state before the first token: the position (), and nested tensors (B, ...)."""
+        return {"position": torch.tensor(0), "memory": self.begin(batch_size)}
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        check_vectors(x, self.dim)
+        first = self.init(len(x))
+        state = first if state is None else state
+        check_state(state, first, type(self).__name__)
+        position, memory, outputs = int(state["position"]), state["memory"], []
+        for some in x.split(cut(position, x.shape[1], self.detach_every), dim=1):
+            if self.detach_every and position and position % self.detach_every == 0:
+                memory = detached(memory)
+            y, memory = self.read(some, memory, position)
+            position += some.shape[1]
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), {"position": torch.tensor(position), "memory": memory}
+
+
+class ChunkedMemory(SequenceMemory):
+    """A memory that takes gradients at its weights at the *start* of a chunk of C tokens, while
+    writes go to its weights *now*; after the chunk's last token the one becomes the other. With
+    chunks of one token that is gradient descent, token by token.
+
+    A subclass writes ``weights``, ``look`` and ``step``. The state is {"position", "memory":
+    {"start", "now"}}, weights {name: (B, ...)} each. Raises as ``SequenceMemory`` does. Source: eq.
+    90, after Sun et al. 2024 (arXiv 2407.04620).
+    """
+
+    @abstractmethod
+    def weights(self, batch_size: int) -> Params:
+        """The weights before the first token, {name: (B, ...)}: parameters, for each sample."""
+
+    @abstractmethod
+    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+        """What of x (B, T, D) depends on no memory, for all tokens at once: tensors (B, T, ...)."""
+
+    @abstractmethod
+    def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
+        """Read tokens ``seen`` (B, C, ...) of one chunk, or of a part of it: y (B, C, D), and the
+        weights now, {name: (B, ...)}."""
+
+    def begin(self, batch_size: int) -> State:
+        weights = self.weights(batch_size)
+        return {"start": weights, "now": weights}
+
+    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+        start, now, clock, outputs = memory["start"], memory["now"], Clock(self.chunk), []
+        sizes = cut(position, x.shape[1], self.chunk)
+        for seen in zip(*(part.split(sizes, dim=1) for part in self.look(x)), strict=True):
+            y, now = self.step(seen, start, now)
+            outputs.append(y)
+            position += y.shape[1]
+            if clock.due(position):
+                start = now
+        return torch.cat(outputs, dim=1), {"start": start, "now": now}
+
+
+def cut(position: int, length: int, period: int | None) -> list[int]:
+    """The sizes of the pieces of ``length`` tokens, the first of them after ``position`` others,
+    cut after every ``period``-th token since the beginning; None cuts nothing. Raises nothing.
+
+    >>> cut(position=6, length=9, period=4)
+    [2, 4, 3]
+    """
+    if period is None:
+        return [length]
+    first = min(period - position % period, length)
+    rest = length - first
+    return [first, *[period] * (rest // period), *[rest % period] * (rest % period > 0)]
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` unless every argument is a whole number from 1."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ValueError(f"{name} is a whole number from 1, but got {count!r}")
+
+
+def check_vectors(x: Tensor, dim: int) -> None:
+    """Raise ``ValueError`` unless x is (B, T, D) of width D = ``dim``, floating point, B and T from
+    1."""
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise ValueError(
+            f"a memory reads vectors of floating point, but got {kind}: embed tokens first"
+        )
+    if x.dim() != 3 or x.shape[-1] != dim or 0 in x.shape:
+        allowed = f"(samples, tokens, {dim}), one or more of each"
+        raise ValueError(f"a memory reads {allowed}, but got {tuple(x.shape)}")
+
+
+def check_state(state: State, like: State, name: str) -> None:
+    """Raise ``ValueError`` unless ``state`` is built as ``like``, both nested dicts and tuples of
+    tensors (...); ``name`` says whose state it should be."""
+    theirs, ours = dict(_outline(state)), dict(_outline(like))
+    for path in sorted(theirs.keys() | ours.keys()):
+        if theirs.get(path) != ours.get(path):
+            has, wants = (found.get(path, "not there") for found in (theirs, ours))
+            raise ValueError(
+                f"this is a state of something else than {name}, or of another batch size: {path}"
+                f" is {has}, but here {wants}; None starts anew"
+            )
+
+
+def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
+    """Each leaf's path, and what it is: a tensor's shape, or a type."""
+    if isinstance(state, dict):
+        for name, part in state.items():
+            yield from _outline(part, f"{path}.{name}")
+    elif isinstance(state, (tuple, list)):
+        for number, part in enumerate(state):
+            yield from _outline(part, f"{path}.{number}")
+    else:
+        yield path, tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+
+
+def detached(state: State) -> State:
+    """The same nested tensors (...), as constants to any gradient. Raises nothing."""
+    if isinstance(state, dict):
+        return {name: detached(part) for name, part in state.items()}
+    if isinstance(state, (tuple, list)):
+        return tuple(detached(part) for part in state)
+    return state.detach()

@@ -1,0 +1,72 @@
+"""Softmax attention over all tokens so far: the memory that keeps everything.
+
+Letters: B samples, T tokens, P tokens before them, D width, H heads, E = D / H.
+Source: Vaswani et al. 2017 (arXiv 1706.03762); rotary positions: Su et al. 2021 (arXiv 2104.09864).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+from nested.levels.forward import State
+
+
+class Attention(nn.Module):
+    """Causal attention with rotary positions: ``y, state = attention(x, state)``, x and y (B, T,
+    D).
+
+    The state is the KV cache, {"keys", "values": (B, H, P, E)}, and grows by T. Raises
+    ``ValueError`` for the state of another layer or batch size.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.project, self.out = (nn.Linear(dim, n * dim, bias=False) for n in (3, 1))
+
+    def init(self, batch_size: int) -> State:
+        """The state before the first token, {"keys", "values": (B, H, 0, E)}."""
+        size = self.out.in_features // self.heads
+        empty = self.out.weight.new_zeros(batch_size, self.heads, 0, size)
+        return {"keys": empty, "values": empty}
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.init(len(x)) if state is None else state
+        self._check(state, len(x))
+        split = self.project(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, E)
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)
+        past, length = state["keys"].shape[2], x.shape[1]
+        keys = torch.cat([state["keys"], rotate(keys, past)], dim=2)  # (B, H, P + T, E)
+        values = torch.cat([state["values"], values], dim=2)
+        mask = None
+        if past and length > 1:
+            mask = x.new_ones(length, past + length, dtype=torch.bool).tril(past)
+        y = scaled_dot_product_attention(
+            rotate(queries, past), keys, values, mask, is_causal=past == 0
+        )
+        return self.out(y.transpose(1, 2).flatten(2)), {"keys": keys, "values": values}
+
+    def _check(self, state: State, batch_size: int) -> None:
+        allowed = self.init(batch_size)["keys"].shape
+        is_dict = isinstance(state, dict) and state.keys() == {"keys", "values"}
+        shapes = [tuple(part.shape) for part in state.values()] if is_dict else []
+        if not is_dict or any(s[:2] + s[3:] != allowed[:2] + allowed[3:] for s in shapes):
+            raise ValueError(
+                f"attention's state is keys and values (samples, heads, tokens, size), here"
+                f" {tuple(allowed[:2])} and {allowed[3]}, but got {shapes or type(state).__name__};"
+                " None starts anew"
+            )
+
+
+def rotate(x: Tensor, past: int) -> Tensor:
+    """Turn each pair of x (B, H, T, E), i with i + E / 2, by its token's position, the first being
+    ``past``, times 10000^(-2i / E)."""
+    half = x.shape[-1] // 2
+    speeds = 10000 ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
+    positions = torch.arange(past, past + x.shape[2], device=x.device, dtype=torch.float64)
+    angles = positions[:, None] * speeds  # (T, E / 2); in float64: 30,000 tokens stay exact
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    a, b = x[..., :half], x[..., half:]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)

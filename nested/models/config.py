@@ -1,0 +1,51 @@
+"""What a sequence model is made of: one frozen description for all of them.
+
+Source: the sizes are small defaults for two CPU cores; parts as in Behrouz et al. 2025 (arXiv
+2512.24695), section 8.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nested.memory.continuum import check_periods
+from nested.memory.linear import check_objective
+
+MIXERS = ("selfmod", "titans", "linear", "attention")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The sizes and parts of a model. Raises ``ValueError`` for what cannot be built.
+
+    ``vocab`` is the number of tokens, ``dim`` the width, ``heads`` those of attention; ``dim /
+    heads`` is even. ``mixer`` says what carries tokens' contents to later ones in ``Hope``, by
+    ``objective`` ("l2" or "dot", of "selfmod" and "linear") and ``chunk`` tokens at a time;
+    ``periods`` are the clocks, in tokens, of its continuum memory. ``detach_every`` cuts the
+    gradient through a memory's writes after so many tokens; None never does.
+    """
+
+    vocab: int = 256
+    dim: int = 128
+    layers: int = 2
+    heads: int = 4
+    mixer: str = "selfmod"
+    periods: tuple[int, ...] = (16, 64, 256)
+    chunk: int = 64
+    objective: str = "l2"
+    detach_every: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("vocab", "dim", "layers", "heads", "chunk", "detach_every"):
+            count = getattr(self, name)
+            is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 1
+            if not (is_count or (name == "detach_every" and count is None)):
+                raise ValueError(f"{name} is a whole number from 1, but got {count!r}")
+        if self.dim % (2 * self.heads):
+            raise ValueError(
+                f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
+            )
+        if self.mixer not in MIXERS:
+            raise ValueError(f"mixer is one of {MIXERS}, but got {self.mixer!r}")
+        check_objective(self.objective)
+        check_periods(self.periods, "sequential")

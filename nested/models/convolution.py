@@ -1,0 +1,35 @@
+"""A causal convolution: each channel mixed with its last few tokens.
+
+Letters: B samples, T tokens, D width, S taps.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), section 8 (width 4), as in Mamba and others.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nested.levels.forward import State
+from nested.memory.sequence import check_state
+
+
+class Convolution(nn.Module):
+    """y_t = sum_s w_s x_(t - s), each channel on its own: ``y, state = convolution(x, state)``, x
+    and y (B, T, D). The state is the last tokens, (B, S - 1, D), zeros before the first. Raises
+    ``ValueError`` for the state of another layer or batch size."""
+
+    def __init__(self, dim: int, taps: int = 4) -> None:
+        super().__init__()
+        self.weight = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
+
+    def init(self, batch_size: int) -> State:
+        """The state before the first token, zeros (B, S - 1, D)."""
+        taps, dim = self.weight.shape
+        return self.weight.new_zeros(batch_size, taps - 1, dim)
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.init(len(x)) if state is None else state
+        check_state(state, self.init(len(x)), "this convolution")
+        seen, length = torch.cat([state, x], dim=1), x.shape[1]
+        y = sum(seen[:, s : s + length] * w for s, w in enumerate(self.weight))
+        return y, seen[:, length:]

@@ -1,0 +1,59 @@
+"""HOPE: a memory that learns as it reads, then a continuum of slower ones.
+
+Letters: B samples, T tokens, D width.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 94-97; Hope-attention has softmax attention in
+the first memory's place.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nested.levels.forward import State
+from nested.memory.continuum import ContinuumMemory
+from nested.memory.linear import LinearMemory
+from nested.memory.selfmod import SelfModifyingTitans
+from nested.memory.titans import TitansMemory
+from nested.models.attention import Attention
+from nested.models.config import ModelConfig
+from nested.models.convolution import Convolution
+from nested.models.model import Block, SequenceModel
+
+
+class Hope(SequenceModel):
+    """A causal convolution of width 4, the ``mixer`` of ``config`` and a continuum memory in each
+    block. ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B, T, V), as
+    ``SequenceModel``; but for mixer "attention" the state keeps its size."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, [HopeBlock(config) for _ in range(config.layers)])
+
+
+class HopeBlock(Block):
+    """x <- x + W norm(mixer(convolution(norm(x)))), x <- x + continuum(norm(x)): x (B, T, D)."""
+
+    parts = ("convolution", "mixer", "continuum")
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim, cut = config.dim, {"detach_every": config.detach_every}
+        self.before_mixer, self.after_mixer, self.before_continuum = (
+            nn.LayerNorm(dim, bias=False) for _ in range(3)
+        )
+        self.convolution = Convolution(dim)
+        self.mixer = {
+            "selfmod": lambda: SelfModifyingTitans(dim, config.objective, config.chunk, **cut),
+            "titans": lambda: TitansMemory(dim, config.chunk, **cut),
+            "linear": lambda: LinearMemory(dim, config.objective, config.chunk, **cut),
+            "attention": lambda: Attention(dim, config.heads),
+        }[config.mixer]()
+        self.out = nn.Linear(dim, dim, bias=False)
+        self.continuum = ContinuumMemory(dim, config.periods, **cut)
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check(state)
+        seen, convolution = self.convolution(self.before_mixer(x), state["convolution"])
+        y, mixer = self.mixer(seen, state["mixer"])
+        x = x + self.out(self.after_mixer(y))
+        y, continuum = self.continuum(self.before_continuum(x), state["continuum"])
+        return x + y, {"convolution": convolution, "mixer": mixer, "continuum": continuum}

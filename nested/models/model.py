@@ -1,0 +1,90 @@
+"""What sequence models share: tokens in, logits and an explicit state out.
+
+Letters: B samples, T tokens, D width, V size of the vocabulary.
+Source: the pre-norm Transformer of Xiong et al. 2020 (arXiv 2002.04745).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nested.levels.forward import State
+from nested.models.config import ModelConfig
+
+
+class SequenceModel(nn.Module):
+    """Blocks between an embedding and a head: ``logits, state = model(tokens, state=None)``.
+
+    Tokens are (B, T) int64 in 0 to V - 1, logits (B, T, V) those of the next token. The state,
+    {"blocks": (...)}, is all that is kept of the tokens before; None starts anew. Causal, and the
+    same however a text is cut. Heads start small, so that the first loss is near ln V. Raises
+    ``ValueError`` for other tokens and for the state of another model or batch size.
+    """
+
+    def __init__(self, config: ModelConfig, blocks: list[nn.Module]) -> None:
+        super().__init__()
+        self.config = config
+        self.embed = nn.Embedding(config.vocab, config.dim)
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(config.dim, bias=False)
+        self.head = nn.Linear(config.dim, config.vocab, bias=False)
+        nn.init.normal_(self.head.weight, std=0.2 / config.dim**0.5)  # logits of size 0.2
+
+    def init(self, batch_size: int) -> State:
+        """The state before the first token, nested tensors (B, ...)."""
+        return {"blocks": tuple(block.init(batch_size) for block in self.blocks)}
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        check_text(tokens, self.config.vocab)
+        states = self._states(state, len(tokens))
+        x, after = self.embed(tokens), []
+        for block, own in zip(self.blocks, states, strict=True):
+            x, own = block(x, own)
+            after.append(own)
+        return self.head(self.norm(x)), {"blocks": tuple(after)}
+
+    def _states(self, state: State | None, batch_size: int) -> tuple[State, ...]:
+        if state is None:
+            return self.init(batch_size)["blocks"]
+        is_ours = isinstance(state, dict) and state.keys() == {"blocks"}
+        if not is_ours or len(state["blocks"]) != len(self.blocks):
+            count = f"{len(state['blocks'])} blocks" if is_ours else type(state).__name__
+            raise ValueError(
+                f"a state of this model is that of {len(self.blocks)} blocks, but got {count};"
+                " None starts anew"
+            )
+        return state["blocks"]
+
+
+class Block(nn.Module):
+    """Parts that each take and give a state, {name: state}: ``x, state = block(x, state)``, x (B,
+    T, D). A subclass names its ``parts``."""
+
+    parts: tuple[str, ...] = ()
+
+    def init(self, batch_size: int) -> State:
+        """The states of its parts before the first token, {name: nested tensors (B, ...)}."""
+        return {name: getattr(self, name).init(batch_size) for name in self.parts}
+
+    def check(self, state: State) -> None:
+        """Raise ``ValueError`` unless ``state`` has the states of its parts, {name: (B, ...)}."""
+        if not isinstance(state, dict) or state.keys() != set(self.parts):
+            got = sorted(state) if isinstance(state, dict) else type(state).__name__
+            raise ValueError(
+                f"a block's state here is that of its {' and '.join(self.parts)}, but got {got}:"
+                " it is of another model; None starts anew"
+            )
+
+
+def check_text(tokens: Tensor, vocab: int) -> None:
+    """Raise ``ValueError`` unless ``tokens`` is (B, T), int64, B and T from 1, in 0 to V - 1 for V
+    = ``vocab``."""
+    if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 2:
+        got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
+        raise ValueError(f"a model reads int64 tokens (samples, tokens), but got {got}")
+    if 0 in tokens.shape:
+        raise ValueError(f"a model reads one token at least, but got {tuple(tokens.shape)}")
+    low, high = tokens.aminmax()
+    if low < 0 or high >= vocab:
+        raise ValueError(f"tokens are from 0 to {vocab - 1}, but got {low} to {high}")

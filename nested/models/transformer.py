@@ -1,0 +1,43 @@
+"""The Transformer: what every memory here is measured against.
+
+Letters: B samples, T tokens, D width.
+Source: Vaswani et al. 2017 (arXiv 1706.03762), pre-norm, with rotary positions and GELU.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from nested.levels.forward import State
+from nested.models.attention import Attention
+from nested.models.config import ModelConfig
+from nested.models.model import Block, SequenceModel
+
+
+class Transformer(SequenceModel):
+    """Attention and a net of 4 D hidden units in each block; ``mixer`` and ``periods`` of
+    ``config`` are ignored. ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B,
+    T, V), as ``SequenceModel``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config, [TransformerBlock(config) for _ in range(config.layers)])
+
+
+class TransformerBlock(Block):
+    """x <- x + attention(norm(x)), x <- x + net(norm(x)): x (B, T, D)."""
+
+    parts = ("attention",)
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.dim
+        self.before_attention, self.before_net = (nn.LayerNorm(dim, bias=False) for _ in range(2))
+        self.attention = Attention(dim, config.heads)
+        up, down = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
+        self.net = nn.Sequential(up, nn.GELU(), down)
+
+    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        self.check(state)
+        y, attention = self.attention(self.before_attention(x), state["attention"])
+        x = x + y
+        return x + self.net(self.before_net(x)), {"attention": attention}

@@ -1,0 +1,157 @@
+"""Memories as loops over tokens, written from the equations, with autograd for inner gradients.
+
+Each reads one sample, x (T, D). Of `nested` they take parameters and the bounds of gates, no code.
+"""
+
+import math
+
+import torch
+from torch.nn.functional import silu
+
+
+def unit(x):
+    return x / x.norm()
+
+
+def gate(module, raw):
+    """low^(1 - s) top^s, s = sigmoid(raw + bias)."""
+    low = module.top / math.exp(module.span)
+    share = torch.sigmoid(raw + module.bias)
+    return low ** (1 - share) * module.top**share
+
+
+def net(weights, z, skip=True):
+    y = weights[0] @ silu(weights[1] @ z)
+    return z + y if skip else y
+
+
+def inner_gradient(loss_of, weights):
+    """The gradient of loss_of(weights) with respect to these weights alone, in the graph."""
+    copies = [w * 1 for w in weights]  # what loss_of closes over is a constant to it
+    return torch.autograd.grad(loss_of(copies), copies, create_graph=True)
+
+
+def linear(memory, x):
+    """Eq. 9 and 57, or 12-16, as gradient descent on the objective."""
+    matrix, reads = torch.zeros(memory.dim, memory.dim, dtype=x.dtype), []
+    for token in x:
+        q, k = unit(memory.query.weight @ token), unit(memory.key.weight @ token)
+        v = memory.value.weight @ token
+        rate, forgetting = memory.choose.weight @ token
+        matrix = ((1 - gate(memory.forgetting, forgetting)) * matrix).requires_grad_()
+
+        def loss_of(w):
+            if memory.objective == "l2":
+                return 0.5 * (w[0] @ k - v).square().sum()
+            return -(w[0] @ k) @ v
+
+        matrix = matrix - gate(memory.rate, rate) * inner_gradient(loss_of, [matrix])[0]
+        reads.append(matrix @ q)
+    return torch.stack(reads)
+
+
+def titans(memory, x):
+    """Titans, eq. 8-14."""
+    weights = [memory.w1, memory.w2]
+    surprise, reads = [torch.zeros_like(w) for w in weights], []
+    for t, token in enumerate(x):
+        if t % memory.chunk == 0:
+            start = weights
+        q, k, v = (unit(part.weight @ token) for part in (memory.query, memory.key, memory.value))
+        rate, momentum, forgetting = memory.choose.weight @ token
+        mu, kept = gate(memory.momentum, momentum), 1 - gate(memory.forgetting, forgetting)
+        grads = inner_gradient(lambda w: 0.5 * (net(w, k) - v).square().sum(), start)
+        step = (1 - mu) * gate(memory.rate, rate)
+        surprise = [mu * s - step * g for s, g in zip(surprise, grads)]
+        weights = [kept * w + s for w, s in zip(weights, surprise)]
+        reads.append(net(weights, q))
+    return torch.stack(reads)
+
+
+def self_modifying(memory, x):
+    """Self-modifying Titans, eq. 83-93."""
+    first, second = [*memory.w1.unbind(), *memory.gates.unbind()], memory.w2.unbind()
+    names = ("main", "key", "value", "rate", "forgetting")
+    now, reads = {name: [first[i], second[i]] for i, name in enumerate(names)}, []
+    for t, token in enumerate(x):
+        if t % memory.chunk == 0:
+            start = dict(now)
+        reads.append(net(start["main"], unit(memory.query.weight @ token)))
+        k, v = unit(net(start["key"], token)), unit(net(start["value"], token))
+        n = gate(memory.rate, net(start["rate"], token, skip=False))
+        a = 1 - gate(memory.forgetting, net(start["forgetting"], token, skip=False))
+        for name in names:
+            skip = name not in ("rate", "forgetting")
+            target = net(start[name], v, skip)  # its own: a constant to the inner gradient
+
+            def loss_of(w):
+                if memory.objective == "l2":
+                    return 0.5 * (net(w, k, skip) - target).square().sum()  # eq. 93
+                return -(net(w, k, skip) * target).sum()  # eq. 92
+
+            moved = []
+            inputs = unit(silu(start[name][1] @ k)), k
+            for w, i, grad in zip(now[name], inputs, inner_gradient(loss_of, start[name])):
+                decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
+                moved.append(w @ decay - n * grad)
+            now[name] = moved
+    return torch.stack(reads)
+
+
+def level(own, x):
+    """One level of a continuum memory, eq. 71: what it reads, and its weights after each token."""
+    weights, due, reads, after = [own.w1, own.w2], None, [], []
+    for t, token in enumerate(x, start=1):
+        reads.append(net(weights, own.query.weight @ token, skip=False))
+        k, v = unit(own.key.weight @ token), unit(own.value.weight @ token)
+        grads = inner_gradient(lambda w: 0.5 * (net(w, k, skip=False) - v).square().sum(), weights)
+        due = grads if due is None else [a + b for a, b in zip(due, grads)]
+        if t % own.chunk == 0:
+            weights = [w - gate(own.rate, 0.0) * g for w, g in zip(weights, due)]
+            due = None
+        after.append(weights)
+    return torch.stack(reads), after
+
+
+def continuum(memory, x):
+    """Eq. 70 and 74."""
+    if memory.form == "sequential":
+        for own in memory.levels:
+            x = x + level(own, x)[0]
+        return x
+    reads = torch.stack([level(own, x)[0] for own in memory.levels])  # (L, T, D)
+    shares = torch.softmax(x @ memory.choose.weight.T, dim=-1)  # (T, L)
+    return x + sum(share[:, None] * read for share, read in zip(shares.T, reads))
+
+
+def nested_continuum(memory, x):
+    """Eq. 72, token by token."""
+    levels, mixes, reads = memory.levels, memory.mixes, []
+
+    def restart(i):
+        return [
+            a @ w + own for a, w, own in zip(mixes[i], weights[i + 1], (levels[i].w1, levels[i].w2))
+        ]
+
+    weights = [[own.w1, own.w2] for own in levels]
+    for i in reversed(range(len(mixes))):
+        weights[i] = restart(i)
+    sums = [None] * len(levels)
+    for t, token in enumerate(x, start=1):
+        for i, own in enumerate(levels):
+            k, v = unit(own.key.weight @ token), unit(own.value.weight @ token)
+            grads = inner_gradient(
+                lambda w: 0.5 * (net(w, k, skip=False) - v).square().sum(), weights[i]
+            )
+            sums[i] = grads if sums[i] is None else [a + b for a, b in zip(sums[i], grads)]
+            token = token + net(weights[i], own.query.weight @ token, skip=False)
+        reads.append(token)
+        moved = [t % own.chunk == 0 for own in levels]
+        for i, own in enumerate(levels):
+            if moved[i]:
+                weights[i] = [w - gate(own.rate, 0.0) * g for w, g in zip(weights[i], sums[i])]
+                sums[i] = None
+        for i in reversed(range(len(mixes))):
+            if moved[i + 1]:
+                weights[i] = restart(i)
+    return torch.stack(reads)

@@ -1,0 +1,31 @@
+"""The memories that the tests of this folder go through, each made as make(dim, chunk)."""
+
+import torch
+
+from nested.memory import ContinuumMemory, LinearMemory, SelfModifyingTitans, TitansMemory
+
+
+def continuum(form):
+    return lambda dim, chunk: ContinuumMemory(dim, (chunk, 2 * chunk, 4 * chunk), form)
+
+
+MEMORIES = {
+    "linear": lambda dim, chunk: LinearMemory(dim, "l2", chunk),
+    "dot": lambda dim, chunk: LinearMemory(dim, "dot", chunk),
+    "titans": lambda dim, chunk: TitansMemory(dim, chunk),
+    "selfmod": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk),
+    "selfmod, dot": lambda dim, chunk: SelfModifyingTitans(dim, "dot", chunk),
+    "sequential": continuum("sequential"),
+    "independent": continuum("independent"),
+    "nested": continuum("nested"),
+}
+
+
+def nudged(memory, seed=0, by=0.2):
+    """In float64, with every parameter moved a little, so that none is at a special place."""
+    generator = torch.Generator().manual_seed(seed)
+    memory = memory.double()
+    with torch.no_grad():
+        for p in memory.parameters():
+            p += by * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    return memory

@@ -1,0 +1,84 @@
+"""Each memory against a loop over tokens, written from its equations, with autograd inside."""
+
+import pytest
+import torch
+
+from nested.memory import LinearMemory, by_chunks, by_tokens
+from tests.memory import loops
+from tests.memory.memories import MEMORIES, nudged
+
+LOOPS = {
+    "linear": loops.linear,
+    "dot": loops.linear,
+    "titans": loops.titans,
+    "selfmod": loops.self_modifying,
+    "selfmod, dot": loops.self_modifying,
+    "sequential": loops.continuum,
+    "independent": loops.continuum,
+    "nested": loops.nested_continuum,
+}
+
+
+def draw(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("chunk", [1, 8])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_equals_the_loop_written_from_the_equations(name, chunk):
+    torch.manual_seed(0)
+    memory, x = nudged(MEMORIES[name](6, chunk)), draw(2, 41, 6)
+    y, _ = memory(x)
+    wanted = torch.stack([LOOPS[name](memory, sample) for sample in x])
+    assert (y - wanted).abs().max() < 1e-9
+    mix = draw(2, 41, 6, seed=1)  # and so do the outer gradients, through all inner ones
+    ours = torch.autograd.grad((y * mix).sum(), list(memory.parameters()))
+    theirs = torch.autograd.grad((wanted * mix).sum(), list(memory.parameters()))
+    for (parameter, p), a, b in zip(memory.named_parameters(), ours, theirs, strict=True):
+        assert (a - b).abs().max() < 1e-9 * (1 + b.abs().max()), parameter
+
+
+@pytest.mark.parametrize("objective", ["l2", "dot"])
+@pytest.mark.parametrize("chunk", [1, 2, 7, 8, 64, 67, 100])
+def test_chunks_equal_the_recurrence(objective, chunk):
+    k, v, q, matrix = draw(2, 67, 5), draw(2, 67, 5, seed=1), draw(2, 67, 5, seed=2), draw(2, 5, 5)
+    k = k / k.norm(dim=-1, keepdim=True)
+    rates, log_kept = draw(2, 67, seed=3).sigmoid(), -draw(2, 67, seed=4).exp()
+    ours = by_chunks(k, v, q, rates, log_kept, matrix, objective, chunk)
+    wanted = by_tokens(k, v, q, rates, log_kept, matrix, objective)
+    assert all((a - b).abs().max() < 1e-9 for a, b in zip(ours, wanted))
+
+
+def test_a_memory_wiped_at_every_token_stays_finite_in_chunks():
+    k, v = torch.ones(1, 64, 1), torch.ones(1, 64, 1)
+    log_kept = torch.full((1, 64), -50.0)  # b_t / b_s would overflow above the diagonal
+    y, matrix = by_chunks(k, v, k, torch.ones(1, 64), log_kept, torch.ones(1, 1, 1))
+    assert torch.equal(y, torch.ones(1, 64, 1)) and torch.equal(matrix, torch.ones(1, 1, 1))
+
+
+def test_linear_attention_is_a_sum_over_all_tokens_before():
+    """y_t = sum_s (q_t . k_s) v_s, the quadratic form of eq. 12."""
+    k, v, q = draw(1, 30, 4), draw(1, 30, 4, seed=1), draw(1, 30, 4, seed=2)
+    ones = torch.ones(1, 30, dtype=torch.float64)
+    y, _ = by_chunks(k, v, q, ones, 0 * ones, torch.zeros(1, 4, 4).double(), "dot", chunk=8)
+    assert (y - (q @ k.mT).tril() @ v).abs().max() < 1e-12
+
+
+def test_the_delta_rule_solves_least_squares_in_the_end():
+    """Kaczmarz 1937: with n = 1 and one key after another, M k = v for all, if it can be."""
+    keys, wanted = draw(1, 4, 5), draw(5, 5, seed=1)
+    keys = (keys / keys.norm(dim=-1, keepdim=True)).repeat(1, 600, 1)
+    ones = torch.ones(1, 2400, dtype=torch.float64)
+    values = keys @ wanted.T
+    _, matrix = by_chunks(keys, values, keys, ones, 0 * ones, torch.zeros(1, 5, 5).double())
+    solution = torch.linalg.lstsq(keys[0, :4], values[0, :4]).solution.T
+    assert (matrix[0] - solution).abs().max() < 1e-9
+
+
+def test_linear_memory_reads_its_own_token():
+    memory = LinearMemory(4)
+    x = torch.randn(1, 1, 4)
+    y, state = memory(x)
+    q = torch.nn.functional.normalize(memory.query(x), dim=-1)
+    assert torch.allclose(y, q @ state["memory"]["matrix"].mT) and y.abs().sum() > 0
