@@ -3,12 +3,14 @@
 from nested.conformance.check import Check, ConformanceError, Result, Verdict
 from nested.conformance.context import CONTEXT_CHECKS, check_context
 from nested.conformance.family import FAMILY_CHECKS, check_family
+from nested.conformance.memory import MEMORY_CHECKS, check_memory
 from nested.conformance.optimizer import OPTIMIZER_CHECKS, check_optimizer
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS, check_update_rule
 
 __all__ = [
     "CONTEXT_CHECKS",
     "FAMILY_CHECKS",
+    "MEMORY_CHECKS",
     "OPTIMIZER_CHECKS",
     "UPDATE_RULE_CHECKS",
     "Check",
@@ -17,6 +19,7 @@ __all__ = [
     "Verdict",
     "check_context",
     "check_family",
+    "check_memory",
     "check_optimizer",
     "check_update_rule",
 ]

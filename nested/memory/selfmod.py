@@ -80,23 +80,20 @@ class SelfModifyingTitans(ChunkedMemory):
         erase = rates / log_kept.exp()[:, None]  # a I - n i i^T = a (I - n / a i i^T)
         of_keys = (erase * decay * (keys @ keys.mT)).tril(-1)
         of_units = (erase * decay * (unit @ unit.mT)).tril(-1)
-        rates = rates, erase
-        after = {
-            "w2": _after(now["w2"], keys, back, of_keys, rates, b, decay),
-            "w1": _after(
-                now["w1"], unit[:, :3], off * sizes[:, :3], of_units[:, :3], rates, b, decay
-            ),
-            "gates": _after(
-                now["gates"],
-                unit[:, 3:],
-                off_gates * sizes[:, 3:],
-                of_units[:, 3:],
-                rates,
-                b,
-                decay,
-            ),
+
+        def after(matrix, inputs, deltas, lower):
+            """W <- W (a I - n i^ i^^T) - n delta i^^T for all tokens: delta rule, values -delta."""
+            wanted = -(rates * deltas + erase * b * (inputs @ matrix.mT))
+            lower = lower.expand(*wanted.shape[:-1], -1)
+            u = torch.linalg.solve_triangular(lower, wanted, upper=False, unitriangular=True)
+            return b[:, :, -1:] * matrix + (decay[:, :, -1, :, None] * u).mT @ inputs
+
+        off, off_gates = off * sizes[:, :3], off_gates * sizes[:, 3:]
+        return y, {
+            "w1": after(now["w1"], unit[:, :3], off, of_units[:, :3]),
+            "w2": after(now["w2"], keys, back, of_keys),
+            "gates": after(now["gates"], unit[:, 3:], off_gates, of_units[:, 3:]),
         }
-        return y, after
 
     def _off(self, keys, values, units, target_units, w1, gates):
         """dL/dM'(k) of the memories (B, 3, C, D), and of the gates (B, 2, C, 1)."""
@@ -105,13 +102,3 @@ class SelfModifyingTitans(ChunkedMemory):
             return -targets, -(target_units[:, 3:] @ gates.mT)
         apart = units - target_units  # M'(k) - M'(v)
         return keys - values + apart[:, :3] @ w1.mT, apart[:, 3:] @ gates.mT
-
-
-def _after(matrix, unit, deltas, lower, rates, b, decay):
-    """``matrix`` (B, M, O, D) after W <- W (a I - n i^ i^^T) - n delta i^^T for a chunk's tokens:
-    the delta rule with values -delta, by the system that ``by_chunks`` solves."""
-    write, erase = rates
-    wanted = -(write * deltas + erase * b * (unit @ matrix.mT))
-    lower = lower.expand(*wanted.shape[:-1], -1)
-    writes = torch.linalg.solve_triangular(lower, wanted, upper=False, unitriangular=True)
-    return b[:, :, -1:] * matrix + (decay[:, :, -1, :, None] * writes).mT @ unit

@@ -55,7 +55,7 @@ class TitansMemory(ChunkedMemory):
         made = [normalize(part(x), dim=-1) for part in (self.query, self.key, self.value)]
         rate, momentum, forgetting = self.choose(x).unbind(-1)
         kept, mu = torch.log1p(-self.forgetting(forgetting)), self.momentum(momentum)
-        return *made, (1 - mu) * self.rate(rate), mu.log(), kept
+        return *made, (1 - mu) * self.rate(rate), mu.clamp(min=1e-30).log(), kept
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         queries, keys, values, rates, log_mu, log_kept = seen
@@ -73,11 +73,12 @@ class TitansMemory(ChunkedMemory):
 
         units_read = silu(at_each_token(queries, keys, back, now["w2"], now["s2"]))
         y = queries + at_each_token(units_read, units, off, now["w1"], now["s1"])
+
+        of_gradient, surprise = both[:, -1, :, None], (of_surprise[:, -1] * rates)[..., None]
         after = {}
-        surprise = (of_surprise[:, -1] * rates)[..., None]
         for n, inputs, deltas in (("1", units, off), ("2", keys, back)):
             w, s = now["w" + n], now["s" + n]
-            grown = kept[:, -1:] * w + stirred[:, -1:] * s
-            after["w" + n] = grown - (both[:, -1, :, None] * deltas).mT @ inputs
+            old = kept[:, -1:] * w + stirred[:, -1:] * s
+            after["w" + n] = old - (of_gradient * deltas).mT @ inputs
             after["s" + n] = carried[:, -1:] * s - (surprise * deltas).mT @ inputs
         return y, after

@@ -1,0 +1,211 @@
+"""The contract of a sequence memory or model, as checks that any can be put through.
+
+It is looked at through ``make(dim, chunk)``, which makes a fresh one of width ``dim`` with chunks,
+or a fastest level, of ``chunk`` tokens. Letters: B samples, T tokens, D width.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3, and what ``nested.models`` relies on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nested.conformance.check import (
+    Check,
+    Evidence,
+    Result,
+    Verdict,
+    judge_equal,
+    largest,
+    require,
+    run_check,
+)
+from nested.conformance.memory_gradients import GRADIENT_CHECKS
+from nested.conformance.memory_reads import CHUNK, DIM, Make, draw, in_parts, leaves, made
+from nested.conformance.small_problem import cut
+from nested.levels.forward import State
+from nested.memory.gates import shut
+
+TOKENS = 67
+
+
+def check_memory(make: Make, seed: int = 0) -> list[Result]:
+    """Check that what ``make(dim, chunk)`` returns is a sequence memory, or a model of them (a
+    module with a ``config`` that says its ``vocab``), on inputs drawn from ``seed``.
+
+    Returns the results of ``MEMORY_CHECKS``; raises ``ConformanceError``, with one line for each
+    check that failed, if any did.
+    """
+    results = [run_check(check, make, seed) for check in MEMORY_CHECKS]
+    require(results, getattr(make, "__name__", "the memory"))
+    return results
+
+
+@torch.no_grad()
+def _probe_parts(make: Make, seed: int) -> Evidence:
+    memory = made(make, seed)
+    x = draw(memory, seed)
+    y, state = memory(x)
+    cuts = [[at, TOKENS - at] for at in range(1, TOKENS)]
+    cuts += [[1] * TOKENS, [5] * 13 + [2], [3, 20, 1, 43]]
+    ours, others = [], []
+    for sizes in cuts:
+        read, after = in_parts(memory, x, sizes)
+        ours += [read, *leaves(after)]
+        others += [y, *leaves(state)]
+    return {"ours": cut(ours), "others": cut(others)}
+
+
+@torch.no_grad()
+def _probe_causal(make: Make, seed: int) -> Evidence:
+    """How much reads before and after a token change when that token and all later ones do."""
+    memory = made(make, seed)
+    x, other = draw(memory, seed), draw(memory, seed + 1)
+    y, before, after = memory(x)[0], [], []
+    for at in range(1, TOKENS, 5):
+        changed = memory(torch.cat([x[:, :at], other[:, at:]], dim=1))[0]
+        before.append((changed - y)[:, :at].abs().max().item())
+        after.append((changed - y)[:, at:].abs().max().item())
+    first = memory(torch.cat([other[:, :1], x[:, 1:]], dim=1))[0]
+    return {"before": before, "after": after, "far": (first - y)[:, CHUNK + 4 :].abs().max().item()}
+
+
+def _judge_causal(evidence: Evidence) -> Verdict:
+    before, after = largest(evidence["before"]), min(evidence["after"])
+    if not before < 1e-9:
+        measured = f"later tokens change earlier reads by {before:.2g}"
+        return Verdict(False, measured, "does a chunk read what it has yet to see?")
+    measured = f"a token changes its own and later reads by {after:.2g}, far ones too by"
+    measured += f" {evidence['far']:.2g}"
+    alive = after > 1e-9 and evidence["far"] > 1e-12
+    return Verdict(alive, measured, "nothing is remembered")
+
+
+@torch.no_grad()
+def _probe_samples(make: Make, seed: int) -> Evidence:
+    memory = made(make, seed)
+    x = draw(memory, seed, samples=3)
+    together, state = memory(x)
+    more = memory(x, state)[0]
+    alone, again = [], []
+    for i in range(3):
+        y, own = memory(x[i : i + 1])
+        alone.append(y)
+        again.append(memory(x[i : i + 1], own)[0])
+    return {"ours": cut([together, more]), "others": cut([torch.cat(alone), torch.cat(again)])}
+
+
+@torch.no_grad()
+def _probe_modes(make: Make, seed: int) -> Evidence:
+    """Reads in training and in evaluation, called once and again; and what was passed in."""
+    memory = made(make, seed)
+    x = draw(memory, seed)
+    _, given = memory(x[:, :11])
+    kept, weights = cut(given), cut(list(memory.state_dict().values()))
+    runs = [memory.train()(x, given), memory.eval()(x, given), memory(x, given)]
+    ours = [leaf for run in runs[1:] for leaf in leaves(list(run))]
+    others = 2 * leaves(list(runs[0]))
+    ours += [*leaves(given), *memory.state_dict().values()]
+    others += [*leaves(kept), *weights]
+    return {"ours": cut(ours), "others": cut(others)}
+
+
+@torch.no_grad()
+def _probe_shut(make: Make, seed: int) -> Evidence:
+    """With all gates shut: what memories hold before and after, and tokens in another order."""
+    memory = made(make, seed)
+    moved = _apart(memory, draw(memory, seed))
+    shut(memory)
+    x = draw(memory, seed)
+    found = {"open": moved, "shut": _apart(memory, x), "order": 0.0}
+    if not hasattr(memory, "config"):
+        order = torch.randperm(TOKENS, generator=Generator().manual_seed(seed))
+        found["order"] = (memory(x)[0][:, order] - memory(x[:, order])[0]).abs().max().item()
+    return found
+
+
+def _apart(memory: nn.Module, x: Tensor) -> float:
+    first, last = (list(_memories(s)) for s in (memory.init(len(x)), memory(x)[1]))
+    pairs = zip(leaves(first), leaves(last), strict=True)
+    return largest([0.0, *((a - b).abs().max().item() for a, b in pairs)])
+
+
+def _memories(state: State) -> Iterator[State]:
+    """What is under "memory" anywhere in a state."""
+    if isinstance(state, dict):
+        yield from ([state["memory"]] if "memory" in state else [])
+        state = tuple(part for name, part in state.items() if name != "memory")
+    if isinstance(state, (tuple, list)):
+        for part in state:
+            yield from _memories(part)
+
+
+def _judge_shut(evidence: Evidence) -> Verdict:
+    moved, order = evidence["shut"], evidence["order"]
+    measured = f"with its gates shut a memory moves by {moved:.2g} (open: {evidence['open']:.2g})"
+    measured += f", and the order of tokens changes reads by {order:.2g}"
+    hint = "rate 0 and forgetting 0 leave every weight as it is, and nothing else is kept"
+    return Verdict(moved == 0 and order < 1e-9, measured, hint)
+
+
+@torch.no_grad()
+def _probe_long(make: Make, seed: int) -> Evidence:
+    """As made, in float32: 4,096 tokens, random and all the same."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        memory = make(DIM, 64)
+    found = {}
+    for kind in ("random", "constant"):
+        x = draw(memory, seed, samples=1, tokens=4096)
+        x = x if x.dtype == torch.int64 else x.float()
+        x = x[:, :1].expand_as(x) if kind == "constant" else x
+        first, (y, last) = memory.init(1), memory(x)
+        shares = [
+            (after.norm() / before.norm()).item()
+            for before, after in zip(_weights(first), _weights(last), strict=True)
+            if before.norm() > 0
+        ]
+        late = (y[:, -512:].norm() / y[:, :512].norm()).item()
+        found[kind] = {"kept": min(shares, default=1.0), "late": late}
+    return found
+
+
+def _weights(state: State) -> list[Tensor]:
+    """Each tensor (1, ...) of weights that a memory has now, one of several in a stack each."""
+    stacks = [leaf[0] for leaf in leaves(list(_memories(state)))]
+    return [w for leaf in stacks for w in (leaf if leaf.dim() == 3 else [leaf])]
+
+
+def _judge_long(evidence: Evidence) -> Verdict:
+    for kind, found in evidence.items():
+        kept, late = found["kept"], found["late"]
+        measured = f"after 4,096 {kind} tokens {kept:.2f} of a memory's norm is left, {late:.2f} of"
+        measured += " that of reads"
+        if not kept >= 0.1 or not 0.1 <= late <= 100:
+            return Verdict(False, measured, "start with little forgetting and small rates")
+    return Verdict(True, measured)
+
+
+MEMORY_CHECKS = [
+    Check(
+        "whole equals parts, at every cut",
+        _probe_parts,
+        judge_equal("carry all that a part leaves unfinished in the state"),
+    ),
+    Check("no read knows a later token", _probe_causal, _judge_causal),
+    Check(
+        "samples of a batch are independent",
+        _probe_samples,
+        judge_equal("each sample has a memory of its own"),
+    ),
+    Check(
+        "reading changes nothing but the state it returns",
+        _probe_modes,
+        judge_equal("no mode, no counter in the module, nothing written in place", within=0),
+    ),
+    Check("shut gates leave memories as they are", _probe_shut, _judge_shut),
+    Check("memories neither fade nor run away", _probe_long, _judge_long),
+    *GRADIENT_CHECKS,
+]

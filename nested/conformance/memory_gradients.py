@@ -1,0 +1,142 @@
+"""The contract of a sequence memory: gradients go through its writes, and mistakes are refused.
+
+Letters: B samples, T tokens, D width.
+Source: central differences in float64; Behrouz et al. 2025 (arXiv 2512.24695), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from nested.conformance.check import Check, Evidence, Verdict, judge_equal
+from nested.conformance.memory_reads import CHUNK, DIM, SAMPLES, Make, draw, made
+
+TOKENS = 37  # four chunks, and more
+STEP = 1e-5  # of a central difference
+CUT = 10  # tokens after which the graph is cut
+
+
+def _probe_gradients(make: Make, seed: int) -> Evidence:
+    """Each parameter's slope along a random direction, by autograd and by central differences."""
+    found = {}
+    for chunk in (1, CHUNK):
+        memory = made(make, seed, chunk)
+        x, generator = draw(memory, seed, tokens=TOKENS), Generator().manual_seed(seed)
+        y = memory(x)[0]
+        mix = torch.randn(y.shape, generator=generator, dtype=y.dtype)
+        learned = {name: p for name, p in memory.named_parameters() if p.requires_grad}
+        grads = torch.autograd.grad((y * mix).sum(), list(learned.values()), materialize_grads=True)
+        for (name, p), grad in zip(learned.items(), grads, strict=True):
+            way = torch.randn(p.shape, generator=generator, dtype=p.dtype)
+            wanted = _difference(memory, x, mix, p, way)
+            found[f"{name}, chunk {chunk}"] = [(grad * way).sum().item(), wanted]
+    return {"slopes": found}
+
+
+@torch.no_grad()
+def _difference(memory: nn.Module, x: Tensor, mix: Tensor, parameter: Tensor, way: Tensor) -> float:
+    kept, ends = parameter.clone(), []
+    for sign in (1, -1):
+        parameter.copy_(kept + sign * STEP * way)
+        ends.append((memory(x)[0] * mix).sum().item())
+    parameter.copy_(kept)
+    return (ends[0] - ends[1]) / (2 * STEP)
+
+
+def _judge_gradients(evidence: Evidence) -> Verdict:
+    slopes = evidence["slopes"]
+    still = [name for name, (_, wanted) in slopes.items() if not abs(wanted) > 1e-9]
+    if still or not slopes:
+        measured = f"nothing depends on {', '.join(still) or 'any parameter'}"
+        return Verdict(False, measured, "a parameter without a part in what is read")
+    dead = [name for name, (slope, _) in slopes.items() if slope == 0]
+    if dead:
+        measured = f"no gradient reaches {', '.join(dead)}"
+        return Verdict(False, measured, "writes belong in the graph: no detach, no no_grad")
+    off = {name: abs(a - b) / max(1e-2, abs(b)) for name, (a, b) in slopes.items()}
+    worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
+    measured = f"the gradient of {worst} is off its central difference by {off[worst]:.1g} of it"
+    return Verdict(off[worst] < 1e-5, measured, "is a part of the writes cut from the graph?")
+
+
+def _probe_detached(make: Make, seed: int) -> Evidence:
+    """Reads with the graph cut after every tenth token, and what early tokens still do to late
+    reads; of a model's, whose other parts are not cut, the reads alone."""
+    memory = made(make, seed)
+    x = draw(memory, seed, tokens=TOKENS)
+    with torch.no_grad():
+        whole = memory(x)[0]
+    for part in memory.modules():
+        if hasattr(part, "detach_every"):
+            part.detach_every = CUT
+    if hasattr(memory, "config"):
+        return {"ours": [memory(x)[0].detach()], "others": [whole]}
+    x.requires_grad_()
+    y = memory(x)[0]
+    early = [torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)[0] for t in (CUT, 25)]
+    left = [grad[:, : t // CUT * CUT] for grad, t in zip(early, (CUT, 25))]
+    own = torch.stack([grad[:, t].abs().max() for grad, t in zip(early, (CUT, 25))]) > 0
+    return {
+        "ours": [y.detach(), *left, own],
+        "others": [whole, *map(torch.zeros_like, left), torch.ones_like(own)],
+    }
+
+
+def _refusals(make: Make, seed: int) -> dict[str, Callable[[], object]]:
+    memory = made(make, seed)
+    x = draw(memory, seed)
+    other = made(make, seed, dim=2 * DIM)
+    mistakes = {
+        "an empty sequence": lambda: memory(x[:, :0]),
+        "no samples": lambda: memory(x[:0]),
+        "one dimension too few": lambda: memory(x[0]),
+        "the state of another batch size": lambda: memory(x, memory.init(SAMPLES + 1)),
+        "the state of another model": lambda: memory(x, other.init(SAMPLES)),
+        "a state that is none": lambda: memory(x, {"what": torch.zeros(1)}),
+    }
+    if hasattr(memory, "config"):
+        mistakes["vectors for tokens"] = lambda: memory(x.double())
+        mistakes["a token that is none"] = lambda: memory(x + memory.config.vocab)
+    else:
+        mistakes["another width"] = lambda: memory(x[..., 1:])
+        mistakes["whole numbers"] = lambda: memory(x.long())
+    return mistakes
+
+
+@torch.no_grad()
+def _probe_refusals(make: Make, seed: int) -> Evidence:
+    found = {}
+    for name, mistake in _refusals(make, seed).items():
+        try:
+            mistake()
+            found[name] = "nothing is said"
+        except (ValueError, TypeError) as error:
+            found[name] = "" if str(error) else "an error without words"
+        except Exception as error:
+            found[name] = f"a {type(error).__name__}"
+    memory = made(make, seed, chunk=4 * TOKENS)
+    y, state = memory(draw(memory, seed))  # a chunk that is longer than the input is none
+    finite = y.isfinite().all().item() and len(y) == SAMPLES
+    found["a long chunk"] = "" if finite else "reads that are not finite"
+    return {"said": found}
+
+
+def _judge_refusals(evidence: Evidence) -> Verdict:
+    wrong = {name: said for name, said in evidence["said"].items() if said}
+    measured = "; ".join(f"{name}: {said}" for name, said in wrong.items())
+    hint = "raise ValueError with one sentence: what came, and what is allowed"
+    return Verdict(not wrong, measured or f"{len(evidence['said'])} cases are as they should", hint)
+
+
+GRADIENT_CHECKS = [
+    Check("gradients go through writes", _probe_gradients, _judge_gradients),
+    Check(
+        "detach_every cuts gradients and nothing else",
+        _probe_detached,
+        judge_equal("detach the state after every n-th token since the beginning"),
+    ),
+    Check("mistakes are refused", _probe_refusals, _judge_refusals),
+]

@@ -1,0 +1,185 @@
+"""check_memory passes all that is built in, and finds each of many ways to be wrong."""
+
+import pytest
+import torch
+from torch import nn
+
+from nested.conformance import ConformanceError, check_memory
+from nested.conformance.memory import MEMORY_CHECKS
+from nested.memory import Gate, LinearMemory, TitansMemory
+from nested.memory.sequence import SequenceMemory
+from tests.memory.memories import MEMORIES
+from tests.models.models import MODELS
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_memories_keep_their_contract(name):
+    results = check_memory(MEMORIES[name], seed=1)
+    assert [result.name for result in results] == [check.name for check in MEMORY_CHECKS]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_keep_their_contract(name):
+    check_memory(MODELS[name])
+
+
+class Wrong(LinearMemory):
+    """A memory that is right but for what a subclass does to it."""
+
+    def __init__(self, dim, chunk):
+        super().__init__(dim, chunk=chunk)
+
+
+class DropsWhatIsUnfinished(Wrong):
+    def read(self, x, memory, position):
+        y, after = super().read(x, memory, position)
+        whole = (position + x.shape[1]) % self.chunk == 0
+        return y, after if whole else memory
+
+
+class ReadsTheChunksEnd(Wrong):
+    def read(self, x, memory, position):
+        _, after = super().read(x, memory, position)
+        return self.look(x)[2] @ after["matrix"].mT, after
+
+
+class RemembersNothing(Wrong):
+    def read(self, x, memory, position):
+        return self.value(x), memory
+
+
+class SharesOneMemory(Wrong):
+    def read(self, x, memory, position):
+        y, after = super().read(x, memory, position)
+        return y, {"matrix": after["matrix"].mean(0, keepdim=True).expand_as(after["matrix"])}
+
+
+class CountsInTheModule(Wrong):
+    def __init__(self, dim, chunk):
+        super().__init__(dim, chunk)
+        self.register_buffer("count", torch.zeros(()))
+
+    def read(self, x, memory, position):
+        self.count += 1
+        return super().read(x, memory, position)
+
+
+class ClipsInTrainingOnly(Wrong):
+    def read(self, x, memory, position):
+        y, after = super().read(x, memory, position)
+        return y.clamp(-0.1, 0.1) if self.training else y, after
+
+
+class WritesInPlace(Wrong):
+    def read(self, x, memory, position):
+        y, after = super().read(x, memory, position)
+        if not torch.is_grad_enabled():
+            memory["matrix"].copy_(after["matrix"])
+        return y, after
+
+
+class WritesWithShutGates(Wrong):
+    def look(self, x):
+        keys, values, queries, rates, kept = super().look(x)
+        return keys, values, queries, rates + 0.01, kept
+
+
+class KeepsTheLastToken(SequenceMemory):
+    """Not by a gate."""
+
+    def __init__(self, dim, chunk):
+        super().__init__(dim, chunk)
+        self.weight = nn.Parameter(torch.eye(dim))
+
+    def begin(self, batch_size):
+        return {"last": self.weight.new_zeros(batch_size, 1, self.dim)}
+
+    def read(self, x, memory, position):
+        before = torch.cat([memory["last"], x[:, :-1]], dim=1)
+        return (x + before) @ self.weight, {"last": x[:, -1:]}
+
+
+class ForgetsHalfOfAll(TitansMemory):
+    def __init__(self, dim, chunk):
+        super().__init__(dim, chunk)
+        self.forgetting = Gate(0.1, 0.5, 0.9)
+
+
+class Explodes(Wrong):
+    def look(self, x):
+        keys, values, queries, rates, kept = super().look(x)
+        return keys, values, queries, rates * 6, kept
+
+
+class CutsItsWrites(Wrong):
+    def read(self, x, memory, position):
+        outputs = []
+        for token in x.split(1, dim=1):
+            y, memory = super().read(token, memory, position)
+            memory = {"matrix": memory["matrix"].detach()}
+            outputs.append(y)
+        return torch.cat(outputs, dim=1), memory
+
+
+class HasAnUnusedParameter(Wrong):
+    def __init__(self, dim, chunk):
+        super().__init__(dim, chunk)
+        self.unused = nn.Parameter(torch.ones(dim))
+
+
+class NeverCuts(Wrong):
+    def read(self, x, memory, position):
+        return super().read(x, memory, position)
+
+    def forward(self, x, state=None):
+        self.detach_every = None
+        return super().forward(x, state)
+
+
+class CutsTooMuch(Wrong):
+    def forward(self, x, state=None):
+        if self.detach_every:
+            x = x.detach() + 0 * x
+        return super().forward(x, state)
+
+
+class TakesAnyState(Wrong):
+    def forward(self, x, state=None):
+        state = self.init(len(x)) if state is None else state
+        y, memory = self.read(x, state["memory"], int(state["position"]))
+        return y, {"position": state["position"] + x.shape[1], "memory": memory}
+
+
+class WritesWholeChunks(Wrong):
+    def read(self, x, memory, position):
+        if x.shape[1] < self.chunk and position == 0:
+            return torch.full_like(x, torch.nan), memory
+        return super().read(x, memory, position)
+
+
+@pytest.mark.parametrize(
+    "wrong, check",
+    [
+        (DropsWhatIsUnfinished, "whole equals parts, at every cut"),
+        (ReadsTheChunksEnd, "no read knows a later token"),
+        (RemembersNothing, "no read knows a later token"),
+        (SharesOneMemory, "samples of a batch are independent"),
+        (CountsInTheModule, "reading changes nothing but the state it returns"),
+        (ClipsInTrainingOnly, "reading changes nothing but the state it returns"),
+        (WritesInPlace, "reading changes nothing but the state it returns"),
+        (WritesWithShutGates, "shut gates leave memories as they are"),
+        (KeepsTheLastToken, "shut gates leave memories as they are"),
+        (ForgetsHalfOfAll, "memories neither fade nor run away"),
+        (Explodes, "memories neither fade nor run away"),
+        (CutsItsWrites, "gradients go through writes"),
+        (HasAnUnusedParameter, "gradients go through writes"),
+        (NeverCuts, "detach_every cuts gradients and nothing else"),
+        (CutsTooMuch, "detach_every cuts gradients and nothing else"),
+        (TakesAnyState, "mistakes are refused"),
+        (WritesWholeChunks, "mistakes are refused"),
+    ],
+)
+def test_each_way_to_be_wrong_is_named(wrong, check):
+    with pytest.raises(ConformanceError) as error:
+        check_memory(wrong)
+    assert check in str(error.value)

@@ -1,0 +1,22 @@
+"""The models that tests go through, each made as make(dim, chunk)."""
+
+from nested.models import Hope, ModelConfig, Transformer
+
+
+def small(model, mixer="linear", **settings):
+    def make(dim, chunk):
+        periods = (chunk, 2 * chunk, 4 * chunk)
+        sizes = {"vocab": 11, "dim": dim, "heads": 2, "chunk": chunk, "periods": periods}
+        return model(ModelConfig(mixer=mixer, **sizes, **settings))
+
+    return make
+
+
+MODELS = {
+    "transformer": small(Transformer),
+    "attention": small(Hope, "attention"),
+    "linear": small(Hope, "linear"),
+    "linear, dot": small(Hope, "linear", objective="dot", layers=1),
+    "titans": small(Hope, "titans", layers=1),
+    "selfmod": small(Hope, "selfmod", layers=1),
+}
