@@ -24,6 +24,6 @@ def hidden_units(z: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     return units, share + units * (1 - share)  # s = z sig(z), ds = sig + z sig (1 - sig)
 
 
-def draw_matrix(*shape: int) -> nn.Parameter:
-    """A parameter (..., R, C), normal of variance 1 / C: it keeps norms."""
-    return nn.Parameter(torch.randn(*shape) / math.sqrt(shape[-1]))
+def draw_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:
+    """A parameter (..., R, C), normal: it makes vectors ``size`` times as long."""
+    return nn.Parameter(size * torch.randn(*shape) / math.sqrt(shape[-1]))

@@ -49,7 +49,7 @@ class SelfModifyingTitans(ChunkedMemory):
         self.query = nn.Linear(dim, dim, bias=False)
         self.rate, self.forgetting = Gate(1e-5, 2e-3, 0.1), Gate(1e-6, 5e-5, 0.05)
         self.w1, self.w2 = draw_matrix(3, dim, dim), draw_matrix(5, dim, dim)
-        self.gates = nn.Parameter(torch.zeros(2, 1, dim))  # gates start where their biases say
+        self.gates = draw_matrix(2, 1, dim, size=0.1)  # gates start near where biases say
 
     def weights(self, batch_size: int) -> Params:
         first = {"w1": self.w1, "w2": self.w2, "gates": self.gates}

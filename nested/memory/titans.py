@@ -41,9 +41,9 @@ class TitansMemory(ChunkedMemory):
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.choose = nn.Linear(dim, 3, bias=False)
         nn.init.zeros_(self.choose.weight)  # gates start where their biases say
-        self.rate = Gate(1e-4 / chunk, 0.1 / chunk, 1 / chunk)
+        self.rate = Gate(1e-4 / chunk, 0.5 / chunk, 1 / chunk)
         self.momentum, self.forgetting = Gate(0.01, 0.5, 0.95), Gate(1e-6, 1e-4, 0.1)
-        self.w1, self.w2 = draw_matrix(dim, dim), draw_matrix(dim, dim)
+        self.w1, self.w2 = nn.Parameter(torch.zeros(dim, dim)), draw_matrix(dim, dim, size=2.0)
 
     def weights(self, batch_size: int) -> Params:
         shape = (batch_size, self.dim, self.dim)

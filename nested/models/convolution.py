@@ -14,9 +14,9 @@ from nested.memory.sequence import check_state
 
 
 class Convolution(nn.Module):
-    """y_t = sum_s w_s x_(t - s), each channel on its own: ``y, state = convolution(x, state)``, x
-    and y (B, T, D). The state is the last tokens, (B, S - 1, D), zeros before the first. Raises
-    ``ValueError`` for the state of another layer or batch size."""
+    """y_t = w_1 x_(t - S + 1) + ... + w_S x_t, each channel on its own: ``y, state = convolution(x,
+    state)``, x and y (B, T, D). The state is the last tokens, (B, S - 1, D), zeros before the
+    first. Raises ``ValueError`` for the state of another layer or batch size."""
 
     def __init__(self, dim: int, taps: int = 4) -> None:
         super().__init__()

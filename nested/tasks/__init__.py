@@ -7,6 +7,7 @@ from nested.tasks.family import Task, TaskFamily
 from nested.tasks.glyphs import Glyphs
 from nested.tasks.quadratics import Quadratics
 from nested.tasks.rosenbrock import Rosenbrock
+from nested.tasks.sequences import AssociativeRecall, ChangingKeys, Copying, Needle
 from nested.tasks.sinusoids import Sinusoids
 from nested.tasks.sum_regression import SumRegression
 
@@ -19,14 +20,22 @@ FAMILIES = {
     "quadratics": Quadratics,
     "rosenbrock": Rosenbrock,
     "text": ByteRNN,
+    "recall": AssociativeRecall,
+    "changing keys": ChangingKeys,
+    "copying": Copying,
+    "needle": Needle,
 }
 
 __all__ = [
     "FAMILIES",
+    "AssociativeRecall",
     "ByteRNN",
+    "ChangingKeys",
+    "Copying",
     "DigitConvolutions",
     "Digits",
     "Glyphs",
+    "Needle",
     "Quadratics",
     "Rosenbrock",
     "Sinusoids",

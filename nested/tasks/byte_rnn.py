@@ -30,17 +30,18 @@ def load_help() -> Tensor:
 
 
 class ElmanNet(nn.Module):
-    """``h <- tanh(U h + E x)``, read T bytes long: logits (B, T, 128) of the next byte, from bytes
-    (B, T) int64."""
+    """``h <- tanh(U h + E x)``, read T symbols long: logits (B, T, V) of the next of V = ``vocab``
+    symbols, from symbols (B, T) int64."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, vocab: int = BYTES) -> None:
         super().__init__()
-        self.embed = nn.Linear(BYTES, hidden)
+        self.vocab = vocab
+        self.embed = nn.Linear(vocab, hidden)
         self.recur = nn.Linear(hidden, hidden, bias=False)
-        self.read = nn.Linear(hidden, BYTES)
+        self.read = nn.Linear(hidden, vocab)
 
     def forward(self, text: Tensor) -> Tensor:
-        seen = self.embed(nn.functional.one_hot(text, BYTES).to(self.embed.weight.dtype))
+        seen = self.embed(nn.functional.one_hot(text, self.vocab).to(self.embed.weight.dtype))
         hidden, states = torch.zeros_like(seen[:, 0]), []
         for x in seen.unbind(1):
             hidden = torch.tanh(self.recur(hidden) + x)

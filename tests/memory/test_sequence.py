@@ -1,0 +1,123 @@
+"""What all memories share: where they are cut, how they start, and that they last."""
+
+import pytest
+import torch
+
+from nested.memory import ContinuumMemory, Gate, LinearMemory, SelfModifyingTitans, TitansMemory
+from nested.memory.sequence import cut
+from tests.memory.memories import MEMORIES
+from tests.problems import generator
+
+
+def weights(state):
+    """Each matrix that a memory has now, by name."""
+    memory = state["memory"]
+    for number, level in enumerate(memory if isinstance(memory, tuple) else [memory]):
+        for name, w in level.get("now", level).items():
+            parts = w[0] if w.dim() == 4 else [w[0]]
+            yield from ((f"{number} {name} {i}", part) for i, part in enumerate(parts))
+
+
+@pytest.mark.parametrize("kind", ["random", "constant"])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_32768_tokens_stay_bounded(name, kind):
+    torch.manual_seed(0)
+    memory, state, largest = MEMORIES[name](16, 64), None, []
+    x = torch.randn(1, 32768, 16, generator=generator())
+    x = x[:, :1].expand_as(x) if kind == "constant" else x
+    with torch.no_grad():
+        for part in x.split(4096, dim=1):
+            y, state = memory(part, state)
+            largest.append(y.abs().max().item())
+    assert max(largest) < (1e4 if name == "dot" else 20)  # of its sum, n / (1 - a) are left
+    assert all(w.isfinite().all() for _, w in weights(state))
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_after_4096_tokens_nothing_is_wiped(name):
+    torch.manual_seed(0)
+    memory, x = MEMORIES[name](32, 64), torch.randn(1, 4096, 32, generator=generator())
+    with torch.no_grad():
+        y, state = memory(x)
+    first = dict(weights(memory.init(1)))
+    for part, w in weights(state):
+        assert w.norm() > 0.1 * first[part].norm(), part
+    assert y[:, -64:].norm() > 0.1 * y[:, :64].norm()
+
+
+@pytest.mark.parametrize("make", [TitansMemory, LinearMemory, SelfModifyingTitans])
+def test_gates_at_their_ceilings_stay_bounded(make):
+    """Rates that training pushed to the top do not overshoot, not even on one token for ever."""
+    torch.manual_seed(0)
+    memory, x = make(16, chunk=16), torch.randn(1, 2048, 16, generator=generator())
+    with torch.no_grad():
+        memory.rate.bias += 30
+        for some in (x, x[:, :1].expand_as(x)):
+            assert memory(some)[0].abs().max() < 100
+
+
+@pytest.mark.parametrize("top", [1e-3, 0.9, 7.0])
+def test_a_gate_starts_where_it_should_and_keeps_its_bounds(top):
+    gate = Gate(top / 100, top / 3, top)
+    assert abs(gate(torch.tensor(0.0)).item() / (top / 3) - 1) < 1e-5
+    ends = gate(torch.tensor([-1e9, -50.0, 50.0, 1e9]))
+    assert torch.allclose(ends, torch.tensor([top / 100, top / 100, top, top]))
+    slope = torch.autograd.grad(gate(torch.tensor(0.0)), gate.bias)[0]
+    assert slope > 0.1 * gate(torch.tensor(0.0))  # in log space no start is flat
+    gate.shut()
+    assert torch.equal(gate(torch.tensor([-1e9, 0.0, 1e9])), torch.zeros(3))
+
+
+@pytest.mark.parametrize("bounds", [(0, 1, 2), (1, 1, 2), (1, 2, 2), (2, 1, 3)])
+def test_a_gate_without_room_is_refused(bounds):
+    with pytest.raises(ValueError, match="0 < low < start < top"):
+        Gate(*bounds)
+
+
+@pytest.mark.parametrize("position", [0, 1, 7, 8, 9])
+@pytest.mark.parametrize("length", [1, 7, 8, 9, 30])
+def test_cuts_come_after_every_eighth_token(position, length):
+    sizes = cut(position, length, 8)
+    ends = [position + sum(sizes[:i]) for i in range(1, len(sizes))]
+    assert sum(sizes) == length and min(sizes) > 0
+    assert ends == [t for t in range(position + 1, position + length) if t % 8 == 0]
+
+
+def test_detach_every_leaves_first_weights_the_first_tokens_gradient_alone():
+    x = torch.randn(1, 12, 4, generator=generator())
+    memory = TitansMemory(4, 2, detach_every=6)
+    y, _ = memory(x)
+    late = torch.autograd.grad(y[:, 6:].sum(), memory.w1, retain_graph=True)[0]
+    early = torch.autograd.grad(y[:, :6].sum(), memory.w1)[0]
+    assert late.abs().sum() == 0 and early.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: LinearMemory(0), "dim is a whole number from 1, but got 0"),
+        (lambda: TitansMemory(4, 0), "chunk is a whole number from 1, but got 0"),
+        (lambda: TitansMemory(4, 2.0), "chunk is a whole number from 1, but got 2.0"),
+        (lambda: LinearMemory(4, "huber"), "objective is one of .* but got 'huber'"),
+        (lambda: SelfModifyingTitans(4, "L2"), "objective is one of .* but got 'L2'"),
+        (lambda: TitansMemory(4, detach_every=0), "detach_every is a whole number from 1"),
+        (lambda: ContinuumMemory(4, (0, 4)), "a clock's period is a whole number from 1"),
+        (lambda: ContinuumMemory(4, (4, 4)), "periods rise from fast to slow"),
+        (lambda: ContinuumMemory(4, (4, 6), "nested"), "each a multiple of the one before"),
+        (lambda: ContinuumMemory(4, (4,), "parallel"), "form is one of .* but got 'parallel'"),
+        (lambda: TitansMemory(4)(torch.zeros(1, 2, 4).long()), "torch.int64: embed tokens first"),
+        (lambda: TitansMemory(4)(torch.zeros(1, 2, 5)), r"\(samples, tokens, 4\).* \(1, 2, 5\)"),
+        (lambda: TitansMemory(4)([1, 2]), "floating point, but got list"),
+        (
+            lambda: TitansMemory(4)(torch.zeros(2, 2, 4), TitansMemory(4).init(3)),
+            r"state.memory.now.s1 is \(3, 4, 4\), but here \(2, 4, 4\); None starts anew",
+        ),
+        (
+            lambda: TitansMemory(4)(torch.zeros(2, 2, 4), LinearMemory(4).init(2)),
+            r"state.memory.matrix is \(2, 4, 4\), but here not there",
+        ),
+    ],
+)
+def test_mistakes_are_said_in_words(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()

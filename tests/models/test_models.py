@@ -1,0 +1,137 @@
+"""Models: their parts against formulas, how they start, and what they refuse."""
+
+import math
+
+import pytest
+import torch
+from torch.nn.functional import conv1d, cross_entropy, layer_norm, silu
+
+from nested.memory import shut
+from nested.models import Hope, ModelConfig, Transformer
+from nested.models.attention import Attention, rotate
+from nested.models.config import MIXERS
+from nested.models.convolution import Convolution
+from tests.models.models import MODELS
+from tests.problems import generator
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def build(mixer, **settings):
+    torch.manual_seed(0)
+    return Hope(ModelConfig(mixer=mixer, **settings)) if mixer else Transformer(ModelConfig())
+
+
+@pytest.mark.parametrize("mixer", [None, *MIXERS])
+def test_the_first_loss_is_that_of_knowing_nothing(mixer):
+    model = build(mixer)
+    tokens = torch.randint(256, (4, 65), generator=generator())
+    with torch.no_grad():
+        logits, _ = model(tokens[:, :-1])
+    loss = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+    assert abs(loss.item() - math.log(256)) < 0.1
+
+
+def test_attention_is_softmax_of_keys_and_queries():
+    attention, x = Attention(8, 2).double(), draw(1, 7, 8)
+    q, k, v = attention.project(x).view(1, 7, 3, 2, 4).permute(2, 0, 3, 1, 4)
+    q, k = rotate(q, 0), rotate(k, 0)
+    y = torch.zeros(1, 7, 2, 4, dtype=torch.float64)
+    for t in range(7):
+        for head in range(2):
+            weights = torch.softmax(k[0, head, : t + 1] @ q[0, head, t] / 2, dim=0)
+            y[0, t, head] = weights @ v[0, head, : t + 1]
+    assert torch.allclose(attention(x)[0], y.flatten(2) @ attention.out.weight.T)
+
+
+def test_rotation_keeps_norms_and_only_distances_count():
+    q, k = draw(1, 1, 1, 6), draw(1, 1, 1, 6, seed=1)
+    dot = [(rotate(q, at + 5) * rotate(k, at)).sum() for at in (0, 1, 30_000)]
+    assert torch.allclose(torch.stack(dot), dot[0]) and not torch.allclose(dot[0], (q * k).sum())
+    assert torch.allclose(rotate(q, 30_000).norm(), q.norm())
+    pairs = torch.view_as_complex(q.view(2, 3).T.contiguous())  # i with i + E / 2
+    speeds = 10000 ** (-torch.arange(3, dtype=torch.float64) / 3)
+    turned = pairs * torch.polar(torch.ones_like(speeds), 7 * speeds)
+    assert torch.allclose(rotate(q, 7).view(2, 3).T, torch.view_as_real(turned))
+
+
+def test_the_convolution_is_that_of_torch():
+    convolution, x = Convolution(5).double(), draw(2, 9, 5)
+    kernel = convolution.weight.T[:, None]
+    wanted = conv1d(torch.nn.functional.pad(x.mT, (3, 0)), kernel, groups=5).mT
+    y, state = convolution(x)
+    assert torch.allclose(y, wanted) and torch.equal(state, x[:, -3:])
+
+
+def test_with_gates_shut_hope_is_a_plain_net():
+    model = Hope(ModelConfig(11, 8, 1, 2, "linear", (2, 4), 4)).double()
+    shut(model)
+    tokens = torch.randint(11, (2, 9), generator=generator())
+    x, block = model.embed(tokens), model.blocks[0]  # the linear memory stays empty: it adds 0
+    flow = layer_norm(x, (8,), block.before_continuum.weight)
+    for level in block.continuum.levels:
+        flow = flow + silu(flow @ level.query.weight.T @ level.w2.T) @ level.w1.T
+    wanted = layer_norm(x + flow, (8,), model.norm.weight) @ model.head.weight.T
+    assert torch.allclose(model(tokens)[0], wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_only_the_state_of_attention_grows(name):
+    model, sizes = MODELS[name](8, 4), []
+    with torch.no_grad():
+        state = None
+        for length in (5, 40):
+            _, state = model(torch.zeros(1, length, dtype=torch.int64), state)
+            sizes.append(sum(leaf.numel() for leaf in leaves(state)))
+    assert (sizes[1] > sizes[0]) == (name in ("transformer", "attention"))
+
+
+def leaves(state):
+    if isinstance(state, dict):
+        state = tuple(state.values())
+    return (
+        [leaf for part in state for leaf in leaves(part)] if isinstance(state, tuple) else [state]
+    )
+
+
+def test_a_model_moves_between_dtypes_with_its_state():
+    model, tokens = MODELS["selfmod"](8, 4), torch.zeros(2, 9, dtype=torch.int64)
+    for dtype in (torch.float64, torch.float32):
+        logits, state = model.to(dtype)(tokens)
+        floats = [leaf for leaf in leaves(state) if leaf.is_floating_point()]
+        assert logits.dtype == dtype and all(leaf.dtype == dtype for leaf in floats)
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"vocab": 0}, "vocab is a whole number from 1, but got 0"),
+        ({"layers": 1.5}, "layers is a whole number from 1, but got 1.5"),
+        ({"dim": 20}, "dim is a multiple of 2 x heads, which is 8, but got 20"),
+        ({"mixer": "mamba"}, "mixer is one of .* but got 'mamba'"),
+        ({"objective": "huber"}, "objective is one of .* but got 'huber'"),
+        ({"periods": ()}, "periods are one or more numbers of tokens"),
+        ({"periods": (16, 0)}, "period is a whole number from 1, but got 0"),
+        ({"periods": (64, 16)}, r"periods rise from fast to slow, but got \(64, 16\)"),
+        ({"periods": 16}, "periods are one or more numbers of tokens, but got 16"),
+        ({"detach_every": 0}, "detach_every is a whole number from 1, but got 0"),
+    ],
+)
+def test_a_config_refuses_early(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        ModelConfig(**wrong)
+
+
+def test_states_of_other_models_are_refused_in_words():
+    tokens = torch.zeros(2, 3, dtype=torch.int64)
+    models = {name: MODELS[name](8, 4) for name in MODELS}
+    states = {name: model.init(2) for name, model in models.items()}
+    for name, model in models.items():
+        for other, state in states.items():
+            if other.split(",")[0] != name.split(",")[0] or len(model.blocks) != len(
+                state["blocks"]
+            ):
+                with pytest.raises(ValueError, match="None starts anew"):
+                    model(tokens, state)

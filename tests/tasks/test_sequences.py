@@ -1,0 +1,93 @@
+"""Texts for memories: each answer is what a reader with a dictionary would give."""
+
+import math
+
+import pytest
+import torch
+
+from nested import MetaOptimizer, unroll
+from nested.models import Hope, ModelConfig
+from nested.tasks import AssociativeRecall, ChangingKeys, Copying, Needle
+from nested.tasks.sequences import accuracy
+from tests.problems import generator
+
+
+def drawn(family, seed=0):
+    task = family.sample(generator(seed))
+    return task.batch(generator(seed))
+
+
+@pytest.mark.parametrize("pairs, told", [(5, 10), (1, 2)])
+def test_recall_asks_for_the_value_of_each_key(pairs, told):
+    symbols, answers = drawn(AssociativeRecall(pairs, batch_size=50))
+    assert symbols.shape == answers.shape == (50, 3 * pairs)
+    assert (answers[:, :told] == -100).all()
+    for text, wanted in zip(symbols.tolist(), answers.tolist()):
+        known = dict(zip(text[:told:2], text[1:told:2]))
+        assert len(known) == pairs and sorted(text[told:]) == sorted(known)
+        assert [known[key] for key in text[told:]] == wanted[told:]
+
+
+def test_changing_keys_asks_for_the_last_value():
+    symbols, answers = drawn(ChangingKeys(5, batch_size=50))
+    for text, wanted in zip(symbols.tolist(), answers.tolist()):
+        first, second = (dict(zip(part[::2], part[1::2])) for part in (text[:10], text[10:14]))
+        assert len(first) == 5 and len(second) == 2 and second.keys() < first.keys()
+        assert all(first[key] != value for key, value in second.items())
+        assert [(first | second)[key] for key in text[14:]] == wanted[14:]
+
+
+def test_copying_asks_for_the_same_again():
+    symbols, answers = drawn(Copying(6, 4, batch_size=50))
+    assert torch.equal(symbols[:, :6], answers[:, 6:])
+    assert torch.equal(symbols[:, 7:], symbols[:, :5])
+    signs = symbols[:, 6]
+    assert (signs == signs[0]).all() and not (symbols[:, :6] == signs[0]).any()
+
+
+def test_the_needle_is_what_followed_the_sign():
+    symbols, answers = drawn(Needle(9, 4, batch_size=200))
+    places = []
+    for text, wanted in zip(symbols.tolist(), answers.tolist()):
+        sign = text[-1]
+        assert text.count(sign) == 2 and wanted[:-1] == [-100] * 8
+        places.append(text.index(sign))
+        assert wanted[-1] == text[places[-1] + 1]
+    assert set(places) == set(range(7))
+
+
+def test_tasks_name_symbols_differently_and_accuracy_counts_answers_alone():
+    family = Copying(3, 2, batch_size=4)
+    first, second = (drawn(family, seed) for seed in (0, 1))
+    assert first[0].unique().tolist() == [0, 1, 2] and not torch.equal(first[0], second[0])
+    answers = first[1]
+    right = torch.nn.functional.one_hot(answers.clamp(min=0), 3).float()
+    assert accuracy(right, answers) == 1 and accuracy(right[..., [1, 2, 0]], answers) == 0
+    assert math.isnan(accuracy(right, torch.full_like(answers, -100)))
+
+
+def test_a_model_of_memories_is_trained_by_the_same_loop():
+    """K inner steps over a model whose own inner steps are tokens: the hypergradient goes through
+    both."""
+    sizes = {"dim": 8, "heads": 2, "layers": 1, "periods": (4,), "chunk": 4, "mixer": "selfmod"}
+    family = AssociativeRecall(
+        2, 4, batch_size=8, make_model=lambda vocab: Hope(ModelConfig(vocab, **sizes))
+    )
+    g = generator()
+    task = family.sample(g)
+    batches, rule = [task.batch(g) for _ in range(3)], MetaOptimizer()
+    run = unroll(task.loss, task.init(g), batches, rule)
+    run.losses[-1].backward()
+    assert abs(run.losses[0].item() - math.log(8)) < 0.1
+    assert all(p.grad.abs().sum() > 0 for p in rule.parameters())
+
+
+def test_mistakes_are_said():
+    with pytest.raises(ValueError, match="at most 4, but got 5"):
+        AssociativeRecall(5, 4)
+    with pytest.raises(ValueError, match="pairs are at least 2, but got 1"):
+        ChangingKeys(1)
+    with pytest.raises(ValueError, match="4 symbols at least, but got 3"):
+        Needle(3)
+    with pytest.raises(ValueError, match="length is a whole number from 1, but got 0"):
+        Copying(0)
