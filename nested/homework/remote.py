@@ -99,9 +99,9 @@ class RemoteRule(UpdateRule):
         about = sandbox.ask("describe")["out"]
         self.coordinatewise, self.ordered = about["coordinatewise"], about["ordered"]
         for name, tensor in about["parameters"].items():
-            _plant(self, name, nn.Parameter(tensor, requires_grad=name in about["learned"]))
+            plant(self, name, nn.Parameter(tensor, requires_grad=name in about["learned"]))
         for name, tensor in about["buffers"].items():
-            _plant(self, name, tensor)
+            plant(self, name, tensor)
 
     def init(self, params: Params) -> State:
         return call(self._sandbox, "init", params)
@@ -111,8 +111,9 @@ class RemoteRule(UpdateRule):
         return Step(*call(self._sandbox, "forward", own, params, grads, state, loss))
 
 
-def _plant(root: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a parameter or buffer called "a.b.c" where a module of that name would have it."""
+def plant(root: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a parameter or buffer ``tensor`` (...) called "a.b.c" where a module of that name would
+    have it."""
     *path, last = name.split(".")
     for part in path:
         if not hasattr(root, part):

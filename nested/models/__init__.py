@@ -1,7 +1,8 @@
 """Sequence models composed of memories, and the Transformer that they are measured against."""
 
 from nested.models.config import ModelConfig
+from nested.models.describe import describe
 from nested.models.hope import Hope
 from nested.models.transformer import Transformer
 
-__all__ = ["Hope", "ModelConfig", "Transformer"]
+__all__ = ["Hope", "ModelConfig", "Transformer", "describe"]

@@ -1,0 +1,121 @@
+"""A model as a stack of levels: what each holds, sees, and when it moves.
+
+Letters: D width. Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2 and figure 2: levels
+are ordered by how often they move.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TextIO
+
+from torch import Tensor, nn
+
+from nested.levels.clock import Clock
+from nested.levels.forward import State
+from nested.memory.continuum import ContinuumMemory
+from nested.memory.linear import LinearMemory
+from nested.memory.selfmod import SelfModifyingTitans
+from nested.models.attention import Attention
+from nested.models.convolution import Convolution
+from nested.models.model import SequenceModel
+
+COLUMNS = 64  # of the drawing
+
+
+class Level(NamedTuple):
+    """One level: its ``state`` in numbers a sample, after ``per`` tokens if it grows; what it sees;
+    every how many tokens it moves, 0 for once a batch; and its parameters."""
+
+    name: str
+    state: str
+    sees: str
+    period: int
+    parameters: int
+
+
+def levels(model: SequenceModel) -> list[Level]:
+    """All levels of a model, first to last, and the outer one that learns them."""
+    found = []
+    for number, block in enumerate(model.blocks, start=1):
+        for name in block.parts:
+            part = getattr(block, name)
+            found += _levels(f"block {number} {name}", part)
+    total = _count(model)
+    found.append(Level("weights", f"{total:,}", "batches of text", 0, total))
+    return found
+
+
+def describe(model: SequenceModel, file: TextIO | None = None) -> None:
+    """Print all levels of ``model``, with state, context flow, clock and number of parameters, and
+    draw who moves when; to ``file``, or the screen."""
+    rows = levels(model)
+    width = max(len(level.name) for level in rows)
+    print(f"{'level':<{width}}  {'numbers a sample':>17}  {'parameters':>10}  clock", file=file)
+    for level in rows:
+        line = f"{level.name:<{width}}  {level.state:>17}  {level.parameters:>10,}"
+        print(f"{line}  {_clock(level.period)}; sees {level.sees}", file=file)
+    inner = [level for level in rows if level.period]
+    span = max([level.period for level in inner] + [COLUMNS])
+    print(f"\nwho moves when, in {span:,} tokens from left to right:", file=file)
+    for level in inner:
+        print(f"{level.name:<{width}}  {drawn(level.period, span)}", file=file)
+    print(f"{rows[-1].name:<{width}}  {'.' * COLUMNS}  after the batch", file=file)
+
+
+def drawn(period: int, span: int, columns: int = COLUMNS) -> str:
+    """A line of ``columns`` signs for ``span`` tokens: "|" where a level of this ``period`` moves,
+    "." where it waits, and takes part all the same. Raises ``ValueError`` for a period under 1.
+
+    >>> drawn(period=4, span=16, columns=8)
+    '.|.|.|.|'
+    """
+    clock, ends = Clock(period), [round(span * i / columns) for i in range(columns + 1)]
+    moves = (any(map(clock.due, range(a + 1, b + 1))) for a, b in zip(ends, ends[1:]))
+    return "".join("|" if moved else "." for moved in moves)
+
+
+def _levels(name: str, part: nn.Module) -> list[Level]:
+    """The levels in one part of a block."""
+    count, size = _count(part), _size(part.init(1))
+    if isinstance(part, ContinuumMemory):
+        rows = [
+            Level(
+                f"{name}, level {i}",
+                f"{_size(state):,}",
+                "keys and values of " + ("the mixer's flow" if i == 1 else f"level {i - 1}'s flow"),
+                level.chunk,
+                _count(level),
+            )
+            for i, (level, state) in enumerate(zip(part.levels, part.begin(1)), start=1)
+        ]
+        return rows
+    if isinstance(part, Attention):
+        per_token = 2 * part.out.in_features
+        return [Level(name, f"{per_token:,} a token", "keys and values, all kept", 1, count)]
+    if isinstance(part, Convolution):
+        return [Level(name, f"{size:,}", f"the last {len(part.weight) - 1} tokens", 1, count)]
+    kind = f"{name}, {type(part).__name__}"
+    if isinstance(part, SelfModifyingTitans):
+        sees = "keys of tokens, and its own answers to their values"
+        return [Level(kind, f"{size:,}", sees, part.chunk, count)]
+    sees = "keys and values of tokens"
+    if not isinstance(part, LinearMemory):
+        sees += f", errors as they were when its chunk of {part.chunk} began"
+    return [Level(kind, f"{size:,}", sees, 1, count)]
+
+
+def _clock(period: int) -> str:
+    if not period:
+        return "moves after every batch"
+    return "moves at every token" if period == 1 else f"moves every {period:,} tokens"
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _size(state: State) -> int:
+    if isinstance(state, Tensor):
+        return state.numel() if state.dim() else 0  # positions are no memory
+    parts = state.values() if isinstance(state, dict) else state
+    return sum(map(_size, parts))
