@@ -73,6 +73,30 @@ def test_lesson_06_what_a_memory_forgets_depends_on_its_key(tmp_path):
     assert numbers[f"Muon, {order}"] < numbers[f"momentum, {order}"] - 0.1
 
 
+def test_lesson_07_linear_attention_is_gradient_descent(tmp_path):
+    numbers = run_lesson("07_fast_weights", tmp_path)
+    assert numbers["against gradient descent"] < 1e-13 and numbers["against attention"] < 1e-13
+    once, again = "every key comes once", "half of the keys come again"
+    for pairs in (2, 8, 16):
+        delta, attention = (
+            f"{name}, {pairs} pairs, " for name in ("delta rule", "linear attention")
+        )
+        assert numbers[delta + once] < numbers[attention + once]
+        assert numbers[delta + again] < numbers[delta + once] + 0.1
+        assert numbers[attention + again] > numbers[attention + once] + 0.3
+
+
+def test_lesson_08_slow_levels_hold_what_fast_ones_have_lost(tmp_path):
+    numbers = run_lesson("08_clocks", tmp_path)
+    old, new = (
+        [numbers[f"{what} after, {period}"] for period in (4, 16, 64, 256)]
+        for what in ("old", "new")
+    )
+    assert all(numbers[f"old before, {period}"] < 0.02 for period in (4, 16, 64, 256))
+    assert old[0] > 1 and old == sorted(old, reverse=True) and old[-1] < 0.5
+    assert new[0] < 0.02 and new == sorted(new) and new[-1] > 0.5
+
+
 def test_every_lesson_is_short_and_has_a_test():
     lessons = sorted(path.stem for path in EXAMPLES.glob("[0-9]*.py"))
     tests = Path(__file__).read_text()
