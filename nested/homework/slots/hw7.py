@@ -28,7 +28,8 @@ SIZES = (0.03, 0.3, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any de
 
 
 class RemoteMemory(nn.Module):
-    """A student's memory of width ``dim``: its parameters are here, its code is there."""
+    """A student's memory of width D = ``dim``, ``y, state = memory(x, state)`` with x and y (B, T,
+    D): its parameters are here, its code is there. Raises what the student's code raises."""
 
     def __init__(self, sandbox: Sandbox, dim: int, chunk: int) -> None:
         super().__init__()
@@ -47,11 +48,11 @@ class RemoteMemory(nn.Module):
         return call(self._sandbox, function, own, *args, static=self._which())
 
     def init(self, batch_size: int) -> State:
-        """Its first state, nested tensors (B, ...). Raises what the student's code raises."""
+        """Its first state, nested tensors (B, ...)."""
         return self._call("init", torch.zeros(batch_size))
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What it makes of x (B, T, D) before it reads. Raises what the student's code raises."""
+        """What it makes of x (B, T, D) before it reads."""
         return self._call("look", x)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
