@@ -28,8 +28,8 @@ SIZES = (0.03, 0.3, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any de
 
 
 class RemoteMemory(nn.Module):
-    """A student's memory of width D = ``dim``, ``y, state = memory(x, state)`` with x and y (B, T,
-    D): its parameters are here, its code is there. Raises what the student's code raises."""
+    """A student's memory of width D = ``dim``, from x (B, T, D) and a state to y (B, T, D) and a
+    state: its parameters are here, its code is there. Raises what the student's code raises."""
 
     def __init__(self, sandbox: Sandbox, dim: int, chunk: int) -> None:
         super().__init__()
