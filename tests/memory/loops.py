@@ -76,7 +76,9 @@ def self_modifying(memory, x):
     for t, token in enumerate(x):
         if t % memory.chunk == 0:
             start = dict(now)
-        reads.append(net(start["main"], unit(memory.query.weight @ token)))
+        query = unit(memory.query.weight @ token)
+        if memory.reads == "start":
+            reads.append(net(start["main"], query))  # eq. 90
         k, v = unit(net(start["key"], token)), unit(net(start["value"], token))
         n = gate(memory.rate, net(start["rate"], token, skip=False))
         a = 1 - gate(memory.forgetting, net(start["forgetting"], token, skip=False))
@@ -95,6 +97,8 @@ def self_modifying(memory, x):
                 decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
                 moved.append(w @ decay - n * grad)
             now[name] = moved
+        if memory.reads == "now":
+            reads.append(net(now["main"], query))  # eq. 82
     return torch.stack(reads)
 
 

@@ -14,6 +14,7 @@ MEMORIES = {
     "dot": lambda dim, chunk: LinearMemory(dim, "dot", chunk),
     "titans": lambda dim, chunk: TitansMemory(dim, chunk),
     "selfmod": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk),
+    "selfmod, start": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk, reads="start"),
     "selfmod, dot": lambda dim, chunk: SelfModifyingTitans(dim, "dot", chunk),
     "sequential": continuum("sequential"),
     "independent": continuum("independent"),

@@ -12,6 +12,7 @@ LOOPS = {
     "dot": loops.linear,
     "titans": loops.titans,
     "selfmod": loops.self_modifying,
+    "selfmod, start": loops.self_modifying,
     "selfmod, dot": loops.self_modifying,
     "sequential": loops.continuum,
     "independent": loops.continuum,

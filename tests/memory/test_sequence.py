@@ -100,6 +100,7 @@ def test_detach_every_leaves_first_weights_the_first_tokens_gradient_alone():
         (lambda: TitansMemory(4, 2.0), "chunk is a whole number from 1, but got 2.0"),
         (lambda: LinearMemory(4, "huber"), "objective is one of .* but got 'huber'"),
         (lambda: SelfModifyingTitans(4, "L2"), "objective is one of .* but got 'L2'"),
+        (lambda: SelfModifyingTitans(4, reads="end"), "reads is one of .* but got 'end'"),
         (lambda: TitansMemory(4, detach_every=0), "detach_every is a whole number from 1"),
         (lambda: ContinuumMemory(4, (0, 4)), "a clock's period is a whole number from 1"),
         (lambda: ContinuumMemory(4, (4, 4)), "periods rise from fast to slow"),
