@@ -41,8 +41,8 @@ class SelfModifyingTitans(ChunkedMemory):
     cannot see the last ``chunk`` tokens: on changing keys 500 steps of training then led to 26 %
     of right answers where "now" led to 84 % (``tests/benchmarks/README.md``).
 
-    The rate starts at 0.0025 and stays under 1 / ``chunk``, forgetting starts at 5e-5 and stays
-    under 0.05. The first weights ``w2`` (M, D, D), ``w1`` (3, D, D) and ``gates`` (2, 1, D) are
+    The rate starts at 0.19 / ``chunk`` (0.003 for 64) and stays under 1 / ``chunk``, forgetting
+    starts at 5e-5 and stays under 0.05. The first weights ``w2`` (M, D, D), ``w1`` (3, D, D) and ``gates`` (2, 1, D) are
     parameters: of the main memory, the key's, the value's, the rate's and the forgetting's, in that
     order. The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B,
     ...)}. Raises ``ValueError`` for other objectives and reads, and as ``SequenceMemory`` does.
@@ -63,8 +63,8 @@ class SelfModifyingTitans(ChunkedMemory):
             raise ValueError(f"reads is one of {READS}, but got {reads!r}")
         self.objective, self.reads = objective, reads
         self.query = nn.Linear(dim, dim, bias=False)
-        start = min(2.5e-3, 0.25 / chunk)
-        self.rate, self.forgetting = Gate(start / 100, start, 1 / chunk), Gate(1e-6, 5e-5, 0.05)
+        self.rate = Gate(1e-3 / chunk, 0.19 / chunk, 1 / chunk)  # from 0.003, for chunks of 64
+        self.forgetting = Gate(1e-6, 5e-5, 0.05)
         # own targets that nothing pulls back ("dot") grow by 1 + n (|s(W2 k)|^2 - 1) at a token
         self.w2 = draw_matrix(5, dim, dim, size=2.0 if objective == "l2" else 1.0)
         self.w1 = draw_matrix(3, dim, dim, size=0.3)

@@ -1,0 +1,170 @@
+"""What memories buy.   python -m tests.benchmarks.recall [--quick] [--json FILE] [--png FILE]
+
+Whole models of equally many parameters learn, from equally many texts, to recall values by their
+keys, and values that have changed half-way. Each is trained at the best of three learning rates,
+chosen on changing keys and a seed of their own, then on three others; accuracy is counted on unseen
+texts. Takes an hour on one core, half of it on two (--jobs 2). Exits non-zero when the delta rule
+is not clearly above the dot product on changing keys.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch  # noqa: E402
+
+from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
+from nested.support.files import prepare_folder  # noqa: E402
+from nested.support.plots import COLOURS, new_figure, save_figure  # noqa: E402
+from nested.tasks import AssociativeRecall, ChangingKeys  # noqa: E402
+from nested.tasks.sequences import accuracy  # noqa: E402
+
+PAIRS, SYMBOLS, BATCH, LAYERS, CHUNK = 4, 32, 32, 2, 4
+PARAMETERS = 100_000  # each model is as wide as comes nearest
+RATES, SEEDS, TUNING_SEED = (1e-3, 3e-3, 1e-2), (0, 1, 2), 100
+FAMILIES = {"recall": AssociativeRecall, "changing keys": ChangingKeys}
+MODELS = {
+    "Transformer": {},
+    "dot product": {"mixer": "linear", "objective": "dot"},
+    "delta rule": {"mixer": "linear"},
+    "Titans": {"mixer": "titans"},
+    "self-modifying": {"mixer": "selfmod"},
+}
+
+
+def build(name, width, vocab):
+    model = Transformer if name == "Transformer" else Hope
+    sizes = {"vocab": vocab, "dim": width, "layers": LAYERS, "heads": 2}
+    return model(ModelConfig(**sizes, chunk=CHUNK, periods=(16,), **MODELS[name]))
+
+
+def count(name, width):
+    return sum(p.numel() for p in build(name, width, 2 * SYMBOLS).parameters())
+
+
+def width_of(name):
+    return min(range(16, 129, 4), key=lambda width: abs(count(name, width) - PARAMETERS))
+
+
+def train(job):
+    """(accuracy on 1,024 unseen texts, its course) of one model on one family at one rate."""
+    name, family_name, rate, seed, steps = job
+    torch.set_num_threads(1)
+    width = width_of(name)
+    family = FAMILIES[family_name](
+        PAIRS, SYMBOLS, BATCH, make_model=lambda vocab: build(name, width, vocab)
+    )
+    generator = torch.Generator().manual_seed(seed)
+    task = family.sample(generator)
+    model = family.model
+    model.load_state_dict(task.init(generator))
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
+    course = []
+    for step in range(1, steps + 1):
+        warm, left = min(1, step / 50), 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        optimizer.param_groups[0]["lr"] = rate * warm * left
+        symbols, answers = task.batch(generator)
+        optimizer.zero_grad()
+        logits, _ = model(symbols)
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten()).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        if step % (steps // 20) == 0 or step == steps:
+            course.append((step, unseen(model, task, 8)))
+    return unseen(model, task, 32), course
+
+
+@torch.no_grad()
+def unseen(model, task, batches):
+    generator, shares = torch.Generator().manual_seed(7), []
+    for _ in range(batches):
+        symbols, answers = task.batch(generator, "query")
+        shares.append(accuracy(model(symbols)[0], answers))
+    return statistics.mean(shares)
+
+
+def measure(jobs, steps):
+    """{family: {model: {"rate", "accuracy": [one for each seed], "course"}}}"""
+    tuning = [(m, "changing keys", r, TUNING_SEED, steps) for m in reversed(MODELS) for r in RATES]
+    with ProcessPoolExecutor(jobs) as pool:
+        tuned = dict(zip(tuning, pool.map(train, tuning)))
+        best = {
+            m: max(RATES, key=lambda r: tuned[m, "changing keys", r, TUNING_SEED, steps][0])
+            for m in MODELS
+        }
+        runs = [
+            (m, f, best[m], seed, steps)
+            for m in reversed(MODELS)
+            for f in FAMILIES
+            for seed in SEEDS
+        ]
+        done = dict(zip(runs, pool.map(train, runs)))
+    return {
+        f: {
+            m: {
+                "rate": best[m],
+                "width": width_of(m),
+                "parameters": count(m, width_of(m)),
+                "accuracy": [done[m, f, best[m], seed, steps][0] for seed in SEEDS],
+                "course": [done[m, f, best[m], seed, steps][1] for seed in SEEDS],
+            }
+            for m in MODELS
+        }
+        for f in FAMILIES
+    }
+
+
+def draw(found, path):
+    figure, (panels,) = new_figure(1, len(found))
+    for panel, (family, models) in zip(panels, found.items()):
+        for colour, (name, result) in zip(COLOURS, models.items()):
+            for number, course in enumerate(result["course"]):
+                steps, shares = zip(*course)
+                label = name if number == 0 else None
+                panel.plot(steps, shares, color=colour, label=label, alpha=0.8)
+        panel.axhline(1 / SYMBOLS, color="black", linestyle=":")
+        panel.set_title(family, fontsize=9)
+        panel.set(xlabel="training steps, 32 texts each", ylim=(0, 1.02))
+    panels[0].set(ylabel="right answers on unseen texts (dotted: by chance)")
+    panels[-1].legend(fontsize=7)
+    save_figure(figure, path)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="20 steps: does it run?")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--png", type=Path, default=Path("runs/recall.png"))
+    args = parser.parse_args()
+    found = measure(args.jobs, 20 if args.quick else 1500)
+    for family, models in found.items():
+        print(f"\n{family}: {PAIRS} pairs, {SYMBOLS} keys and {SYMBOLS} values, by chance 0.031")
+        print(f"{'':16}mean   each seed            rate    width  parameters")
+        for name, result in models.items():
+            each = "  ".join(f"{share:.3f}" for share in result["accuracy"])
+            mean = statistics.mean(result["accuracy"])
+            line = f"{name:15}{mean:6.3f}   {each}   {result['rate']:7.0e}{result['width']:7}"
+            print(f"{line}{result['parameters']:12,}")
+    prepare_folder(args.png.parent)
+    draw(found, args.png)
+    if args.json:
+        args.json.write_text(json.dumps(found))
+    changing = {m: min(r["accuracy"]) for m, r in found["changing keys"].items()}
+    dot = max(found["changing keys"]["dot product"]["accuracy"])
+    is_above = changing["delta rule"] > dot + 0.05
+    print(
+        f"\nchanging keys: delta rule at worst {changing['delta rule']:.3f}, dot at best {dot:.3f}"
+    )
+    sys.exit(not (is_above or args.quick))
+
+
+if __name__ == "__main__":
+    main()
