@@ -147,5 +147,14 @@ def _writes(k, v, n, b, decay, objective):
         return n * v, None
     lower = (n * decay * (k @ k.mT)).tril(-1)
     wanted = torch.cat([n * v, n * b * k], dim=-1)
-    solved = torch.linalg.solve_triangular(lower, wanted, upper=False, unitriangular=True)
-    return solved.chunk(2, dim=-1)
+    return solve(lower, wanted).chunk(2, dim=-1)
+
+
+def solve(lower: Tensor, wanted: Tensor) -> Tensor:
+    """U of (I + L) U = ``wanted`` (..., C, D), L = ``lower`` (..., C, C) below its diagonal; in
+    float32 at least, which half precisions lack a solver for."""
+    wide = torch.promote_types(wanted.dtype, torch.float32)
+    solved = torch.linalg.solve_triangular(
+        lower.to(wide), wanted.to(wide), upper=False, unitriangular=True
+    )
+    return solved.to(wanted.dtype)

@@ -15,7 +15,7 @@ from torch.nn.functional import normalize, silu
 
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
-from nested.memory.linear import check_objective, decays
+from nested.memory.linear import check_objective, decays, solve
 from nested.memory.net import draw_matrix, hidden_units
 from nested.memory.sequence import ChunkedMemory
 
@@ -42,11 +42,11 @@ class SelfModifyingTitans(ChunkedMemory):
     of right answers where "now" led to 84 % (``tests/benchmarks/README.md``).
 
     The rate starts at 0.19 / ``chunk`` (0.003 for 64) and stays under 1 / ``chunk``, forgetting
-    starts at 5e-5 and stays under 0.05. The first weights ``w2`` (M, D, D), ``w1`` (3, D, D) and ``gates`` (2, 1, D) are
-    parameters: of the main memory, the key's, the value's, the rate's and the forgetting's, in that
-    order. The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B,
-    ...)}. Raises ``ValueError`` for other objectives and reads, and as ``SequenceMemory`` does.
-    """
+    starts at 5e-5 and stays under 0.05. The first weights ``w2`` (M, D, D), ``w1`` (3, D, D) and
+    ``gates`` (2, 1, D) are parameters: of the main memory, the key's, the value's, the rate's and
+    the forgetting's, in that order. The state is {"position", "memory": {"start", "now"}}, each
+    {"w1", "w2", "gates": (B, ...)}. Raises ``ValueError`` for other objectives and reads, and as
+    ``SequenceMemory`` does. """
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class SelfModifyingTitans(ChunkedMemory):
             lower = (erase * decay * (inputs @ inputs.mT)).tril(-1)
             wanted = -(rates * deltas + erase * b * (inputs @ matrix.mT))
             lower = lower.expand(*wanted.shape[:-1], -1)
-            return torch.linalg.solve_triangular(lower, wanted, upper=False, unitriangular=True)
+            return solve(lower, wanted)
 
         def after(matrix, inputs, u):
             return b[:, :, -1:] * matrix + (decay[:, :, -1, :, None] * u).mT @ inputs

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
+from nested.support.checks import check_counts
 
 
 class SequenceMemory(nn.Module, ABC):
@@ -119,13 +120,6 @@ def cut(position: int, length: int, period: int | None) -> list[int]:
     first = min(period - position % period, length)
     rest = length - first
     return [first, *[period] * (rest // period), *[rest % period] * (rest % period > 0)]
-
-
-def check_counts(**counts: int) -> None:
-    """Raise ``ValueError`` unless every argument is a whole number from 1."""
-    for name, count in counts.items():
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ValueError(f"{name} is a whole number from 1, but got {count!r}")
 
 
 def check_vectors(x: Tensor, dim: int) -> None:

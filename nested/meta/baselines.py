@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_map
 
 from nested.levels.forward import Batch, LossFn, Params
-from nested.tasks.family import TaskFamily, check_counts
+from nested.support.checks import check_counts
+from nested.tasks.family import TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
 from nested.unroll.eager import inner_gradient
 from nested.unroll.plain_nets import of_tasks

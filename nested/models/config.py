@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nested.memory.continuum import check_periods
 from nested.memory.linear import check_objective
+from nested.support.checks import check_counts
 
 MIXERS = ("selfmod", "titans", "linear", "attention")
 
@@ -36,11 +37,12 @@ class ModelConfig:
     detach_every: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("vocab", "dim", "layers", "heads", "chunk", "detach_every"):
-            count = getattr(self, name)
-            is_count = isinstance(count, int) and not isinstance(count, bool) and count >= 1
-            if not (is_count or (name == "detach_every" and count is None)):
-                raise ValueError(f"{name} is a whole number from 1, but got {count!r}")
+        counts = {
+            name: getattr(self, name) for name in ("vocab", "dim", "layers", "heads", "chunk")
+        }
+        check_counts(**counts)
+        if self.detach_every is not None:
+            check_counts(detach_every=self.detach_every)
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"

@@ -96,8 +96,12 @@ def _levels(name: str, part: nn.Module) -> list[Level]:
         return [Level(name, f"{size:,}", f"the last {len(part.weight) - 1} tokens", 1, count)]
     kind = f"{name}, {type(part).__name__}"
     if isinstance(part, SelfModifyingTitans):
-        sees = "keys of tokens, and its own answers to their values"
-        return [Level(kind, f"{size:,}", sees, part.chunk, count)]
+        own, main = 2 * part.dim**2, 1 if part.reads == "now" else part.chunk
+        held, sees = 4 * part.dim**2, "keys of tokens, and its own answers to their values"
+        return [
+            Level(f"{kind}, memory", f"{held:,}", sees, main, own),
+            Level(f"{kind}, its rules", f"{size - held:,}", sees, part.chunk, count - own),
+        ]
     sees = "keys and values of tokens"
     if not isinstance(part, LinearMemory):
         sees += f", errors as they were when its chunk of {part.chunk} began"

@@ -21,7 +21,7 @@ FAMILIES = {
     "rosenbrock": Rosenbrock,
     "text": ByteRNN,
     "recall": AssociativeRecall,
-    "changing keys": ChangingKeys,
+    "changing-keys": ChangingKeys,
     "copying": Copying,
     "needle": Needle,
 }

@@ -13,7 +13,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nested.levels.forward import Batch, functional_loss
-from nested.tasks.family import NetTask, TwoSided, check_counts, check_split
+from nested.support.checks import check_counts
+from nested.tasks.family import NetTask, TwoSided, check_split
 
 BYTES = 128  # what is not ASCII is read as byte 0
 PASSAGE = 4000  # bytes of a task's own text

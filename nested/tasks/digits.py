@@ -16,10 +16,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nested.levels.forward import Batch, functional_loss
+from nested.support.checks import check_counts
 from nested.tasks.family import (
     NetTask,
     TwoSided,
-    check_counts,
     check_range,
     check_split,
     draw_log_uniform,

@@ -102,13 +102,6 @@ def own_generator(generator: Generator, other_side: bool) -> Generator:
     return Generator().manual_seed(seed)
 
 
-def check_counts(**counts: int) -> None:
-    """Raise ``ValueError`` unless every argument is a whole number from 1."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name} is a whole number from 1, but got {value!r}")
-
-
 def check_range(name: str, bounds: tuple[float, float]) -> None:
     """Raise ``ValueError`` unless ``bounds`` is (low, high) with 0 < low <= high < infinity."""
     low, high = bounds

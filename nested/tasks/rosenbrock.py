@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor
 
 from nested.levels.forward import Batch, Params
+from nested.support.checks import check_counts
 from nested.tasks.family import (
     Task,
     TwoSided,
-    check_counts,
     check_noise,
     check_range,
     check_split,

@@ -17,8 +17,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nested.levels.forward import Batch, Params, functional_loss
+from nested.support.checks import check_counts
 from nested.tasks.byte_rnn import ElmanNet
-from nested.tasks.family import NetTask, TwoSided, check_counts, check_split, own_generator
+from nested.tasks.family import NetTask, TwoSided, check_split, own_generator
 
 UNSCORED = -100  # the target of a symbol after which nothing is asked
 
@@ -90,6 +91,8 @@ class AssociativeRecall(SequenceFamily):
     pairs. Raises ``ValueError`` for more pairs than symbols, and as ``SequenceFamily`` does.
     """
 
+    fewest = 1  # pairs
+
     def __init__(
         self,
         pairs: int = 4,
@@ -102,8 +105,8 @@ class AssociativeRecall(SequenceFamily):
         is_held_out: bool = False,
     ) -> None:
         check_counts(pairs=pairs, symbols=symbols)
-        if pairs > symbols:
-            raise ValueError(f"pairs have different keys, so at most {symbols}, but got {pairs}")
+        if not self.fewest <= pairs <= symbols:
+            raise ValueError(f"pairs are {self.fewest} to {symbols}, the symbols, but got {pairs}")
         self.pairs, self.symbols, self.vocab = pairs, symbols, 2 * symbols
         super().__init__(batch_size, make_model, device, dtype, is_held_out)
 
@@ -130,10 +133,7 @@ class ChangingKeys(AssociativeRecall):
     is their last, and what are the others'? T = 3 pairs + 2 (pairs // 2). Raises
     ``ValueError`` for fewer pairs than 2, and as ``AssociativeRecall`` does."""
 
-    def __init__(self, pairs: int = 4, *args: Any, **settings: Any) -> None:
-        super().__init__(pairs, *args, **settings)
-        if pairs < 2:
-            raise ValueError(f"half of the keys change, so pairs are at least 2, but got {pairs}")
+    fewest = 2
 
     def texts(self, generator: Generator) -> tuple[Tensor, Tensor]:
         keys, values = self._pairs(generator)

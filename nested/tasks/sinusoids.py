@@ -12,10 +12,10 @@ import torch
 from torch import Generator, nn
 
 from nested.levels.forward import Batch, functional_loss
+from nested.support.checks import check_counts
 from nested.tasks.family import (
     NetTask,
     TwoSided,
-    check_counts,
     check_noise,
     check_split,
     draw_log_uniform,

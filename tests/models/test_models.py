@@ -98,10 +98,11 @@ def leaves(state):
 
 def test_a_model_moves_between_dtypes_with_its_state():
     model, tokens = MODELS["selfmod"](8, 4), torch.zeros(2, 9, dtype=torch.int64)
-    for dtype in (torch.float64, torch.float32):
+    for dtype in (torch.float64, torch.bfloat16, torch.float32):
         logits, state = model.to(dtype)(tokens)
         floats = [leaf for leaf in leaves(state) if leaf.is_floating_point()]
         assert logits.dtype == dtype and all(leaf.dtype == dtype for leaf in floats)
+        assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize(

@@ -83,9 +83,9 @@ def test_a_model_of_memories_is_trained_by_the_same_loop():
 
 
 def test_mistakes_are_said():
-    with pytest.raises(ValueError, match="at most 4, but got 5"):
+    with pytest.raises(ValueError, match="pairs are 1 to 4, the symbols, but got 5"):
         AssociativeRecall(5, 4)
-    with pytest.raises(ValueError, match="pairs are at least 2, but got 1"):
+    with pytest.raises(ValueError, match="pairs are 2 to 8, the symbols, but got 1"):
         ChangingKeys(1)
     with pytest.raises(ValueError, match="4 symbols at least, but got 3"):
         Needle(3)
