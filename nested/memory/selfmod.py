@@ -46,7 +46,8 @@ class SelfModifyingTitans(ChunkedMemory):
     ``gates`` (2, 1, D) are parameters: of the main memory, the key's, the value's, the rate's and
     the forgetting's, in that order. The state is {"position", "memory": {"start", "now"}}, each
     {"w1", "w2", "gates": (B, ...)}. Raises ``ValueError`` for other objectives and reads, and as
-    ``SequenceMemory`` does. """
+    ``SequenceMemory`` does.
+    """
 
     def __init__(
         self,
