@@ -26,11 +26,14 @@ FORMS = ("sequential", "independent", "nested")
 class ContinuumLevel(ChunkedMemory):
     """One level: reads y = W1 silu(W2 W_q x) and learns values of its context flow by their keys,
 
-        W <- W - n sum_C dL/dW,     L = 1/2 |W1 silu(W2 k) - v|^2,   k = unit(W_k x), v = W_v x
+        W <- W - n sum_C dL/dW,     L = 1/2 |W1 silu(W2 k) - v|^2,   k, v = unit(W_k x), unit(W_v x)
 
-    every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71). The
-    rate n in (1e-4, 1) / C is a parameter; so are the first weights ``w1``, ``w2`` (D, D). Raises
-    as ``SequenceMemory`` does."""
+    every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71). With
+    values of any length (v = W_v x) weights grow until, after 32,768 random tokens of width 64,
+    they are NaN; with unit values nothing grows, whatever the rate. The rate n in (1e-4, 1) / C is
+    a parameter; so are the first weights ``w1``, ``w2`` (D, D). The state is {"position", "memory":
+    {"start", "now"}}, each {"w1", "w2": (B, D, D)}. Raises as ``SequenceMemory`` does.
+    """
 
     def __init__(self, dim: int, chunk: int) -> None:
         super().__init__(dim, chunk)
@@ -69,7 +72,8 @@ class ContinuumMemory(SequenceMemory):
     map of that neighbour's, A W + O, with A and O = ``w1``, ``w2`` learned, from I and 0 (eq. 72);
     each period is then a multiple of the one before. The state is {"position", "memory": ({"start",
     "now"}, ...)}, a level each. Raises ``ValueError`` for other forms and for periods that are not
-    rising whole numbers from 1, and as ``SequenceMemory`` does."""
+    rising whole numbers from 1, and as ``SequenceMemory`` does.
+    """
 
     def __init__(
         self,

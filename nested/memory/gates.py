@@ -27,7 +27,7 @@ class Gate(nn.Module):
         share = math.log(start / low) / self.span
         self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 
-    def forward(self, raw: Tensor) -> Tensor:
+    def forward(self, raw: Tensor | float) -> Tensor:
         return self.top * torch.exp(self.span * (torch.sigmoid(raw + self.bias) - 1))
 
     def shut(self) -> None:

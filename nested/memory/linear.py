@@ -22,8 +22,9 @@ OBJECTIVES = ("l2", "dot")
 class LinearMemory(SequenceMemory):
     """A matrix M of each sample, D x D, that starts at zero and learns values v by their keys k:
 
-        M <- a M - n (M k - v) k^T, at a M    "l2": the delta rule, a gradient step on |M k - v|^2 /
-        2 M <- a M + n v k^T                    "dot": linear attention, a step on -<M k, v> y = M q
+        M <- a M - n (a M k - v) k^T    "l2": the delta rule, a gradient step on |M k - v|^2 / 2
+        M <- a M + n v k^T              "dot": linear attention, a gradient step on -<M k, v>
+        y = M q
 
     for each token x, with q, k = unit(W_q x), unit(W_k x), v = W_v x, the rate n in (0.001, 1) and
     the retention a = 1 - forgetting, forgetting in (1e-6, 0.5), both bounded functions of x.

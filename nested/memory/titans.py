@@ -30,11 +30,16 @@ class TitansMemory(ChunkedMemory):
     for W1 and W2, with the gradient taken at the first weights of a chunk of ``chunk`` tokens (at
     1: gradient descent, token by token), while reads use the weights of their own token. q, k, v
     are unit(W x). The paper's step size is (1 - mu) n here: a key that comes for a whole chunk is
-    then not overshot, whatever the gates say. The rate n in (1e-4, 1) / chunk, the momentum mu in
-    (0.01, 0.95) and the retention a = 1 - forgetting, forgetting in (1e-6, 0.1), are bounded
-    functions of x. The first weights ``w1``, ``w2`` (D, D) are parameters. The state is
-    {"position", "memory": {"start", "now"}}, each {"w1", "w2", "s1", "s2": (B, D, D)}. Raises as
-    ``SequenceMemory`` does."""
+    then not overshot, whatever the gates say, as long as |silu(W2 k)| is near 1. The rate n in
+    (1e-4, 1) / chunk, the momentum mu in (0.01, 0.95) and the retention a = 1 - forgetting,
+    forgetting in (1e-6, 0.1), are bounded functions of x.
+
+    The first weights ``w1``, ``w2`` (D, D) are parameters, and begin with M(z) = z and hidden units
+    of length 1: with a random W1 what is read drowns in what was there before (on changing keys 600
+    steps of training led to 89 % of right answers instead of 98 %). The state is {"position",
+    "memory": {"start", "now"}}, each {"w1", "w2", "s1", "s2": (B, D, D)}. Raises as
+    ``SequenceMemory`` does.
+    """
 
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
