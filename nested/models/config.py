@@ -51,3 +51,4 @@ class ModelConfig:
             raise ValueError(f"mixer is one of {MIXERS}, but got {self.mixer!r}")
         check_objective(self.objective)
         check_periods(self.periods, "sequential")
+        object.__setattr__(self, "periods", tuple(self.periods))  # a list, read from a file

@@ -114,8 +114,8 @@ class Explodes(Wrong):
 class CutsItsWrites(Wrong):
     def read(self, x, memory, position):
         outputs = []
-        for token in x.split(1, dim=1):
-            y, memory = super().read(token, memory, position)
+        for part in x.split(8, dim=1):
+            y, memory = super().read(part, memory, position)
             memory = {"matrix": memory["matrix"].detach()}
             outputs.append(y)
         return torch.cat(outputs, dim=1), memory

@@ -88,6 +88,19 @@ def test_only_the_state_of_attention_grows(name):
     assert (sizes[1] > sizes[0]) == (name in ("transformer", "attention"))
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_gpu_reads_as_the_cpu_does(name):
+    model, tokens = MODELS[name](8, 4).double(), torch.randint(11, (2, 37), generator=generator())
+    first, state = model(tokens[:, :20])
+    second, _ = model(tokens[:, 20:], state)
+    model.cuda()
+    theirs, state = model(tokens[:, :20].cuda())
+    later, _ = model(tokens[:, 20:].cuda(), state)
+    for ours, other in ((first, theirs), (second, later)):
+        assert torch.allclose(ours, other.cpu(), rtol=0, atol=1e-9)
+
+
 def leaves(state):
     if isinstance(state, dict):
         state = tuple(state.values())
