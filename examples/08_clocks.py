@@ -93,8 +93,8 @@ def main(folder: Path = Path("runs")) -> dict[str, float]:
 
 
 # Answer. Who moves often knows the new after a few hundred tokens, and nothing of the old is left;
-# who moves seldom still holds the old when the fast have lost it, and learns the new last. Each
-# weighs the same number of tokens in a step; the slow take fewer steps. So the clock alone sets how
+# who moves seldom still holds the old when the fast have lost it, and learns the new last. Steps
+# are of one size, the mean over a chunk; the slow take fewer of them. So the clock alone sets how
 # far back a level remembers, and a chain of levels holds the present and the past at once. And a
 # level that waits reads all the same: the curve of the slowest is a staircase, but it has no gaps.
 

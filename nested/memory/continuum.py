@@ -12,13 +12,13 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu
+from torch.nn.functional import silu
 
 from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
-from nested.memory.net import draw_matrix, hidden_units
-from nested.memory.sequence import ChunkedMemory, SequenceMemory, cut
+from nested.memory.net import draw_matrix, hidden_units, unit
+from nested.memory.sequence import ChunkedMemory, SequenceMemory, check_cut, cut
 
 FORMS = ("sequential", "independent", "nested")
 
@@ -30,10 +30,10 @@ class ContinuumLevel(ChunkedMemory):
 
     every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71). With
     values of any length (v = W_v x) weights grow until, after 32,768 random tokens of width 64,
-    they are NaN; with unit values nothing grows, whatever the rate. The rate n in (1e-4, 1) / C is
-    a parameter; so are the first weights ``w1``, ``w2`` (D, D). The state is {"position", "memory":
-    {"start", "now"}}, each {"w1", "w2": (B, D, D)}. Raises as ``SequenceMemory`` does.
-    """
+    they are NaN; with unit values, from these first weights, nothing grows at any rate. The rate n
+    in (1e-4, 1) / C is a parameter; so are the first weights ``w1``, ``w2`` (D, D). The state is
+    {"position", "memory": {"start", "now"}}, each {"w1", "w2": (B, D, D)}. Raises as
+    ``SequenceMemory`` does."""
 
     def __init__(self, dim: int, chunk: int) -> None:
         super().__init__(dim, chunk)
@@ -46,7 +46,7 @@ class ContinuumLevel(ChunkedMemory):
         return {"w1": self.w1.expand(shape), "w2": self.w2.expand(shape)}
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.query(x), normalize(self.key(x), dim=-1), normalize(self.value(x), dim=-1)
+        return self.query(x), unit(self.key(x)), unit(self.value(x))
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         queries, keys, values = seen
@@ -72,7 +72,8 @@ class ContinuumMemory(SequenceMemory):
     map of that neighbour's, A W + O, with A and O = ``w1``, ``w2`` learned, from I and 0 (eq. 72);
     each period is then a multiple of the one before. The state is {"position", "memory": ({"start",
     "now"}, ...)}, a level each. Raises ``ValueError`` for other forms and for periods that are not
-    rising whole numbers from 1, and as ``SequenceMemory`` does.
+    rising whole numbers from 1, for a ``detach_every`` that divides one (its level would have no
+    gradient), and as ``SequenceMemory`` does.
     """
 
     def __init__(
@@ -85,6 +86,8 @@ class ContinuumMemory(SequenceMemory):
     ) -> None:
         super().__init__(dim, detach_every=detach_every)
         check_periods(periods, form)
+        for period in periods:
+            check_cut(detach_every, period)
         self.periods, self.form = tuple(periods), form
         self.levels = nn.ModuleList(ContinuumLevel(dim, period) for period in periods)
         if form == "independent":

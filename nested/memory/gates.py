@@ -15,9 +15,8 @@ class Gate(nn.Module):
     """A number between ``low`` and ``top``: ``low^(1 - s) top^s`` with ``s = sigmoid(raw + bias)``.
 
     Raw numbers (...) of any size come in, gates (...) go out. At ``raw`` = 0 a gate is ``start``,
-    until ``bias``, a parameter, has learned better. Raises ``ValueError`` unless 0 < low < start <
-    top.
-    """
+    until ``bias``, a parameter, has learned better; bounds are settings, no part of a saved model.
+    Raises ``ValueError`` unless 0 < low < start < top."""
 
     def __init__(self, low: float, start: float, top: float) -> None:
         super().__init__()

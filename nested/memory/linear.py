@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from nested.levels.forward import State
 from nested.memory.gates import Gate
+from nested.memory.net import unit
 from nested.memory.sequence import SequenceMemory
+from nested.support.checks import check_counts
 
 OBJECTIVES = ("l2", "dot")
 
@@ -29,16 +30,17 @@ class LinearMemory(SequenceMemory):
     for each token x, with q, k = unit(W_q x), unit(W_k x), v = W_v x, the rate n in (0.001, 1) and
     the retention a = 1 - forgetting, forgetting in (1e-6, 0.5), both bounded functions of x.
     ``chunk`` (tokens) sets how many are read at once, never what comes out. The state is
-    {"position", "memory": {"matrix": (B, D, D)}}. Raises ``ValueError`` for another objective, and
-    as ``SequenceMemory`` does.
+    {"position", "memory": {"matrix": (B, D, D)}}. Raises ``ValueError`` for another objective or a
+    ``chunk`` under 1, and as ``SequenceMemory`` does.
     """
 
     def __init__(
         self, dim: int, objective: str = "l2", chunk: int = 64, *, detach_every: int | None = None
     ) -> None:
-        super().__init__(dim, chunk, detach_every=detach_every)
+        super().__init__(dim, detach_every=detach_every)
+        check_counts(chunk=chunk)
         check_objective(objective)
-        self.objective = objective
+        self.objective, self.chunk = objective, chunk
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.choose = nn.Linear(dim, 2, bias=False)
         nn.init.zeros_(self.choose.weight)  # gates start where their biases say
@@ -50,7 +52,7 @@ class LinearMemory(SequenceMemory):
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
         """Keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) of x."""
         rate, forgetting = self.choose(x).unbind(-1)
-        keys, queries = normalize(self.key(x), dim=-1), normalize(self.query(x), dim=-1)
+        keys, queries = unit(self.key(x)), unit(self.query(x))
         kept = torch.log1p(-self.forgetting(forgetting))
         return keys, self.value(x), queries, self.rate(rate), kept
 
@@ -75,7 +77,8 @@ def by_tokens(
     objective: str = "l2",
 ) -> tuple[Tensor, Tensor]:
     """Reads (B, T, D) and the matrix after them (B, D, D), one token after another: the reference.
-    Takes what ``by_chunks`` does."""
+    Takes and raises what ``by_chunks`` does."""
+    check_objective(objective)
     reads = []
     for t in range(keys.shape[1]):
         k, v, q = (x[:, t, :, None] for x in (keys, values, queries))  # (B, D, 1)
@@ -106,8 +109,11 @@ def by_chunks(
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
 
     the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). All systems are
-    solved at once, for V and for b K apart; only M goes from chunk to chunk.
+    solved at once, for V and for b K apart; only M goes from chunk to chunk. Raises ``ValueError``
+    for another objective or a ``chunk`` under 1.
     """
+    check_objective(objective)
+    check_counts(chunk=chunk)
     length, reads = keys.shape[1], []
     whole = length // chunk * chunk
     for size, some in ((chunk, slice(0, whole)), (length - whole, slice(whole, length))):

@@ -12,7 +12,7 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import normalize, silu
 
 
 def hidden_units(z: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,6 +22,12 @@ def hidden_units(z: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
     units = silu(before)
     share = torch.sigmoid(before)
     return units, share + units * (1 - share)  # s = z sig(z), ds = sig + z sig (1 - sig)
+
+
+def unit(x: Tensor) -> Tensor:
+    """x (..., D), each vector divided by its length; those under 1e-4 stay short, lest a vector of
+    zeros have a gradient of 1e12."""
+    return normalize(x, dim=-1, eps=1e-4)
 
 
 def draw_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:

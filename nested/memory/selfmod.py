@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu
+from torch.nn.functional import silu
 
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import check_objective, decays, solve
-from nested.memory.net import draw_matrix, hidden_units
-from nested.memory.sequence import ChunkedMemory
+from nested.memory.net import draw_matrix, hidden_units, unit
+from nested.memory.sequence import ChunkedMemory, check_cut
 
 READS = ("now", "start")
 
@@ -45,7 +45,8 @@ class SelfModifyingTitans(ChunkedMemory):
     starts at 5e-5 and stays under 0.05. The first weights ``w2`` (M, D, D), ``w1`` (3, D, D) and
     ``gates`` (2, 1, D) are parameters: of the main memory, the key's, the value's, the rate's and
     the forgetting's, in that order. The state is {"position", "memory": {"start", "now"}}, each
-    {"w1", "w2", "gates": (B, ...)}. Raises ``ValueError`` for other objectives and reads, and as
+    {"w1", "w2", "gates": (B, ...)}. Raises ``ValueError`` for other objectives and reads, for a
+    ``detach_every`` that divides ``chunk`` (keys and rates would have no gradient), and as
     ``SequenceMemory`` does.
     """
 
@@ -60,6 +61,7 @@ class SelfModifyingTitans(ChunkedMemory):
     ) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
         check_objective(objective)
+        check_cut(detach_every, chunk)
         if reads not in READS:
             raise ValueError(f"reads is one of {READS}, but got {reads!r}")
         self.objective, self.reads = objective, reads
@@ -78,14 +80,14 @@ class SelfModifyingTitans(ChunkedMemory):
         return {name: w.expand(batch_size, *w.shape) for name, w in first.items()}
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        return x, normalize(self.query(x), dim=-1)
+        return x, unit(self.query(x))
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         x, queries = seen
         w1, w2, gates = start["w1"], start["w2"], start["gates"]
         x = x[:, None]  # (B, 1, C, D): for each memory
         units = silu(x @ w2[:, 1:].mT)
-        made = normalize(x + units[:, :2] @ w1[:, 1:].mT, dim=-1)
+        made = unit(x + units[:, :2] @ w1[:, 1:].mT)
         keys, values = made[:, :1], made[:, 1:]
         rate, forgetting = (units[:, 2:] @ gates.mT).split(1, dim=1)  # (B, 1, C, 1)
         rates, log_kept = self.rate(rate), torch.log1p(-self.forgetting(forgetting))
@@ -94,7 +96,7 @@ class SelfModifyingTitans(ChunkedMemory):
         off, off_gates = self._off(keys, values, units, silu(values @ w2.mT), w1, gates)
         back = torch.cat([off @ w1, off_gates * gates], dim=1) * slopes  # dL/dW2 = back k^T
         sizes = torch.linalg.vector_norm(units, dim=-1, keepdim=True)
-        unit = units / sizes.clamp(min=1e-12)
+        directions = units / sizes.clamp(min=1e-4)
         b, decay = decays(log_kept[..., 0])
         erase = rates / log_kept.exp()  # a I - n i i^T = a (I - n / a i i^T)
 
@@ -108,16 +110,16 @@ class SelfModifyingTitans(ChunkedMemory):
         def after(matrix, inputs, u):
             return b[:, :, -1:] * matrix + (decay[:, :, -1, :, None] * u).mT @ inputs
 
-        of_gates = writes(now["gates"], unit[:, 3:], off_gates * sizes[:, 3:])
-        u1 = writes(now["w1"], unit[:, :3], off * sizes[:, :3])
+        of_gates = writes(now["gates"], directions[:, 3:], off_gates * sizes[:, 3:])
+        u1 = writes(now["w1"], directions[:, :3], off * sizes[:, :3])
         u2 = writes(now["w2"], keys, back)
         y = self._read(
-            queries, start, now, (unit[:, 0], u1[:, 0]), (keys[:, 0], u2[:, 0]), b, decay
+            queries, start, now, (directions[:, 0], u1[:, 0]), (keys[:, 0], u2[:, 0]), b, decay
         )
         return y, {
-            "w1": after(now["w1"], unit[:, :3], u1),
+            "w1": after(now["w1"], directions[:, :3], u1),
             "w2": after(now["w2"], keys, u2),
-            "gates": after(now["gates"], unit[:, 3:], of_gates),
+            "gates": after(now["gates"], directions[:, 3:], of_gates),
         }
 
     def _off(self, keys, values, units, target_units, w1, gates):

@@ -9,7 +9,6 @@ through them.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -20,7 +19,7 @@ from nested.levels.forward import Params, State
 from nested.support.checks import check_counts
 
 
-class SequenceMemory(nn.Module, ABC):
+class SequenceMemory(nn.Module):
     """Reads tokens one after another: ``y, state = memory(x, state=None)``, x and y (B, T, D).
 
     Causal, and the same however a text is cut: with the state carried on, parts are one whole. The
@@ -29,26 +28,30 @@ class SequenceMemory(nn.Module, ABC):
 
     A loss differentiates through all writes, back to the memory's first weights. With
     ``detach_every=n`` the graph is cut after every n-th token: what was written before is a
-    constant to what comes after; values stay the same. Raises ``ValueError`` for a ``dim``,
-    ``chunk`` or ``detach_every`` under 1, for an x that is not (B, T, D), floating point, with B
-    and T from 1, and for a state that another memory or batch size made.
+    constant to what comes after; values stay the same.
+
+    A subclass writes ``begin`` and ``read``. Raises ``ValueError`` for a ``dim`` or
+    ``detach_every`` under 1, for an x that is not (B, T, D), floating point, with B and T from 1,
+    and for a state that another memory or batch size made.
     """
 
-    def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
+    def __init__(self, dim: int, *, detach_every: int | None = None) -> None:
         super().__init__()
-        check_counts(dim=dim, chunk=chunk)
+        check_counts(dim=dim)
         if detach_every is not None:
             check_counts(detach_every=detach_every)
-        self.dim, self.chunk, self.detach_every = dim, chunk, detach_every
+        self.dim, self.detach_every = dim, detach_every
 
-    @abstractmethod
     def begin(self, batch_size: int) -> State:
-        """What is in the memory before the first token, nested tensors (B, ...)."""
+        """What is in the memory before the first token, nested tensors (B, ...), no views of
+        parameters: a state outlives an optimizer's step. Raises ``NotImplementedError`` where a
+        subclass lacks it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
         """Read x (B, T, D), the tokens after the first ``position``: y (B, T, D), and the memory
-        after them."""
+        after them. Raises ``NotImplementedError`` where a subclass lacks it."""
+        raise NotImplementedError
 
     def init(self, batch_size: int) -> State:
         """The state before the first token: the position (), and nested tensors (B, ...)."""
@@ -59,7 +62,7 @@ class SequenceMemory(nn.Module, ABC):
         first = self.init(len(x))
         state = first if state is None else state
         check_state(state, first, type(self).__name__)
-        position, memory, outputs = int(state["position"]), state["memory"], []
+        position, memory, outputs = _position(state["position"]), state["memory"], []
         for some in x.split(cut(position, x.shape[1], self.detach_every), dim=1):
             if self.detach_every and position and position % self.detach_every == 0:
                 memory = detached(memory)
@@ -75,25 +78,32 @@ class ChunkedMemory(SequenceMemory):
     chunks of one token that is gradient descent, token by token.
 
     A subclass writes ``weights``, ``look`` and ``step``. The state is {"position", "memory":
-    {"start", "now"}}, weights {name: (B, ...)} each. Raises as ``SequenceMemory`` does. Source: eq.
-    90, after Sun et al. 2024 (arXiv 2407.04620).
+    {"start", "now"}}, weights {name: (B, ...)} each. Raises ``ValueError`` for a ``chunk`` under 1,
+    and as ``SequenceMemory`` does. Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
     """
 
-    @abstractmethod
+    def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
+        super().__init__(dim, detach_every=detach_every)
+        check_counts(chunk=chunk)
+        self.chunk = chunk
+
     def weights(self, batch_size: int) -> Params:
-        """The weights before the first token, {name: (B, ...)}: parameters, for each sample."""
+        """The weights before the first token, {name: (B, ...)}: parameters, for each sample.
+        Raises ``NotImplementedError`` where a subclass lacks it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What of x (B, T, D) depends on no memory, for all tokens at once: tensors (B, T, ...)."""
+        """What of x (B, T, D) depends on no memory, for all tokens at once: tensors (B, T, ...).
+        Raises ``NotImplementedError`` where a subclass lacks it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         """Read tokens ``seen`` (B, C, ...) of one chunk, or of a part of it: y (B, C, D), and the
-        weights now, {name: (B, ...)}."""
+        weights now, {name: (B, ...)}. Raises ``NotImplementedError`` where a subclass lacks it."""
+        raise NotImplementedError
 
     def begin(self, batch_size: int) -> State:
-        weights = self.weights(batch_size)
+        weights = {name: w.clone() for name, w in self.weights(batch_size).items()}
         return {"start": weights, "now": weights}
 
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
@@ -146,6 +156,23 @@ def check_state(state: State, like: State, name: str) -> None:
                 f"this is a state of something else than {name}, or of another batch size: {path}"
                 f" is {has}, but here {wants}; None starts anew"
             )
+
+
+def check_cut(detach_every: int | None, period: int) -> None:
+    """Raise ``ValueError`` if weights that move every ``period`` tokens would never have a
+    gradient, because the graph is cut just where they move."""
+    if detach_every and period % detach_every == 0:
+        raise ValueError(
+            f"detach_every={detach_every} cuts the graph wherever weights that move every {period}"
+            f" tokens do: none would reach them; take a number over {period}"
+        )
+
+
+def _position(position: Tensor) -> int:
+    number = position.item()
+    if number != number or number < 0 or number != int(number):
+        raise ValueError(f"a state's position is a whole number from 0, but got {number}")
+    return int(number)
 
 
 def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:

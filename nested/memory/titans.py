@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu
+from torch.nn.functional import silu
 
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import decays
-from nested.memory.net import draw_matrix, hidden_units
+from nested.memory.net import draw_matrix, hidden_units, unit
 from nested.memory.sequence import ChunkedMemory
 
 
@@ -57,10 +57,15 @@ class TitansMemory(ChunkedMemory):
         return {"w1": w1, "w2": w2, "s1": still, "s2": still}
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        made = [normalize(part(x), dim=-1) for part in (self.query, self.key, self.value)]
+        made = [unit(part(x)) for part in (self.query, self.key, self.value)]
         rate, momentum, forgetting = self.choose(x).unbind(-1)
         kept, mu = torch.log1p(-self.forgetting(forgetting)), self.momentum(momentum)
-        return *made, (1 - mu) * self.rate(rate), mu.clamp(min=1e-30).log(), kept
+        return (
+            *made,
+            (1 - mu) * self.rate(rate),
+            mu.clamp(min=torch.finfo(mu.dtype).tiny).log(),
+            kept,
+        )
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         queries, keys, values, rates, log_mu, log_kept = seen

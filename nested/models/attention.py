@@ -11,14 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
+from nested.memory.sequence import check_state
 
 
 class Attention(nn.Module):
     """Causal attention with rotary positions: ``y, state = attention(x, state)``, x and y (B, T,
     D).
 
-    The state is the KV cache, {"keys", "values": (B, H, P, E)}, and grows by T. Raises
-    ``ValueError`` for the state of another layer or batch size.
+    The state is the KV cache, {"keys", "values": (B, H, P, E)}, and grows by T. PyTorch's fast
+    kernels have no second derivative: to unroll training through attention, do so within
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises ``ValueError`` for the state of
+    another layer or batch size.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -49,15 +52,11 @@ class Attention(nn.Module):
         return self.out(y.transpose(1, 2).flatten(2)), {"keys": keys, "values": values}
 
     def _check(self, state: State, batch_size: int) -> None:
-        allowed = self.init(batch_size)["keys"].shape
-        is_dict = isinstance(state, dict) and state.keys() == {"keys", "values"}
-        shapes = [tuple(part.shape) for part in state.values()] if is_dict else []
-        if not is_dict or any(s[:2] + s[3:] != allowed[:2] + allowed[3:] for s in shapes):
-            raise ValueError(
-                f"attention's state is keys and values (samples, heads, tokens, size), here"
-                f" {tuple(allowed[:2])} and {allowed[3]}, but got {shapes or type(state).__name__};"
-                " None starts anew"
-            )
+        like = self.init(batch_size)
+        if isinstance(state, dict) and isinstance(state.get("keys"), Tensor):
+            past = state["keys"].shape[2:3].numel()  # any number of tokens, the same for both
+            like = {name: x.new_empty(*x.shape[:2], past, x.shape[3]) for name, x in like.items()}
+        check_state(state, like, "this attention")
 
 
 def rotate(x: Tensor, past: int) -> Tensor:

@@ -78,22 +78,19 @@ def _levels(name: str, part: nn.Module) -> list[Level]:
     """The levels in one part of a block."""
     count, size = _count(part), _size(part.init(1))
     if isinstance(part, ContinuumMemory):
-        rows = [
-            Level(
-                f"{name}, level {i}",
-                f"{_size(state):,}",
-                "keys and values of " + ("the mixer's flow" if i == 1 else f"level {i - 1}'s flow"),
-                level.chunk,
-                _count(level),
-            )
-            for i, (level, state) in enumerate(zip(part.levels, part.begin(1)), start=1)
-        ]
-        return rows
+        rows = []
+        for i, (level, state) in enumerate(zip(part.levels, part.begin(1)), start=1):
+            is_first = i == 1 or part.form == "independent"
+            sees = "keys and values of " + ("its input" if is_first else f"level {i - 1}'s flow")
+            held, own = f"{_size(state):,}", _count(level)
+            rows.append(Level(f"{name}, level {i}", held, sees, level.chunk, own))
+        between = count - sum(row.parameters for row in rows)  # gates, or maps of weights
+        return rows + [Level(f"{name}, between", "0", "tokens", 1, between)] * (between > 0)
     if isinstance(part, Attention):
         per_token = 2 * part.out.in_features
         return [Level(name, f"{per_token:,} a token", "keys and values, all kept", 1, count)]
     if isinstance(part, Convolution):
-        return [Level(name, f"{size:,}", f"the last {len(part.weight) - 1} tokens", 1, count)]
+        return [Level(name, f"{size:,}", f"the last {len(part.weight)} tokens", 1, count)]
     kind = f"{name}, {type(part).__name__}"
     if isinstance(part, SelfModifyingTitans):
         own, main = 2 * part.dim**2, 1 if part.reads == "now" else part.chunk

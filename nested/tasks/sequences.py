@@ -30,9 +30,9 @@ class SequenceFamily(TwoSided):
     ``make_model(V)`` makes the model to train, from symbols (B, T) int64 to logits (B, T, V), or to
     (logits, state) as those in ``nested.models``; a small recurrent net if left out. Batches are
     (symbols (B, T), targets (B, T) int64), the target -100 wherever nothing is asked; the loss is
-    cross entropy, in nats an answer. Each task calls the symbols by other names, and "query" texts
-    are none of "train". Raises ``ValueError`` for sizes under 1 and for what a subclass refuses.
-    """
+    cross entropy, in nats an answer. Each task calls the symbols by other names; "query" texts are
+    drawn apart from "train", and are others unless there are few. Raises ``ValueError`` for sizes
+    under 1 and for what a subclass refuses."""
 
     vocab: int
 
