@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from nested.conformance.check import Check, Evidence, Verdict, judge_equal
-from nested.conformance.memory_reads import CHUNK, DIM, SAMPLES, Make, draw, made
+from nested.conformance.memory_reads import CHUNK, DIM, SAMPLES, Make, draw, in_parts, made
 
 TOKENS = 37  # four chunks, and more
 STEP = 1e-5  # of a central difference
@@ -20,19 +20,23 @@ CUT = 10  # tokens after which the graph is cut
 
 
 def _probe_gradients(make: Make, seed: int) -> Evidence:
-    """Each parameter's slope along a random direction, by autograd and by central differences."""
+    """The slopes along a random direction of each parameter and of what is read, by autograd and by
+    central differences; read whole, and in two parts with the state carried."""
     found = {}
-    for chunk in (1, CHUNK):
+    for chunk, sizes in ((1, [TOKENS]), (CHUNK, [TOKENS]), (CHUNK, [13, TOKENS - 13])):
         memory = made(make, seed, chunk)
         x, generator = draw(memory, seed, tokens=TOKENS), Generator().manual_seed(seed)
-        y = memory(x)[0]
-        mix = torch.randn(y.shape, generator=generator, dtype=y.dtype)
         learned = {name: p for name, p in memory.named_parameters() if p.requires_grad}
+        if x.is_floating_point():
+            learned["what is read"] = x.requires_grad_()
+        y, _ = in_parts(memory, x, sizes)
+        mix = torch.randn(y.shape, generator=generator, dtype=y.dtype)
         grads = torch.autograd.grad((y * mix).sum(), list(learned.values()), materialize_grads=True)
         for (name, p), grad in zip(learned.items(), grads, strict=True):
             way = torch.randn(p.shape, generator=generator, dtype=p.dtype)
             wanted = _difference(memory, x, mix, p, way)
-            found[f"{name}, chunk {chunk}"] = [(grad * way).sum().item(), wanted]
+            how = f"chunk {chunk}" + (", in two parts" if len(sizes) > 1 else "")
+            found[f"{name}, {how}"] = [(grad * way).sum().item(), wanted]
     return {"slopes": found}
 
 

@@ -121,6 +121,46 @@ class CutsItsWrites(Wrong):
         return torch.cat(outputs, dim=1), memory
 
 
+class CutsItsInput(Wrong):
+    """Layers below would learn nothing of what they write."""
+
+    def look(self, x):
+        keys, values, queries, rates, kept = super().look(x.detach())
+        return keys, values, self.look_again(x, queries), rates, kept
+
+    def look_again(self, x, queries):
+        return torch.nn.functional.normalize(self.query(x), dim=-1)
+
+
+class CutsTheStateItGets(Wrong):
+    def read(self, x, memory, position):
+        return super().read(x, {"matrix": memory["matrix"].detach()}, position)
+
+
+class ForgetsAllNowAndThen(Wrong):
+    def read(self, x, memory, position):
+        if position and position % 128 == 0:
+            memory = self.begin(len(x))
+        return super().read(x, memory, position)
+
+
+class SharesOneMemoryOfMany(Wrong):
+    def read(self, x, memory, position):
+        y, after = super().read(x, memory, position)
+        if len(x) > 3:
+            after = {"matrix": after["matrix"].mean(0, keepdim=True).repeat(len(x), 1, 1)}
+        return y, after
+
+
+class HandsOutItsParameters(TitansMemory):
+    def __init__(self, dim, chunk):
+        super().__init__(dim, chunk)
+
+    def begin(self, batch_size):
+        weights = self.weights(batch_size)
+        return {"start": weights, "now": weights}
+
+
 class HasAnUnusedParameter(Wrong):
     def __init__(self, dim, chunk):
         super().__init__(dim, chunk)
@@ -171,6 +211,11 @@ class WritesWholeChunks(Wrong):
         (KeepsTheLastToken, "shut gates leave memories as they are"),
         (ForgetsHalfOfAll, "memories neither fade nor run away"),
         (Explodes, "memories neither fade nor run away"),
+        (SharesOneMemoryOfMany, "samples of a batch are independent"),
+        (ForgetsAllNowAndThen, "whole equals parts, at every cut"),
+        (HandsOutItsParameters, "reading changes nothing but the state it returns"),
+        (CutsItsInput, "gradients go through writes"),
+        (CutsTheStateItGets, "gradients go through writes"),
         (CutsItsWrites, "gradients go through writes"),
         (HasAnUnusedParameter, "gradients go through writes"),
         (NeverCuts, "detach_every cuts gradients and nothing else"),

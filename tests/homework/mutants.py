@@ -372,6 +372,14 @@ MUTANTS = [
         "self.log_lr.exp() + 1",
         FORGETS,
     ),
+    Mutant("hw7", "a delta of its own", "self.delta = delta", "self.delta = 1.0", HUBER),
+    Mutant(
+        "hw7",
+        "nothing divided by nothing",
+        ".clamp(min=self.delta)\n            step = n[:, None] * self.delta / size * error",
+        "\n            step = n[:, None] * size.clamp(max=self.delta) / size * error",
+        HUBER,
+    ),
     Mutant("hw7", "always cut", ".clamp(min=self.delta)", "", HUBER),
     Mutant(
         "hw7",

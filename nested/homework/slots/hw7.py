@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nested.conformance.check import Check, Evidence, judge_equal
+from nested.conformance.check import Check, Evidence, Verdict, judge_equal
 from nested.conformance.memory import MEMORY_CHECKS
 from nested.conformance.memory_reads import DIM, draw, made
 from nested.homework.remote import call, plant
@@ -24,7 +24,8 @@ from nested.levels.forward import Params, State
 from nested.memory.gates import shut
 from nested.memory.sequence import SequenceMemory
 
-SIZES = (0.03, 0.3, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta
+SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta, and none
+DELTAS = (1.0, 0.3)
 
 
 class RemoteMemory(nn.Module):
@@ -34,14 +35,13 @@ class RemoteMemory(nn.Module):
     def __init__(self, sandbox: Sandbox, dim: int, chunk: int) -> None:
         super().__init__()
         self._sandbox, self.dim, self.chunk = sandbox, dim, chunk
-        self.detach_every, self.is_shut = None, False
+        self.delta, self.detach_every, self.is_shut = DELTAS[0], None, False
         about = sandbox.ask("describe", static=self._which())["out"]
-        self.delta = about["delta"]
-        for name, tensor in about["parameters"].items():
+        for name, tensor in about.items():
             plant(self, name, nn.Parameter(tensor))
 
     def _which(self) -> tuple:
-        return self.dim, self.chunk, self.detach_every, self.is_shut
+        return self.dim, self.chunk, self.delta, self.detach_every, self.is_shut
 
     def _call(self, function: str, *args: Any) -> Any:
         own = dict(self.named_parameters())
@@ -66,11 +66,13 @@ class RemoteMemory(nn.Module):
 def _serve(module: ModuleType) -> Served:
     memories = {}
 
-    def memory(dim: int, chunk: int, detach_every: int | None, is_shut: bool) -> SequenceMemory:
-        which = dim, chunk, detach_every, is_shut
+    def memory(
+        dim: int, chunk: int, delta: float, detach_every: int | None, is_shut: bool
+    ) -> SequenceMemory:
+        which = dim, chunk, delta, detach_every, is_shut
         if which not in memories:
             torch.manual_seed(0)
-            made = module.HuberMemory(dim, chunk)
+            made = module.HuberMemory(dim, chunk, delta)
             if not isinstance(made, SequenceMemory):
                 raise TypeError(f"a SequenceMemory is asked for, not {type(made).__name__}")
             made.detach_every = detach_every
@@ -80,11 +82,10 @@ def _serve(module: ModuleType) -> Served:
         return memories[which]
 
     def describe(*which: Any) -> dict[str, Any]:
-        made = memory(*which)
-        return {"delta": float(made.delta), "parameters": dict(made.named_parameters())}
+        return dict(memory(*which).named_parameters())
 
     def asked(method: str, own: Params, *rest: Any) -> Any:
-        args, which = rest[:-4], rest[-4:]
+        args, which = rest[:-5], rest[-5:]
         names = {f"memory.{name}": tensor for name, tensor in own.items()}
         return functional_call(_Asked(memory(*which), method), names, args)
 
@@ -121,30 +122,42 @@ class _Make:
 
 
 def _probe_huber(make: Any, seed: int) -> Evidence:
-    """Reads of tokens of many sizes, and those of a loop by the equation, with the same keys."""
-    memory = made(make, seed)
-    if not (math.isfinite(memory.delta) and memory.delta > 0):
-        raise ValueError(f"delta is a number above 0, but got {memory.delta}")
+    """Reads of tokens of many sizes, and those of a loop by the equation, with the same keys; and
+    the largest slope of reads in what is read, where errors are none too."""
+    memory, found = made(make, seed), {"ours": [], "others": []}
     x = draw(memory, seed)
-    x = x * torch.tensor(SIZES, dtype=x.dtype).repeat(14)[: x.shape[1], None]
-    with torch.no_grad():
-        y, (keys, values, queries, rates, log_kept) = memory(x)[0], memory.look(x)
-        wanted, clipped = _huber(keys, values, queries, rates, log_kept, memory.delta)
-    both = torch.tensor([clipped > 0, clipped < keys[..., 0].numel()])
-    return {"ours": [y, both], "others": [wanted, torch.ones_like(both)]}
+    x = x * torch.tensor(SIZES, dtype=x.dtype).repeat(12)[: x.shape[1], None]
+    for delta in DELTAS:
+        memory.delta = delta
+        with torch.no_grad():
+            wanted = _huber(*memory.look(x), delta)
+            found["ours"].append(memory(x)[0])
+        found["others"].append(wanted)
+    y = memory(x.requires_grad_())[0]
+    found["slope"] = torch.autograd.grad(y.sum(), x)[0].abs().max().item()
+    return found
 
 
-def _huber(keys, values, queries, rates, log_kept, delta) -> tuple[Tensor, int]:
-    matrix, reads, clipped = torch.zeros(len(keys), DIM, DIM, dtype=keys.dtype), [], 0
+def _judge_huber(evidence: Evidence) -> Verdict:
+    verdict = judge_equal(
+        "e = a M k - v; where |e|, the norm, is over delta, a step is n delta long"
+    )(evidence)
+    if verdict.passed and not math.isfinite(evidence["slope"]):
+        hint = "where e = 0 its norm has no slope: divide by max(|e|, delta)"
+        return Verdict(False, f"a gradient of {evidence['slope']} at an error of 0", hint)
+    return verdict
+
+
+def _huber(keys, values, queries, rates, log_kept, delta) -> Tensor:
+    matrix, reads = torch.zeros(len(keys), DIM, DIM, dtype=keys.dtype), []
     for t in range(keys.shape[1]):
         k, v, q = (part[:, t, :, None] for part in (keys, values, queries))
         n, a = rates[:, t, None, None], log_kept[:, t, None, None].exp()
         error = a * matrix @ k - v
         size = error.norm(dim=1, keepdim=True)
-        clipped += int((size > delta).sum())
         matrix = a * matrix - n * (delta / size).clamp(max=1) * error @ k.mT
         reads.append(matrix @ q)
-    return torch.stack(reads, dim=1).squeeze(-1), clipped
+    return torch.stack(reads, dim=1).squeeze(-1)
 
 
 SLOT = Slot(
@@ -155,12 +168,6 @@ SLOT = Slot(
     subject=_Make,
     checks=[
         *MEMORY_CHECKS,
-        Check(
-            "its objective is Huber's",
-            _probe_huber,
-            judge_equal(
-                "e = a M k - v; where |e|, the norm, is over delta, the step has length n delta"
-            ),
-        ),
+        Check("its objective is Huber's", _probe_huber, _judge_huber),
     ],
 )
