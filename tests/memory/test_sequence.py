@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from nested.memory import ContinuumMemory, Gate, LinearMemory, SelfModifyingTitans, TitansMemory
+from nested.memory import (
+    ContinuumMemory,
+    Gate,
+    LinearMemory,
+    SelfModifyingTitans,
+    TitansMemory,
+    by_chunks,
+    by_tokens,
+)
 from nested.memory.sequence import cut
 from tests.memory.memories import MEMORIES
 from tests.problems import generator
@@ -45,15 +53,27 @@ def test_after_4096_tokens_nothing_is_wiped(name):
     assert y[:, -64:].norm() > 0.1 * y[:, :64].norm()
 
 
-@pytest.mark.parametrize("make", [TitansMemory, LinearMemory, SelfModifyingTitans])
-def test_gates_at_their_ceilings_stay_bounded(make):
-    """Rates that training pushed to the top do not overshoot, not even on one token for ever."""
+@pytest.mark.parametrize("chunk", [1, 16])
+@pytest.mark.parametrize("name", [name for name in MEMORIES if "dot" not in name])
+def test_rates_at_their_ceilings_stay_bounded(name, chunk):
+    """Rates and momenta at the top do not overshoot, not even on one token for ever."""
     torch.manual_seed(0)
-    memory, x = make(16, chunk=16), torch.randn(1, 2048, 16, generator=generator())
+    memory, x = MEMORIES[name](16, chunk), torch.randn(1, 1024, 16, generator=generator())
     with torch.no_grad():
-        memory.rate.bias += 30
+        for part, gate in memory.named_modules():
+            if part.endswith(("rate", "momentum")):
+                gate.bias += 30
         for some in (x, x[:, :1].expand_as(x)):
             assert memory(some)[0].abs().max() < 100
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_tokens_of_zeros_have_slopes_of_a_size(name):
+    memory = MEMORIES[name](8, 4)
+    x = torch.zeros(1, 9, 8).index_fill_(1, torch.tensor([3, 8]), 1.0).requires_grad_()
+    y, _ = memory(x)
+    grads = torch.autograd.grad(y.sum(), [x, *memory.parameters()], allow_unused=True)
+    assert y.isfinite().all() and all(g is None or g.abs().max() < 1e6 for g in grads)
 
 
 @pytest.mark.parametrize("top", [1e-3, 0.9, 7.0])
@@ -92,6 +112,15 @@ def test_detach_every_leaves_first_weights_the_first_tokens_gradient_alone():
     assert late.abs().sum() == 0 and early.abs().sum() > 0
 
 
+SHAPES = [(1, 2, 4)] * 3 + [(1, 2)] * 2 + [(1, 4, 4)]  # what by_chunks takes
+
+
+def at_position(position):
+    memory = LinearMemory(4)
+    state = {**memory.init(1), "position": torch.tensor(position)}
+    return memory(torch.zeros(1, 2, 4), state)
+
+
 @pytest.mark.parametrize(
     "make, said",
     [
@@ -100,6 +129,14 @@ def test_detach_every_leaves_first_weights_the_first_tokens_gradient_alone():
         (lambda: TitansMemory(4, 2.0), "chunk is a whole number from 1, but got 2.0"),
         (lambda: LinearMemory(4, "huber"), "objective is one of .* but got 'huber'"),
         (lambda: SelfModifyingTitans(4, "L2"), "objective is one of .* but got 'L2'"),
+        (lambda: SelfModifyingTitans(4, chunk=8, detach_every=4), "take a number over 8"),
+        (lambda: ContinuumMemory(4, (2, 8), detach_every=8), "take a number over 8"),
+        (lambda: by_chunks(*map(torch.zeros, SHAPES), "L2"), "objective is one of"),
+        (lambda: by_tokens(*map(torch.zeros, SHAPES), "L2"), "objective is one of"),
+        (lambda: by_chunks(*map(torch.zeros, SHAPES), chunk=0), "chunk is a whole number from 1"),
+        (lambda: at_position(-3.0), "position is a whole number from 0, but got -3"),
+        (lambda: at_position(2.5), "position is a whole number from 0, but got 2.5"),
+        (lambda: at_position(float("nan")), "position is a whole number from 0, but got nan"),
         (lambda: SelfModifyingTitans(4, reads="end"), "reads is one of .* but got 'end'"),
         (lambda: TitansMemory(4, detach_every=0), "detach_every is a whole number from 1"),
         (lambda: ContinuumMemory(4, (0, 4)), "a clock's period is a whole number from 1"),

@@ -77,6 +77,18 @@ def test_with_gates_shut_hope_is_a_plain_net():
     assert torch.allclose(model(tokens)[0], wanted, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod"])
+def test_with_gates_shut_only_the_convolution_looks_back(mixer):
+    model = Hope(ModelConfig(11, 8, 1, 2, mixer, (2, 4), 4)).double()
+    shut(model)
+    tokens = torch.randint(11, (1, 12), generator=generator())
+    other = tokens.clone()
+    other[:, 0] = (tokens[:, 0] + 1) % 11
+    apart = (model(tokens)[0] - model(other)[0]).abs().amax(-1)[0]
+    reach = 1 if mixer == "linear" else 4  # an empty matrix reads as 0
+    assert (apart[:reach] > 1e-9).all() and (apart[reach:] < 1e-12).all()
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_only_the_state_of_attention_grows(name):
     model, sizes = MODELS[name](8, 4), []
@@ -136,6 +148,41 @@ def test_a_model_moves_between_dtypes_with_its_state():
 def test_a_config_refuses_early(wrong, said):
     with pytest.raises(ValueError, match=said):
         ModelConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"blocks": 3},
+        {"blocks": None},
+        3,
+        {},
+        {"blocks": ({"attention": {"keys": 1, "values": 2}},) * 2},
+    ],
+)
+def test_states_that_are_none_are_refused_in_words(state):
+    with pytest.raises(ValueError, match="None starts anew"):
+        MODELS["transformer"](8, 4)(torch.zeros(2, 3, dtype=torch.int64), state)
+
+
+def test_keys_and_values_are_of_one_length():
+    model = MODELS["transformer"](8, 4)
+    _, state = model(torch.zeros(2, 3, dtype=torch.int64))
+    cache = state["blocks"][0]["attention"]
+    cache["values"] = cache["values"][:, :, 1:]
+    with pytest.raises(ValueError, match=r"values is \(2, 2, 2, 4\), but here \(2, 2, 3, 4\)"):
+        model(torch.zeros(2, 1, dtype=torch.int64), state)
+
+
+def test_a_hope_cuts_graphs_where_its_config_says():
+    tokens = torch.randint(11, (1, 12), generator=generator())
+    grads = []
+    for cut in (None, 5):
+        torch.manual_seed(0)
+        model = Hope(ModelConfig(11, 8, 1, 2, "titans", (2, 4), 4, detach_every=cut)).double()
+        logits, _ = model(tokens)
+        grads.append(torch.autograd.grad(logits[:, 8:].sum(), model.blocks[0].mixer.w2)[0])
+    assert grads[1].abs().max() == 0 < grads[0].abs().max()
 
 
 def test_states_of_other_models_are_refused_in_words():

@@ -4,11 +4,13 @@ import math
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from nested import MetaOptimizer, unroll
+from nested import MetaOptimizer, unroll, unroll_tasks
 from nested.models import Hope, ModelConfig
 from nested.tasks import AssociativeRecall, ChangingKeys, Copying, Needle
 from nested.tasks.sequences import accuracy
+from nested.tasks.stack import stack_batch, stack_init
 from tests.problems import generator
 
 
@@ -66,20 +68,38 @@ def test_tasks_name_symbols_differently_and_accuracy_counts_answers_alone():
     assert math.isnan(accuracy(right, torch.full_like(answers, -100)))
 
 
-def test_a_model_of_memories_is_trained_by_the_same_loop():
+def recall_by(mixer):
+    sizes = {"dim": 8, "heads": 2, "layers": 1, "periods": (4,), "chunk": 4, "mixer": mixer}
+    make_model = lambda vocab: Hope(ModelConfig(vocab, **sizes))  # noqa: E731
+    return AssociativeRecall(2, 4, batch_size=8, make_model=make_model)
+
+
+@pytest.mark.parametrize("backend", ["eager", "checkpoint", "higher"])
+@pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod", "attention"])
+def test_models_are_trained_by_the_same_loop(mixer, backend):
     """K inner steps over a model whose own inner steps are tokens: the hypergradient goes through
     both."""
-    sizes = {"dim": 8, "heads": 2, "layers": 1, "periods": (4,), "chunk": 4, "mixer": "selfmod"}
-    family = AssociativeRecall(
-        2, 4, batch_size=8, make_model=lambda vocab: Hope(ModelConfig(vocab, **sizes))
-    )
-    g = generator()
+    family, g = recall_by(mixer), generator()
     task = family.sample(g)
-    batches, rule = [task.batch(g) for _ in range(3)], MetaOptimizer()
-    run = unroll(task.loss, task.init(g), batches, rule)
-    run.losses[-1].backward()
+    params, batches, rule = task.init(g), [task.batch(g) for _ in range(3)], MetaOptimizer()
+    with sdpa_kernel(SDPBackend.MATH):  # attention's fast kernels have no second derivative
+        run = unroll(task.loss, params, batches, rule, backend=backend)
+        run.losses[-1].backward()
     assert abs(run.losses[0].item() - math.log(8)) < 0.1
     assert all(p.grad.abs().sum() > 0 for p in rule.parameters())
+
+
+def test_many_models_of_memories_learn_at_once():
+    family, g = recall_by("linear"), generator()
+    tasks = [family.sample(g) for _ in range(2)]
+    batches = [stack_batch(tasks, g) for _ in range(2)]
+    params = stack_init(tasks, g)
+    many = unroll_tasks(tasks[0].loss, params, batches, MetaOptimizer()).losses
+    for t, task in enumerate(tasks):
+        one = {name: p[t] for name, p in params.items()}
+        own = [tuple(part[t] for part in batch) for batch in batches]
+        torch.manual_seed(0)
+        assert torch.allclose(unroll(task.loss, one, own, MetaOptimizer()).losses[0], many[t][0])
 
 
 def test_mistakes_are_said():
