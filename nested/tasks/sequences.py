@@ -129,20 +129,40 @@ class AssociativeRecall(SequenceFamily):
 
 
 class ChangingKeys(AssociativeRecall):
-    """As ``AssociativeRecall``, but half-way half of the keys come again, with other values: what
-    is their last, and what are the others'? T = 3 pairs + 2 (pairs // 2). Raises
-    ``ValueError`` for fewer pairs than 2, and as ``AssociativeRecall`` does."""
+    """As ``AssociativeRecall``, but on the way half of the keys come again, with other values, and
+    that ``changes`` times, each time another half: what are the last values of all keys?
+
+    T = 3 pairs + 2 changes (pairs // 2). Raises ``ValueError`` for fewer pairs than 2 or changes
+    than 1, and as ``AssociativeRecall`` does; ``settings`` are its device, dtype and is_held_out.
+    """
 
     fewest = 2
 
+    def __init__(
+        self,
+        pairs: int = 4,
+        symbols: int = 8,
+        batch_size: int = 32,
+        make_model: Callable[[int], nn.Module] | None = None,
+        *,
+        changes: int = 1,
+        **settings: Any,
+    ) -> None:
+        check_counts(changes=changes)
+        self.changes = changes
+        super().__init__(pairs, symbols, batch_size, make_model, **settings)
+
     def texts(self, generator: Generator) -> tuple[Tensor, Tensor]:
         keys, values = self._pairs(generator)
-        which = _choices(self.pairs, self.pairs // 2, self.batch_size, generator)
-        step = torch.randint(1, self.symbols, which.shape, generator=generator)
-        old = values.gather(1, which) - self.symbols
-        changed = (old + step) % self.symbols + self.symbols  # never the same value
-        told = [_interleaved(keys, values), _interleaved(keys.gather(1, which), changed)]
-        return self._asked(generator, told, keys, values.scatter(1, which, changed))
+        told = [_interleaved(keys, values)]
+        for _ in range(self.changes):
+            which = _choices(self.pairs, self.pairs // 2, self.batch_size, generator)
+            step = torch.randint(1, self.symbols, which.shape, generator=generator)
+            old = values.gather(1, which) - self.symbols
+            changed = (old + step) % self.symbols + self.symbols  # never the same value
+            told.append(_interleaved(keys.gather(1, which), changed))
+            values = values.scatter(1, which, changed)
+        return self._asked(generator, told, keys, values)
 
 
 class Copying(SequenceFamily):

@@ -108,7 +108,7 @@ def generation(rounds: int) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", choices=("speed", "generation"))
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, choices=range(1, 1000), default=7, metavar="N")
     args = parser.parse_args()
     torch.set_num_threads(1)
     broken = [] if args.only == "generation" else speed(args.rounds)

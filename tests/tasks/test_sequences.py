@@ -30,13 +30,21 @@ def test_recall_asks_for_the_value_of_each_key(pairs, told):
         assert [known[key] for key in text[told:]] == wanted[told:]
 
 
-def test_changing_keys_asks_for_the_last_value():
-    symbols, answers = drawn(ChangingKeys(5, batch_size=50))
+@pytest.mark.parametrize("changes", [1, 3])
+def test_changing_keys_asks_for_the_last_value(changes):
+    symbols, answers = drawn(ChangingKeys(5, batch_size=50, changes=changes))
+    told = 10 + 4 * changes
+    assert symbols.shape == (50, told + 5)
     for text, wanted in zip(symbols.tolist(), answers.tolist()):
-        first, second = (dict(zip(part[::2], part[1::2])) for part in (text[:10], text[10:14]))
-        assert len(first) == 5 and len(second) == 2 and second.keys() < first.keys()
-        assert all(first[key] != value for key, value in second.items())
-        assert [(first | second)[key] for key in text[14:]] == wanted[14:]
+        known = dict(zip(text[:10:2], text[1:10:2]))
+        assert len(known) == 5
+        for at in range(10, told, 4):
+            again = dict(zip(text[at : at + 4 : 2], text[at + 1 : at + 4 : 2]))
+            assert len(again) == 2 and again.keys() < known.keys()
+            assert all(known[key] != value for key, value in again.items())
+            known |= again
+        assert [known[key] for key in text[told:]] == wanted[told:]
+    assert len({tuple(sorted(text[10:told:2])) for text in symbols.tolist()}) > 5
 
 
 def test_copying_asks_for_the_same_again():
