@@ -3,7 +3,7 @@
 Whole models of equally many parameters learn, from equally many texts, to recall values by their
 keys, and values that have changed half-way. Each is trained at the best of three learning rates,
 chosen on changing keys and a seed of their own, then on three others; accuracy is counted on unseen
-texts. Takes an hour on one core, half of it on two (--jobs 2). Exits non-zero when the delta rule
+texts. Takes two hours on one core, one on two (--jobs 2). Exits non-zero when the delta rule
 is not clearly above the dot product on changing keys.
 """
 
@@ -155,9 +155,7 @@ def main():
         prepare_folder(path.parent)  # before an hour of work, not after
     found = measure(args.jobs, 20 if args.quick else 1500)
     for family, models in found.items():
-        print(
-            f"\n{family}: {PAIRS} pairs, {SYMBOLS} keys and {SYMBOLS} values, by chance {1 / SYMBOLS:.3f}"
-        )
+        print(f"\n{family}: {PAIRS} pairs of {SYMBOLS} keys and values, by chance {1 / SYMBOLS:.3f}")
         print(f"{'':16}mean   each seed            rate    width  parameters")
         for name, result in models.items():
             each = "  ".join(f"{share:.3f}" for share in result["accuracy"])
