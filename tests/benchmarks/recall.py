@@ -155,7 +155,7 @@ def main():
         prepare_folder(path.parent)  # before an hour of work, not after
     found = measure(args.jobs, 20 if args.quick else 1500)
     for family, models in found.items():
-        print(f"\n{family}: {PAIRS} pairs of {SYMBOLS} keys and values, by chance {1 / SYMBOLS:.3f}")
+        print(f"\n{family}: {PAIRS} pairs of {SYMBOLS} keys and values, chance {1 / SYMBOLS:.3f}")
         print(f"{'':16}mean   each seed            rate    width  parameters")
         for name, result in models.items():
             each = "  ".join(f"{share:.3f}" for share in result["accuracy"])
