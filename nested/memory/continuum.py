@@ -17,7 +17,7 @@ from torch.nn.functional import silu
 from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
-from nested.memory.net import draw_matrix, hidden_units, unit
+from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit
 from nested.memory.sequence import ChunkedMemory, SequenceMemory, check_cut, cut
 
 FORMS = ("sequential", "independent", "nested")
@@ -53,8 +53,10 @@ class ContinuumLevel(ChunkedMemory):
         w1, w2 = start["w1"], start["w2"]
         y = silu(queries @ w2.mT) @ w1.mT
         units, slopes = hidden_units(keys, w2)
-        off = (units @ w1.mT - values) * self.rate(0.0)  # n dL/dy
+        off = units @ w1.mT - values  # dL/dy
         back = (off @ w1) * slopes
+        rates = self.rate(0.0) * damping(units, squared(off), back)
+        off, back = rates * off, rates * back
         after = {
             "w1": torch.baddbmm(now["w1"], off.mT, units, alpha=-1),  # W <- W - n dL/dW
             "w2": torch.baddbmm(now["w2"], back.mT, keys, alpha=-1),

@@ -16,7 +16,7 @@ from torch.nn.functional import silu
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import check_objective, decays, solve
-from nested.memory.net import draw_matrix, hidden_units, unit
+from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit
 from nested.memory.sequence import ChunkedMemory, check_cut
 
 READS = ("now", "start")
@@ -41,14 +41,13 @@ class SelfModifyingTitans(ChunkedMemory):
     cannot see the last ``chunk`` tokens: on changing keys 500 steps of training then led to 26 %
     of right answers where "now" led to 84 % (one seed, chunks of 4).
 
-    The rate starts at 0.19 / ``chunk`` (0.003 for 64) and stays under 1 / ``chunk``, forgetting
-    starts at 5e-5 and stays under 0.05; at chunks of a few tokens such a rate washes the first
-    weights out within some thousand random tokens. The first weights ``w2`` (M, D, D), ``w1`` (3,
-    D, D) and ``gates`` (2, 1, D) are parameters: of the main memory, the key's, the value's, the
-    rate's and the forgetting's, in that order. The state is {"position", "memory": {"start",
-    "now"}}, each {"w1", "w2", "gates": (B, ...)}. Raises ``ValueError`` for other objectives and
-    reads, for a ``detach_every`` that divides ``chunk`` (keys and rates would have no gradient),
-    and as ``SequenceMemory`` does."""
+    The rate starts at 0.19 / ``chunk`` (0.003 for 64), or at D / 4,096 if that is less, and stays
+    under 1 / ``chunk``; forgetting starts at 5e-5 and stays under 0.05. The first weights ``w2``
+    (M, D, D), ``w1`` (3, D, D) and ``gates`` (2, 1, D) are parameters: of the main memory, the
+    key's, the value's, the rate's and the forgetting's, in that order. The state is {"position",
+    "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B, ...)}. Raises ``ValueError`` for
+    other objectives and reads, for a ``detach_every`` that divides ``chunk`` (keys and rates would
+    have no gradient), and as ``SequenceMemory`` does."""
 
     def __init__(
         self,
@@ -66,10 +65,11 @@ class SelfModifyingTitans(ChunkedMemory):
             raise ValueError(f"reads is one of {READS}, but got {reads!r}")
         self.objective, self.reads = objective, reads
         self.query = nn.Linear(dim, dim, bias=False)
-        self.rate = Gate(1e-3 / chunk, 0.19 / chunk, 1 / chunk)  # from 0.003, for chunks of 64
+        # a random token erases a D-th of what its rate would: after 4,096, 0.3 of W is left
+        rate = min(0.19 / chunk, dim / 4096)  # 0.003 for chunks of 64
+        self.rate = Gate(1e-4 / chunk, rate, 1 / chunk)
         self.forgetting = Gate(1e-6, 5e-5, 0.05)
-        # own targets that nothing pulls back ("dot") grow by 1 + n (|s(W2 k)|^2 - 1) at a token
-        self.w2 = draw_matrix(5, dim, dim, size=2.0 if objective == "l2" else 1.0)
+        self.w2 = draw_matrix(5, dim, dim, size=2.0)
         self.w1 = draw_matrix(3, dim, dim, size=0.3)
         self.gates = draw_matrix(2, 1, dim, size=0.1)  # gates start near where biases say
         with torch.no_grad():
@@ -95,6 +95,8 @@ class SelfModifyingTitans(ChunkedMemory):
         units, slopes = hidden_units(keys, w2)  # (B, M, C, D)
         off, off_gates = self._off(keys, values, units, silu(values @ w2.mT), w1, gates)
         back = torch.cat([off @ w1, off_gates * gates], dim=1) * slopes  # dL/dW2 = back k^T
+        shares = damping(units, torch.cat([squared(off), squared(off_gates)], dim=1), back)
+        off, off_gates, back = off * shares[:, :3], off_gates * shares[:, 3:], back * shares
         sizes = torch.linalg.vector_norm(units, dim=-1, keepdim=True)
         directions = units / sizes.clamp(min=1e-4)
         b, decay = decays(log_kept[..., 0])

@@ -16,7 +16,7 @@ from torch.nn.functional import silu
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import decays
-from nested.memory.net import draw_matrix, hidden_units, unit
+from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit
 from nested.memory.sequence import ChunkedMemory
 
 
@@ -72,6 +72,7 @@ class TitansMemory(ChunkedMemory):
         units, slopes = hidden_units(keys, start["w2"])
         off = keys + units @ start["w1"].mT - values  # dL/dM(k)
         back = (off @ start["w1"]) * slopes  # so that dL/dW1 = off units^T, dL/dW2 = back k^T
+        rates = rates * damping(units, squared(off), back).squeeze(-1)
         carried, of_surprise = decays(log_mu)  # (B, C, 1), (B, C, C)
         kept, of_weights = decays(log_kept)
         both = of_weights @ of_surprise * rates[:, None]  # what token t keeps of token s's gradient

@@ -86,6 +86,16 @@ def train(job):
     return unseen(model, task, 32), course
 
 
+def train_all(pool, jobs):
+    """{job: what came of it}; says each, for who waits."""
+    found = {}
+    for job, result in zip(jobs, pool.map(train, jobs)):
+        name, family_name, rate, seed, _ = job
+        print(f"  {name}, {family_name}, rate {rate:.0e}, seed {seed}: {result[0]:.3f}", flush=True)
+        found[job] = result
+    return found
+
+
 @torch.no_grad()
 def unseen(model, task, batches):
     generator, shares = torch.Generator().manual_seed(7), []
@@ -99,7 +109,7 @@ def measure(jobs, steps):
     """{family: {model: {"rate", "accuracy": [one for each seed], "course"}}}"""
     tuning = [(m, "changing keys", r, TUNING_SEED, steps) for m in reversed(MODELS) for r in RATES]
     with ProcessPoolExecutor(jobs) as pool:
-        tuned = dict(zip(tuning, pool.map(train, tuning)))
+        tuned = train_all(pool, tuning)
         best = {
             m: max(RATES, key=lambda r: tuned[m, "changing keys", r, TUNING_SEED, steps][0])
             for m in MODELS
@@ -110,7 +120,7 @@ def measure(jobs, steps):
             for f in FAMILIES
             for seed in SEEDS
         ]
-        done = dict(zip(runs, pool.map(train, runs)))
+        done = train_all(pool, runs)
     return {
         f: {
             m: {

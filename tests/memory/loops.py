@@ -31,6 +31,12 @@ def inner_gradient(loss_of, weights):
     return torch.autograd.grad(loss_of(copies), copies, create_graph=True)
 
 
+def damped(grads, error):
+    """Gradients of a token's loss, shortened where a step of 1 would go past its target."""
+    curvature = sum(g.square().sum() for g in grads) / error.square().sum()
+    return [g / max(curvature, 1) for g in grads]
+
+
 def linear(memory, x):
     """Eq. 9 and 57, or 12-16, as gradient descent on the objective."""
     matrix, reads = torch.zeros(memory.dim, memory.dim, dtype=x.dtype), []
@@ -61,6 +67,7 @@ def titans(memory, x):
         rate, momentum, forgetting = memory.choose.weight @ token
         mu, kept = gate(memory.momentum, momentum), 1 - gate(memory.forgetting, forgetting)
         grads = inner_gradient(lambda w: 0.5 * (net(w, k) - v).square().sum(), start)
+        grads = damped(grads, net(start, k) - v)
         step = (1 - mu) * gate(memory.rate, rate)
         surprise = [mu * s - step * g for s, g in zip(surprise, grads)]
         weights = [kept * w + s for w, s in zip(weights, surprise)]
@@ -91,9 +98,11 @@ def self_modifying(memory, x):
                     return 0.5 * (net(w, k, skip) - target).square().sum()  # eq. 93
                 return -(net(w, k, skip) * target).sum()  # eq. 92
 
+            error = net(start[name], k, skip) - target if memory.objective == "l2" else target
+            grads = damped(inner_gradient(loss_of, start[name]), error)
             moved = []
             inputs = unit(silu(start[name][1] @ k)), k
-            for w, i, grad in zip(now[name], inputs, inner_gradient(loss_of, start[name])):
+            for w, i, grad in zip(now[name], inputs, grads):
                 decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
                 moved.append(w @ decay - n * grad)
             now[name] = moved
@@ -109,6 +118,7 @@ def level(own, x):
         reads.append(net(weights, own.query.weight @ token, skip=False))
         k, v = unit(own.key.weight @ token), unit(own.value.weight @ token)
         grads = inner_gradient(lambda w: 0.5 * (net(w, k, skip=False) - v).square().sum(), weights)
+        grads = damped(grads, net(weights, k, skip=False) - v)
         due = grads if due is None else [a + b for a, b in zip(due, grads)]
         if t % own.chunk == 0:
             weights = [w - gate(own.rate, 0.0) * g for w, g in zip(weights, due)]
@@ -147,6 +157,7 @@ def nested_continuum(memory, x):
             grads = inner_gradient(
                 lambda w: 0.5 * (net(w, k, skip=False) - v).square().sum(), weights[i]
             )
+            grads = damped(grads, net(weights[i], k, skip=False) - v)
             sums[i] = grads if sums[i] is None else [a + b for a, b in zip(sums[i], grads)]
             token = token + net(weights[i], own.query.weight @ token, skip=False)
         reads.append(token)
