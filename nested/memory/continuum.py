@@ -26,13 +26,13 @@ FORMS = ("sequential", "independent", "nested")
 class ContinuumLevel(ChunkedMemory):
     """One level: reads y = W1 silu(W2 W_q x) and learns values of its context flow by their keys,
 
-        W <- W - n sum_C dL/dW,     L = 1/2 |W1 silu(W2 k) - v|^2,   k, v = unit(W_k x), unit(W_v x)
+        W <- W - n sum_C c dL/dW,   L = 1/2 |W1 silu(W2 k) - v|^2,   k, v = unit(W_k x), unit(W_v x)
 
-    every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71). With
-    values of any length (v = W_v x) weights grow until, after 32,768 random tokens of width 64,
-    they are NaN; with unit values, from these first weights, nothing grows at any rate. The rate n
-    in (1e-4, 1) / C is a parameter; so are the first weights ``w1``, ``w2`` (D, D). The state is
-    {"position", "memory": {"start", "now"}}, each {"w1", "w2": (B, D, D)}. Raises as
+    every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71), each
+    with its ``damping`` c. Values are of length 1: with v = W_v x, what one level learned to write
+    is what the next learns to be, and nested levels of width 64 are NaN within 2,048 tokens. The
+    rate n in (1e-4, 1) / C is a parameter; so are the first weights ``w1``, ``w2`` (D, D). The
+    state is {"position", "memory": {"start", "now"}}, each {"w1", "w2": (B, D, D)}. Raises as
     ``SequenceMemory`` does."""
 
     def __init__(self, dim: int, chunk: int) -> None:

@@ -9,6 +9,8 @@ Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 82-93.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
@@ -33,9 +35,10 @@ class SelfModifyingTitans(ChunkedMemory):
     for each M' of the five, its target M'(v) a constant to the inner gradient; each matrix with its
     input i (k for W2, silu(W2 k) for W1) and i^ = unit(i) moves by
 
-        W <- W (a I - n i^ i^^T) - n dL/dW,     y = M(q).
+        W <- W (a I - n i^ i^^T) - c n dL/dW,     y = M(q),
 
-    With "l2" the decay counts twice, so that a memory that met (k, v) without end holds half its
+    where c is 1 in the paper and here ``damping``, under 1 where the step would overshoot. With
+    "l2" the decay counts twice, so that a memory that met (k, v) without end holds half its
     target: printed so, and kept. Reads, where the paper's two versions differ, are by the weights
     ``reads`` "now", after the token's own write (eq. 82), or at the chunk's "start" (eq. 90), which
     cannot see the last ``chunk`` tokens: on changing keys 500 steps of training then led to 26 %
@@ -65,6 +68,7 @@ class SelfModifyingTitans(ChunkedMemory):
             raise ValueError(f"reads is one of {READS}, but got {reads!r}")
         self.objective, self.reads = objective, reads
         self.query = nn.Linear(dim, dim, bias=False)
+        nn.init.normal_(self.query.weight, std=0.06 / math.sqrt(dim))  # short: soon turned
         # a random token erases a D-th of what its rate would: after 4,096, 0.3 of W is left
         rate = min(0.19 / chunk, dim / 4096)  # 0.003 for chunks of 64
         self.rate = Gate(1e-4 / chunk, rate, 1 / chunk)

@@ -23,14 +23,14 @@ from nested.memory.sequence import ChunkedMemory
 class TitansMemory(ChunkedMemory):
     """A net M(z) = z + W1 silu(W2 z) of each sample, which learns values v by their keys k:
 
-        S_t = mu_t S_(t-1) - (1 - mu_t) n_t dL/dW      surprise, with momentum
-        W_t = a_t W_(t-1) + S_t                        and forgetting
+        S_t = mu_t S_(t-1) - (1 - mu_t) c_t n_t dL/dW      surprise, with momentum
+        W_t = a_t W_(t-1) + S_t                            and forgetting
         y_t = M_t(q_t),     L = 1/2 |M(k_t) - v_t|^2
 
     for W1 and W2, with the gradient taken at the first weights of a chunk of ``chunk`` tokens (at
     1: gradient descent, token by token), while reads use the weights of their own token. q, k, v
-    are unit(W x). The paper's step size is (1 - mu) n here: a key that comes for a whole chunk is
-    then not overshot, whatever the gates say, as long as |silu(W2 k)| is near 1. The rate n in
+    are unit(W x). The paper's step size is (1 - mu) c n here, c the ``damping``: a key that comes
+    for a whole chunk is then not overshot, whatever gates and weights are. The rate n in
     (1e-4, 1) / chunk, the momentum mu in (0.01, 0.95) and the retention a = 1 - forgetting,
     forgetting in (1e-6, 0.1), are bounded functions of x.
 

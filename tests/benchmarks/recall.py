@@ -1,10 +1,11 @@
-"""What memories buy.   python -m tests.benchmarks.recall [--quick] [--json FILE] [--png FILE]
+"""What memories buy.   python -m tests.benchmarks.recall [--quick] [--jobs N] [--runs F] [--png F]
 
 Whole models of equally many parameters learn, from equally many texts, to recall values by their
 keys, and values that have changed half-way. Each is trained at the best of three learning rates,
 chosen on changing keys and a seed of their own, then on three others; accuracy is counted on unseen
-texts. Takes two hours on one core, one on two (--jobs 2). Exits non-zero when the delta rule
-is not clearly above the dot product on changing keys.
+texts. Takes two hours on one core, one on two (--jobs 2); what is in --runs is not run again, so
+delete that file after a change. Exits non-zero when the delta rule is not clearly above the dot
+product on changing keys.
 """
 
 import argparse
@@ -22,7 +23,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch  # noqa: E402
 
 from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
-from nested.support.files import prepare_folder  # noqa: E402
+from nested.support.files import prepare_folder, save_json  # noqa: E402
 from nested.support.plots import COLOURS, new_figure, save_figure  # noqa: E402
 from nested.tasks import AssociativeRecall, ChangingKeys  # noqa: E402
 from nested.tasks.sequences import accuracy  # noqa: E402
@@ -86,14 +87,16 @@ def train(job):
     return unseen(model, task, 32), course
 
 
-def train_all(pool, jobs):
-    """{job: what came of it}; says each, for who waits."""
-    found = {}
-    for job, result in zip(jobs, pool.map(train, jobs)):
-        name, family_name, rate, seed, _ = job
-        print(f"  {name}, {family_name}, rate {rate:.0e}, seed {seed}: {result[0]:.3f}", flush=True)
-        found[job] = result
-    return found
+def train_all(pool, jobs, path):
+    """{job: what came of it}, from the file of runs or trained now; says each, for who waits."""
+    known = json.loads(path.read_text()) if path and path.exists() else {}
+    new = [job for job in jobs if str(job) not in known]
+    for job, result in zip(new, pool.map(train, new)):
+        print(f"  {job}: {result[0]:.3f}", flush=True)
+        known[str(job)] = result
+        if path:
+            save_json(path, known)
+    return {job: known[str(job)] for job in jobs}
 
 
 @torch.no_grad()
@@ -105,11 +108,11 @@ def unseen(model, task, batches):
     return statistics.mean(shares)
 
 
-def measure(jobs, steps):
+def measure(jobs, steps, path):
     """{family: {model: {"rate", "accuracy": [one for each seed], "course"}}}"""
     tuning = [(m, "changing keys", r, TUNING_SEED, steps) for m in reversed(MODELS) for r in RATES]
     with ProcessPoolExecutor(jobs) as pool:
-        tuned = train_all(pool, tuning)
+        tuned = train_all(pool, tuning, path)
         best = {
             m: max(RATES, key=lambda r: tuned[m, "changing keys", r, TUNING_SEED, steps][0])
             for m in MODELS
@@ -120,7 +123,7 @@ def measure(jobs, steps):
             for f in FAMILIES
             for seed in SEEDS
         ]
-        done = train_all(pool, runs)
+        done = train_all(pool, runs, path)
     return {
         f: {
             m: {
@@ -158,12 +161,12 @@ def main():
     parser.add_argument(
         "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes at once"
     )
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
     parser.add_argument("--png", type=Path, default=Path("runs/recall.png"))
     args = parser.parse_args()
-    for path in filter(None, (args.png, args.json)):
+    for path in filter(None, (args.png, args.runs)):
         prepare_folder(path.parent)  # before an hour of work, not after
-    found = measure(args.jobs, 20 if args.quick else 1500)
+    found = measure(args.jobs, 20 if args.quick else 1500, args.runs)
     for family, models in found.items():
         print(f"\n{family}: {PAIRS} pairs of {SYMBOLS} keys and values, chance {1 / SYMBOLS:.3f}")
         print(f"{'':16}mean   each seed            rate    width  parameters")
@@ -172,8 +175,6 @@ def main():
             mean = statistics.mean(result["accuracy"])
             line = f"{name:15}{mean:6.3f}   {each}   {result['rate']:7.0e}{result['width']:7}"
             print(f"{line}{result['parameters']:12,}")
-    if args.json:
-        args.json.write_text(json.dumps(found))
     draw(found, args.png)
     changing = {m: min(r["accuracy"]) for m, r in found["changing keys"].items()}
     dot = max(found["changing keys"]["dot product"]["accuracy"])
