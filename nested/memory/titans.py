@@ -35,9 +35,8 @@ class TitansMemory(ChunkedMemory):
     forgetting in (1e-6, 0.1), are bounded functions of x.
 
     The first weights ``w1``, ``w2`` (D, D) are parameters, and begin with M(z) = z and hidden units
-    of length 1: with a random W1 what is read drowns in what was there before (on changing keys 600
-    steps of training led to 89 % of right answers instead of 98 %). The state is {"position",
-    "memory": {"start", "now"}}, each {"w1", "w2", "s1", "s2": (B, D, D)}. Raises as
+    of length 1: what a random W1 answers would drown what has been written. The state is
+    {"position", "memory": {"start", "now"}}, each {"w1", "w2", "s1", "s2": (B, D, D)}. Raises as
     ``SequenceMemory`` does.
     """
 
