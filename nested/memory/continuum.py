@@ -52,10 +52,10 @@ class ContinuumLevel(ChunkedMemory):
         queries, keys, values = seen
         w1, w2 = start["w1"], start["w2"]
         y = silu(queries @ w2.mT) @ w1.mT
-        units, slopes = hidden_units(keys, w2)
+        units, slopes = hidden_units(keys @ w2.mT)
         off = units @ w1.mT - values  # dL/dy
         back = (off @ w1) * slopes
-        rates = self.rate(0.0) * damping(units, squared(off), back)
+        rates = self.rate(0.0) * damping(squared(units), squared(off), squared(back))
         off, back = rates * off, rates * back
         after = {
             "w1": torch.baddbmm(now["w1"], off.mT, units, alpha=-1),  # W <- W - n dL/dW

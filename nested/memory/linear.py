@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.gates import Gate
-from nested.memory.net import unit
+from nested.memory.net import inverse, unit
 from nested.memory.sequence import SequenceMemory
 from nested.support.checks import check_counts
 
@@ -154,14 +154,4 @@ def _writes(k, v, n, b, decay, objective):
         return n * v, None
     lower = (n * decay * (k @ k.mT)).tril(-1)
     wanted = torch.cat([n * v, n * b * k], dim=-1)
-    return solve(lower, wanted).chunk(2, dim=-1)
-
-
-def solve(lower: Tensor, wanted: Tensor) -> Tensor:
-    """U of (I + L) U = ``wanted`` (..., C, D), L = ``lower`` (..., C, C) below its diagonal; in
-    float32 at least, which half precisions lack a solver for."""
-    wide = torch.promote_types(wanted.dtype, torch.float32)
-    solved = torch.linalg.solve_triangular(
-        lower.to(wide), wanted.to(wide), upper=False, unitriangular=True
-    )
-    return solved.to(wanted.dtype)
+    return (inverse(lower) @ wanted).chunk(2, dim=-1)

@@ -12,16 +12,14 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize, silu
+from torch.nn.functional import normalize
 
 
-def hidden_units(z: Tensor, w2: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden units s(W2 z) (..., C, H) of inputs z (..., C, D) under W2 (..., H, D), and their
-    slopes ds (..., C, H)."""
-    before = z @ w2.mT
-    units = silu(before)
+def hidden_units(before: Tensor) -> tuple[Tensor, Tensor]:
+    """The hidden units s(W2 z) (..., C, H), and their slopes, of ``before`` = W2 z (..., C, H)."""
     share = torch.sigmoid(before)
-    return units, share + units * (1 - share)  # s = z sig(z), ds = sig + z sig (1 - sig)
+    units = before * share
+    return units, torch.addcmul(share, units, 1 - share)  # s = z sig(z), ds = sig + s (1 - sig)
 
 
 def squared(x: Tensor) -> Tensor:
@@ -33,11 +31,11 @@ def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
     """The share 1 / max(1, c) (..., C, 1) of its rate n that a gradient step may use: it moves M(k)
     by n c times the error, c = |dL/dW|^2 / |dL/dM(k)|^2, and goes past its target once n c > 1.
 
-    Takes hidden units (..., C, H), the squared ``error`` |dL/dM(k)|^2 (..., C, 1) and ``back`` =
-    dL/d(W2 k) (..., C, H), where |k| = 1. Of a linear memory that is the normalised LMS rule. With
+    Takes the squared lengths (..., C, 1) of hidden units, of the ``error`` dL/dM(k) and of ``back``
+    = dL/d(W2 k), where |k| = 1. Of a linear memory that is the normalised LMS rule. With
     outer training, weights grow: undamped, memories with four times their first weights were NaN
     within 16,384 tokens. Raises nothing."""
-    curvature = squared(units) + squared(back) / error.clamp(min=1e-12)
+    curvature = units + back / error.clamp(min=1e-12)
     return 1 / curvature.clamp(min=1)
 
 
@@ -45,6 +43,27 @@ def unit(x: Tensor) -> Tensor:
     """x (..., D), each vector divided by its length; those under 1e-4 stay short, lest a vector of
     zeros have a gradient of 1e12."""
     return normalize(x, dim=-1, eps=1e-4)
+
+
+def inverse(lower: Tensor) -> Tensor:
+    """(I + L)^-1 (..., C, C) for L = ``lower``, zero on its diagonal and above; in float32 at least,
+    for half precisions lack a solver. To multiply by it is faster than to solve for many columns.
+    """
+    wide = torch.promote_types(lower.dtype, torch.float32)
+    one = torch.eye(lower.shape[-1], dtype=wide, device=lower.device).expand(lower.shape)
+    return torch.linalg.solve_triangular(lower.to(wide), one, upper=False, unitriangular=True).to(
+        lower.dtype
+    )
+
+
+def query_map(dim: int) -> nn.Linear:
+    """W_q, D x D, of a memory whose queries are brought to length 1. It starts short: its size does
+    not matter, but the shorter, the sooner training turns it: of Titans with 64 units, 82 % instead
+    of 15 % of answers to ``ChangingKeys(8, 32, changes=3)`` were right after 750 steps (one seed).
+    """
+    query = nn.Linear(dim, dim, bias=False)
+    nn.init.normal_(query.weight, std=0.06 / math.sqrt(dim))
+    return query
 
 
 def draw_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:

@@ -16,7 +16,7 @@ from torch.nn.functional import silu
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import decays
-from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit
+from nested.memory.net import damping, draw_matrix, hidden_units, query_map, squared, unit
 from nested.memory.sequence import ChunkedMemory
 
 
@@ -42,7 +42,8 @@ class TitansMemory(ChunkedMemory):
 
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
-        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
+        self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(2))
+        self.query = query_map(dim)
         self.choose = nn.Linear(dim, 3, bias=False)
         nn.init.zeros_(self.choose.weight)  # gates start where their biases say
         self.rate = Gate(1e-4 / chunk, 0.5 / chunk, 1 / chunk)
@@ -68,10 +69,10 @@ class TitansMemory(ChunkedMemory):
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         queries, keys, values, rates, log_mu, log_kept = seen
-        units, slopes = hidden_units(keys, start["w2"])
+        units, slopes = hidden_units(keys @ start["w2"].mT)
         off = keys + units @ start["w1"].mT - values  # dL/dM(k)
         back = (off @ start["w1"]) * slopes  # so that dL/dW1 = off units^T, dL/dW2 = back k^T
-        rates = rates * damping(units, squared(off), back).squeeze(-1)
+        rates = rates * damping(squared(units), squared(off), squared(back)).squeeze(-1)
         carried, of_surprise = decays(log_mu)  # (B, C, 1), (B, C, C)
         kept, of_weights = decays(log_kept)
         both = of_weights @ of_surprise * rates[:, None]  # what token t keeps of token s's gradient

@@ -20,9 +20,10 @@ def gate(module, raw):
     return low ** (1 - share) * module.top**share
 
 
-def net(weights, z, skip=True):
+def net(weights, z, skip=True, passed=None):
+    """``passed`` is what the skip passes by, z itself if left out."""
     y = weights[0] @ silu(weights[1] @ z)
-    return z + y if skip else y
+    return y + (z if passed is None else passed) if skip else y
 
 
 def inner_gradient(loss_of, weights):
@@ -86,7 +87,9 @@ def self_modifying(memory, x):
         query = unit(memory.query.weight @ token)
         if memory.reads == "start":
             reads.append(net(start["main"], query))  # eq. 90
-        k, v = unit(net(start["key"], token)), unit(net(start["value"], token))
+        passed = (memory.skip.weight @ token).chunk(2)
+        k = unit(net(start["key"], token, passed=passed[0]))
+        v = unit(net(start["value"], token, passed=passed[1]))
         n = gate(memory.rate, net(start["rate"], token, skip=False))
         a = 1 - gate(memory.forgetting, net(start["forgetting"], token, skip=False))
         for name in names:
