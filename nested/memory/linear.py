@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.gates import Gate
-from nested.memory.net import inverse, unit
+from nested.memory.net import solve, unit
 from nested.memory.sequence import SequenceMemory
 from nested.support.checks import check_counts
 
@@ -154,4 +154,4 @@ def _writes(k, v, n, b, decay, objective):
         return n * v, None
     lower = (n * decay * (k @ k.mT)).tril(-1)
     wanted = torch.cat([n * v, n * b * k], dim=-1)
-    return (inverse(lower) @ wanted).chunk(2, dim=-1)
+    return solve(lower, wanted).chunk(2, dim=-1)

@@ -20,8 +20,8 @@ from nested.memory.net import (
     damping,
     draw_matrix,
     hidden_units,
-    inverse,
     query_map,
+    solve,
     squared,
     unit,
 )
@@ -97,61 +97,60 @@ class SelfModifyingTitans(ChunkedMemory):
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         x, skips, queries = seen
-        w1, w2, gates = start["w1"], start["w2"], start["gates"]
-        made, rates, log_kept = self._made(x, skips, w1, w2, gates)
-        keys, values = made.unbind(1)  # (B, C, D)
-
-        before, others = (made.flatten(1, 2) @ w2.flatten(1, 2).mT).chunk(2, dim=1)  # W2 k, W2 v
-        units, slopes = hidden_units(_by_memory(before, 5))  # (B, M, C, D)
-        target_units = silu(_by_memory(others, 5))
-        off, off_gates = self._off(keys, values, units, target_units, w1, gates)
-        back = torch.cat([off @ w1, off_gates * gates], dim=1) * slopes  # dL/dW2 = back k^T
-        error, sizes = torch.cat([squared(off), squared(off_gates)], dim=1), squared(units)
-        steps = -rates * damping(sizes, error, squared(back))  # (B, M, C, 1)
-        steps_nets, steps_gates = steps.split([3, 2], dim=1)
-        units_nets, units_gates = units.split([3, 2], dim=1)
-        # a I - n i^ i^^T = a (I - erase i i^T), with i as long as it is
-        erase = rates / log_kept.exp()
-        erase_nets, erase_gates = (erase / sizes.clamp(min=1e-8)).split([3, 2], dim=1)
-
+        made, rates, log_kept = self._made(x, skips, start)
+        before, units, sizes, to_w1, to_gates, to_w2 = self._moves(made, rates, start)
+        erase = rates / log_kept.exp()  # a I - n i^ i^^T = a (I - erase i^ i^^T)
+        of_nets, of_gates = (erase / sizes.clamp(min=1e-8)).split([3, 2], dim=1)  # i is no i^
+        nets, ends = units.split([3, 2], dim=1)
         b, decay = decays(log_kept.squeeze(-1))  # (B, 1, C, 1), (B, 1, C, C)
-        flat_b, flat_decay = b.squeeze(1), decay.squeeze(1)
-        back = (steps * back).transpose(1, 2).flatten(2)  # (B, C, M D): W2 of all, with one input
-        flat_w2, was_read = now["w2"].flatten(1, 2), before if now is start else None
-        erased = erase.squeeze(1)
-        u1, new_w1 = _written(now["w1"], units_nets, steps_nets * off, erase_nets, b, decay)
-        _, new_gates = _written(
-            now["gates"], units_gates, steps_gates * off_gates, erase_gates, b, decay
-        )
-        u2, new_w2 = _written(flat_w2, keys, back, erased, flat_b, flat_decay, was_read)
+        u1, w1 = _written(now["w1"], nets, to_w1, of_nets, b, decay)
+        _, gates = _written(now["gates"], ends, to_gates, of_gates, b, decay)
 
+        keys = made.unbind(1)[0]  # of all W2 alike: one matrix (B, M D, D)
+        erase, b, decay = erase.squeeze(1), b.squeeze(1), decay.squeeze(1)
+        known = before if now is start else None
+        u2, w2 = _written(now["w2"].flatten(1, 2), keys, to_w2, erase, b, decay, known)
+        after = {"w1": w1, "w2": w2.unflatten(1, (5, -1)), "gates": gates}
         if self.reads == "start":
-            y = queries + silu(queries @ _main(w2).mT) @ _main(w1).mT
-        else:
+            return queries + silu(queries @ _main(start["w2"]).mT) @ _main(start["w1"]).mT, after
 
-            def at_each_token(z, matrix, inputs, u):  # W_t z_t, with no W_t ever written out
-                return flat_b * (z @ matrix.mT) + (flat_decay * (z @ inputs.mT)) @ u
+        def at_each_token(z, matrix, inputs, u):  # W_t z_t, with no W_t ever written out
+            return b * (z @ _main(matrix).mT) + (decay * (z @ inputs.mT)) @ u
 
-            of_main = u2.split(self.dim, dim=-1)[0]
-            read = silu(at_each_token(queries, _main(now["w2"]), keys, of_main))
-            y = queries + at_each_token(read, _main(now["w1"]), _main(units), _main(u1))
-        return y, {"w1": new_w1, "w2": new_w2.unflatten(1, (5, -1)), "gates": new_gates}
+        of_main = u2.split(self.dim, dim=-1)[0]
+        read = silu(at_each_token(queries, now["w2"], keys, of_main))
+        return queries + at_each_token(read, now["w1"], _main(nets), _main(u1)), after
 
-    def _made(self, x, skips, w1, w2, gates):
+    def _made(self, x, skips, start):
         """Keys and values (B, 2, C, D), rates and logarithms of retentions (B, 1, C, 1) of x."""
-        rules = w2.split([1, 4], dim=1)[1].flatten(1, 2)  # split: slices have a slow way back
-        of_nets, of_gates = silu(_by_memory(x @ rules.mT, 4)).split(2, dim=1)
-        made = unit(_by_memory(skips, 2) + of_nets @ w1.split([1, 2], dim=1)[1].mT)
-        rate, forgetting = (of_gates @ gates.mT).split(1, dim=1)
-        return made, self.rate(rate), torch.log1p(-self.forgetting(forgetting))
+        rules = start["w2"].split([1, 4], dim=1)[1]  # split: slices have a slow way back
+        of_nets, of_gates = silu(_by_memory(x @ rules.flatten(1, 2).mT, 4)).split(2, dim=1)
+        made = _by_memory(skips, 2) + of_nets @ start["w1"].split([1, 2], dim=1)[1].mT
+        rate, forgetting = (of_gates @ start["gates"].mT).split(1, dim=1)
+        return unit(made), self.rate(rate), torch.log1p(-self.forgetting(forgetting))
 
-    def _off(self, keys, values, units, target_units, w1, gates):
+    def _moves(self, made, rates, start):
+        """-c n dL/d(W i) of W1 (B, 3, C, D), the gates (B, 2, C, 1) and W2 (B, C, M D); before
+        them W2 k (B, C, M D), its hidden units (B, M, C, D) and their squared lengths."""
+        w1, w2, gates = start["w1"], start["w2"], start["gates"]
+        before, others = (made.flatten(1, 2) @ w2.flatten(1, 2).mT).chunk(2, dim=1)  # W2 k, W2 v
+        units, slopes = hidden_units(_by_memory(before, 5))
+        off, off_gates = self._off(made, units, silu(_by_memory(others, 5)), w1, gates)
+        back = torch.cat([off @ w1, off_gates * gates], dim=1) * slopes
+        sizes, error = squared(units), torch.cat([squared(off), squared(off_gates)], dim=1)
+        moves = -rates * damping(sizes, error, squared(back))  # (B, M, C, 1)
+        of_nets, of_gates = moves.split([3, 2], dim=1)
+        to_w2 = (moves * back).transpose(1, 2).flatten(2)
+        return before, units, sizes, of_nets * off, of_gates * off_gates, to_w2
+
+    def _off(self, made, units, target_units, w1, gates):
         """dL/dM'(k) of the memories (B, 3, C, D), and of the gates (B, 2, C, 1)."""
+        keys, values = made.split(1, dim=1)
         if self.objective == "dot":  # -M'(v)
             nets, ends = target_units.split([3, 2], dim=1)
-            return -(values[:, None] + nets @ w1.mT), -(ends @ gates.mT)
+            return -(values + nets @ w1.mT), -(ends @ gates.mT)
         nets, ends = (units - target_units).split([3, 2], dim=1)  # M'(k) - M'(v)
-        return (keys - values)[:, None] + nets @ w1.mT, ends @ gates.mT
+        return keys - values + nets @ w1.mT, ends @ gates.mT
 
 
 def _written(matrix, inputs, deltas, erase, b, decay, was_read=None):
@@ -160,7 +159,7 @@ def _written(matrix, inputs, deltas, erase, b, decay, was_read=None):
     """
     was_read = inputs @ matrix.mT if was_read is None else was_read
     lower = (erase * decay * (inputs @ inputs.mT)).tril(-1)
-    u = inverse(lower) @ torch.addcmul(deltas, -erase * b, was_read)
+    u = solve(lower, torch.addcmul(deltas, -erase * b, was_read))
     return u, b[..., -1:, :] * matrix + u.mT @ (decay[..., -1, :, None] * inputs)
 
 

@@ -40,13 +40,13 @@ def learn(model, tokens, targets):
 
 def uncounted(name, config):
     """Forward and backward operations that PyTorch's counter leaves out: causal attention, and the
-    triangular systems of the delta rule, whose way back takes as many twice."""
+    triangular systems of the delta rule; a way back takes as many twice."""
     tokens = SAMPLES * TOKENS
     if name in ("Transformer", "attention"):
         once = 2 * tokens * TOKENS * config.dim  # q k^T and p v, half of each masked
     else:
-        columns = {"linear": 2, "titans": 0, "selfmod": 8}[name]
-        once = columns * tokens * config.chunk * config.dim
+        systems = {"linear": 1, "titans": 0, "selfmod": 6}[name]
+        once = systems * tokens * config.chunk**2  # inverses
     return 3 * config.layers * once
 
 

@@ -12,8 +12,8 @@ from nested.memory import (
     by_chunks,
     by_tokens,
 )
-from nested.memory.sequence import cut
-from tests.memory.memories import MEMORIES
+from nested.memory.sequence import cut, detached
+from tests.memory.memories import MEMORIES, nudged
 from tests.problems import generator
 
 
@@ -82,6 +82,19 @@ def test_tokens_of_zeros_have_slopes_of_a_size(name):
     y, _ = memory(x)
     grads = torch.autograd.grad(y.sum(), [x, *memory.parameters()], allow_unused=True)
     assert y.isfinite().all() and all(g is None or g.abs().max() < 1e6 for g in grads)
+
+
+@pytest.mark.parametrize("length", [8, 11])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_a_copy_of_a_state_goes_on_as_the_state_does(name, length):
+    """Of a state of its own a memory may know that weights now are those of the start; not here."""
+    torch.manual_seed(0)
+    memory, x = nudged(MEMORIES[name](6, 4)), torch.randn(2, 21, 6, generator=generator()).double()
+    _, state = memory(x[:, :length])
+    ours, theirs = memory(x[:, length:], state), memory(x[:, length:], detached(state))
+    assert (ours[0] - theirs[0]).abs().max() < 1e-12
+    for (part, a), (_, b) in zip(weights(ours[1]), weights(theirs[1]), strict=True):
+        assert (a - b).abs().max() < 1e-12, part
 
 
 @pytest.mark.parametrize("top", [1e-3, 0.9, 7.0])
