@@ -35,8 +35,13 @@ def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
     = dL/d(W2 k), where |k| = 1. Of a linear memory that is the normalised LMS rule. With
     outer training, weights grow: undamped, memories with four times their first weights were NaN
     within 16,384 tokens. Raises nothing."""
-    curvature = units + back / error.clamp(min=1e-12)
+    curvature = units + back / at_least(1e-12, error)
     return 1 / curvature.clamp(min=1)
+
+
+def at_least(low: float, x: Tensor) -> Tensor:
+    """x (...), or ``low`` where it is less: something to divide by, also in half precision."""
+    return x.clamp(min=max(low, torch.finfo(x.dtype).tiny))
 
 
 def unit(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import check_objective, decays
 from nested.memory.net import (
+    at_least,
     damping,
     draw_matrix,
     hidden_units,
@@ -31,15 +32,14 @@ READS = ("now", "start")
 
 
 class SelfModifyingTitans(ChunkedMemory):
-    """Five nets of each sample, M(z) = S z + W1 silu(W2 z); those of the rate and of the forgetting
+    """Five nets of each sample, M(z) = z + W1 silu(W2 z); those of the rate and of the forgetting
     give one number, W1 silu(W2 z). For each token x, at the weights of its chunk's start,
 
-        q = unit(W_q x), k = unit(M_k(x)), v = unit(M_v(x)),
+        q = unit(W_q x), k = unit(S_k x + W1 silu(W2 x)), v = unit(S_v x + W1 silu(W2 x)),
         n = rate(M_n(x)), a = 1 - forgetting(M_a(x)),
         L = 1/2 |M'(k) - M'(v)|^2 ("l2", eq. 93) or -<M'(k), M'(v)> ("dot", eq. 92)
 
-    for each M' of the five, its target M'(v) a constant to the inner gradient, and with S = I (only
-    tokens pass by maps S of their own, ``skip``, into keys and values); each matrix with its
+    for each M' of the five, its target M'(v) a constant to the inner gradient; each matrix with its
     input i (k for W2, silu(W2 k) for W1) and i^ = unit(i) moves by
 
         W <- W (a I - n i^ i^^T) - c n dL/dW,     y = M(q),
@@ -50,9 +50,10 @@ class SelfModifyingTitans(ChunkedMemory):
     ``reads`` "now", after the token's own write (eq. 82), or at the chunk's "start" (eq. 90), which
     does not see what the last ``chunk`` tokens have written.
 
-    The paper has S = I throughout. Keys and values then both begin as the token, and training has
-    to tell them apart first: models of 56 units answered 12 % of ``ChangingKeys(8, 32, changes=3)``
-    right after 750 steps at a rate of 0.003 (one seed), with maps S 89 %.
+    The maps S, ``skip`` (2 D, D), are ours: the paper's k and v are M_k(x) and M_v(x), S = I. Both
+    then begin as the token, and training has to tell them apart first: models of 56 units answered
+    12 % of ``ChangingKeys(8, 32, changes=3)`` right after 750 steps at a rate of 0.003 (one seed),
+    with maps S 89 %.
 
     The rate starts at 0.19 / ``chunk`` (0.003 for 64), or at D / 4,096 if that is less, and stays
     under 1 / ``chunk``; forgetting starts at 5e-5 and stays under 0.05. The first weights ``w2``
@@ -100,7 +101,7 @@ class SelfModifyingTitans(ChunkedMemory):
         made, rates, log_kept = self._made(x, skips, start)
         before, units, sizes, to_w1, to_gates, to_w2 = self._moves(made, rates, start)
         erase = rates / log_kept.exp()  # a I - n i^ i^^T = a (I - erase i^ i^^T)
-        of_nets, of_gates = (erase / sizes.clamp(min=1e-8)).split([3, 2], dim=1)  # i is no i^
+        of_nets, of_gates = (erase / at_least(1e-8, sizes)).split([3, 2], dim=1)  # i is no i^
         nets, ends = units.split([3, 2], dim=1)
         b, decay = decays(log_kept.squeeze(-1))  # (B, 1, C, 1), (B, 1, C, C)
         u1, w1 = _written(now["w1"], nets, to_w1, of_nets, b, decay)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from nested.memory.continuum import check_periods
 from nested.memory.linear import check_objective
+from nested.memory.sequence import check_cut
 from nested.support.checks import check_counts
 
 MIXERS = ("selfmod", "titans", "linear", "attention")
@@ -41,8 +42,6 @@ class ModelConfig:
             name: getattr(self, name) for name in ("vocab", "dim", "layers", "heads", "chunk")
         }
         check_counts(**counts)
-        if self.detach_every is not None:
-            check_counts(detach_every=self.detach_every)
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
@@ -52,3 +51,7 @@ class ModelConfig:
         check_objective(self.objective)
         check_periods(self.periods, "sequential")
         object.__setattr__(self, "periods", tuple(self.periods))  # a list, read from a file
+        if self.detach_every is not None:
+            check_counts(detach_every=self.detach_every)
+            for period in (*self.periods, *[self.chunk] * (self.mixer == "selfmod")):
+                check_cut(self.detach_every, period)

@@ -84,6 +84,20 @@ def test_tokens_of_zeros_have_slopes_of_a_size(name):
     assert y.isfinite().all() and all(g is None or g.abs().max() < 1e6 for g in grads)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", MEMORIES)
+def test_half_precision_reads_nearly_as_double_does_and_stays_finite(name, dtype):
+    torch.manual_seed(0)
+    memory, x = MEMORIES[name](8, 4), torch.randn(2, 12, 8, generator=generator())
+    with torch.no_grad():
+        wanted = memory.double()(x.double())[0]
+        y = memory.to(dtype)(x.to(dtype))[0]
+    assert (y - wanted).norm() < 0.03 * wanted.norm()
+    y, _ = memory(0 * x.to(dtype))
+    grads = torch.autograd.grad(y.sum(), list(memory.parameters()), allow_unused=True)
+    assert y.isfinite().all() and all(g is None or g.isfinite().all() for g in grads)
+
+
 @pytest.mark.parametrize("length", [8, 11])
 @pytest.mark.parametrize("name", MEMORIES)
 def test_a_copy_of_a_state_goes_on_as_the_state_does(name, length):

@@ -143,6 +143,11 @@ def test_a_model_moves_between_dtypes_with_its_state():
         ({"periods": (64, 16)}, r"periods rise from fast to slow, but got \(64, 16\)"),
         ({"periods": 16}, "periods are one or more numbers of tokens, but got 16"),
         ({"detach_every": 0}, "detach_every is a whole number from 1, but got 0"),
+        (
+            {"detach_every": 16},
+            "detach_every=16 cuts the graph wherever weights that move every 16",
+        ),
+        ({"detach_every": 64, "periods": (100,)}, "weights that move every 64 tokens"),
     ],
 )
 def test_a_config_refuses_early(wrong, said):
