@@ -29,7 +29,8 @@ def squared(x: Tensor) -> Tensor:
 
 def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
     """The share 1 / max(1, c) (..., C, 1) of its rate n that a gradient step may use: it moves M(k)
-    by n c times the error, c = |dL/dW|^2 / |dL/dM(k)|^2, and goes past its target once n c > 1.
+    by n c times the error, c = |dL/dW|^2 / |dL/dM(k)|^2, and goes past its target once n c > 1
+    (a dot product has no target: there it bounds the step alone).
 
     Takes the squared lengths (..., C, 1) of hidden units, of the ``error`` dL/dM(k) and of ``back``
     = dL/d(W2 k), where |k| = 1. Of a linear memory that is the normalised LMS rule. With
