@@ -57,7 +57,7 @@ class SelfModifyingTitans(ChunkedMemory):
 
     The rate starts at 0.19 / ``chunk`` (0.003 for 64), or at D / 4,096 if that is less, and stays
     under 1 / ``chunk``; forgetting starts at 5e-5 and stays under 0.05. For chunks of 1 and D = 128
-    that is a rate of 0.03, at which half of each memory is left after 4,096 random tokens. The first
+    that is a rate of 0.03: half of each memory is left after 4,096 random tokens. The first
     weights ``w2`` (M, D, D), ``w1`` (3, D, D) and ``gates`` (2, 1, D) are parameters: of the main
     memory, the key's, the value's, the rate's and the forgetting's, in that order. The state is
     {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B, ...)}. Raises
