@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.gates import Gate
-from nested.memory.net import solve, unit
+from nested.memory.net import inverse, unit
 from nested.memory.sequence import SequenceMemory
 from nested.support.checks import check_counts
 
@@ -108,31 +108,30 @@ def by_chunks(
         M_t = b_t M + sum_(s <= t) (b_t / b_s) u_s k_s^T,
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
 
-    the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). All systems are
-    solved at once, for V and for b K apart; only M goes from chunk to chunk. Raises ``ValueError``
-    for another objective or a ``chunk`` under 1.
+    the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). All are inverted at
+    once; only M goes from chunk to chunk. Raises ``ValueError`` for another objective or a
+    ``chunk`` under 1.
     """
     check_objective(objective)
     check_counts(chunk=chunk)
-    length, reads = keys.shape[1], []
-    whole = length // chunk * chunk
-    for size, some in ((chunk, slice(0, whole)), (length - whole, slice(whole, length))):
-        if some.start == some.stop:
-            continue
-        k, v, q, n, log_a = (
-            x[:, some].unflatten(1, (-1, size)) for x in (keys, values, queries, rates, log_kept)
-        )  # (B, N, C, D) and (B, N, C)
+    seen, whole, reads = (keys, values, queries, rates, log_kept), keys.shape[1] // chunk, []
+    sizes = [size for size in (whole * chunk, keys.shape[1] - whole * chunk) if size]
+    for parts in zip(*(x.split(sizes, dim=1) for x in seen), strict=True):
+        size = min(chunk, parts[0].shape[1])
+        k, v, q, n, log_a = (x.unflatten(1, (-1, size)) for x in parts)  # (B, N, C, D), (B, N, C)
         b, decay = decays(log_a)
-        from_values, from_matrix = _writes(k, v, n, b, decay, objective)
-        last = decay[..., -1, :, None] * k
-        matrices, writes = [], []
-        for i in range(k.shape[1]):
-            u = from_values[:, i]
-            if from_matrix is not None:
-                u = u - from_matrix[:, i] @ matrix.mT
+        n, matrices, writes = n[..., None], [], []
+        values_in, keys_in = (n * v).unbind(1), (decay[..., -1, :, None] * k).unbind(1)
+        kept = b[..., -1:, :].unbind(1)
+        if objective == "l2":
+            erased = (n * b * k).unbind(1)
+            solved = inverse((n * decay * (k @ k.mT)).tril(-1)).unbind(1)
+        for i, u in enumerate(values_in):
+            if objective == "l2":
+                u = solved[i] @ torch.baddbmm(u, erased[i], matrix.mT, alpha=-1)
             matrices.append(matrix)
             writes.append(u)
-            matrix = b[:, i, -1:] * matrix + u.mT @ last[:, i]
+            matrix = kept[i] * matrix + u.mT @ keys_in[i]
         before, u = torch.stack(matrices, dim=1), torch.stack(writes, dim=1)
         y = b * (q @ before.mT) + (decay * (q @ k.mT)) @ u  # y_t = M_t q_t
         reads.append(y.flatten(1, 2))
@@ -145,13 +144,3 @@ def decays(log_kept: Tensor) -> tuple[Tensor, Tensor]:
     log_b = log_kept.cumsum(-1)
     apart = (log_b[..., :, None] - log_b[..., None, :]).tril()  # what is above would overflow
     return log_b.exp()[..., None], apart.exp().tril()
-
-
-def _writes(k, v, n, b, decay, objective):
-    """U of all chunks, in two parts: of the values, and of the matrix, U = part - part M^T."""
-    n = n[..., None]
-    if objective == "dot":
-        return n * v, None
-    lower = (n * decay * (k @ k.mT)).tril(-1)
-    wanted = torch.cat([n * v, n * b * k], dim=-1)
-    return solve(lower, wanted).chunk(2, dim=-1)

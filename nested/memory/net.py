@@ -12,7 +12,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 
 def hidden_units(before: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,7 +23,7 @@ def hidden_units(before: Tensor) -> tuple[Tensor, Tensor]:
 
 def squared(x: Tensor) -> Tensor:
     """The squared lengths (..., 1) of vectors x (..., D)."""
-    return x.square().sum(-1, keepdim=True)
+    return torch.linalg.vecdot(x, x).unsqueeze(-1)
 
 
 def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
@@ -47,18 +46,18 @@ def at_least(low: float, x: Tensor) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     """x (..., D), each vector divided by its length; those under 1e-4 stay short, lest a vector of
-    zeros have a gradient of 1e12."""
-    return normalize(x, dim=-1, eps=1e-4)
+    zeros have a gradient of 1e12. As ``normalize(x, dim=-1, eps=1e-4)``, whose way back takes twice
+    as long."""
+    return x * at_least(1e-8, squared(x)).rsqrt()
 
 
-def solve(lower: Tensor, wanted: Tensor) -> Tensor:
-    """U of (I + L) U = ``wanted`` (..., C, D), for L = ``lower`` (..., C, C), zero on its diagonal
-    and above; in float32 at least, for half precisions lack a solver. It multiplies by the inverse,
-    which is faster than to solve for many columns."""
-    wide = torch.promote_types(wanted.dtype, torch.float32)
+def inverse(lower: Tensor) -> Tensor:
+    """(I + L)^-1 for L = ``lower`` (..., C, C), zero on its diagonal and above; found in float32 at
+    least, for half precisions lack a solver."""
+    wide = torch.promote_types(lower.dtype, torch.float32)
     one = torch.eye(lower.shape[-1], dtype=wide, device=lower.device).expand(lower.shape)
-    inverse = torch.linalg.solve_triangular(lower.to(wide), one, upper=False, unitriangular=True)
-    return (inverse @ wanted.to(wide)).to(wanted.dtype)
+    found = torch.linalg.solve_triangular(lower.to(wide), one, upper=False, unitriangular=True)
+    return found.to(lower.dtype)
 
 
 def query_map(dim: int) -> nn.Linear:

@@ -21,8 +21,8 @@ from nested.memory.net import (
     damping,
     draw_matrix,
     hidden_units,
+    inverse,
     query_map,
-    solve,
     squared,
     unit,
 )
@@ -161,7 +161,7 @@ def _written(matrix, inputs, deltas, erase, b, decay, was_read=None):
     """
     was_read = inputs @ matrix.mT if was_read is None else was_read
     lower = (erase * decay * (inputs @ inputs.mT)).tril(-1)
-    u = solve(lower, torch.addcmul(deltas, -erase * b, was_read))
+    u = inverse(lower) @ torch.addcmul(deltas, -erase * b, was_read)
     return u, b[..., -1:, :] * matrix + u.mT @ (decay[..., -1, :, None] * inputs)
 
 
