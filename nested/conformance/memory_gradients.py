@@ -60,7 +60,7 @@ def _judge_gradients(evidence: Evidence) -> Verdict:
     if dead:
         measured = f"no gradient reaches {', '.join(dead)}"
         return Verdict(False, measured, "writes belong in the graph: no detach, no no_grad")
-    off = {name: abs(a - b) / max(1e-2, abs(b)) for name, (a, b) in slopes.items()}
+    off = {name: abs(a - b) / max(1e-4, abs(b)) for name, (a, b) in slopes.items()}
     worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
     measured = f"the gradient of {worst} is off its central difference by {off[worst]:.1g} of it"
     return Verdict(off[worst] < 1e-5, measured, "is a part of the writes cut from the graph?")

@@ -22,9 +22,10 @@ from nested.support.checks import check_counts
 class SequenceMemory(nn.Module):
     """Reads tokens one after another: ``y, state = memory(x, state=None)``, x and y (B, T, D).
 
-    Causal, and the same however a text is cut: with the state carried on, parts are one whole. The
-    state is all that it remembers, {"position": tokens read so far (), "memory": ...}; None starts
-    anew. Nothing is kept in the module.
+    Causal, and the same however a text is cut: with the state carried on, parts are one whole (but
+    a token that is not finite spoils all reads of its chunk: 0 times NaN is NaN). The state is all
+    that it remembers, {"position": tokens read so far (), "memory": ...}; None starts anew. Nothing
+    is kept in the module.
 
     A loss differentiates through all writes, back to the memory's first weights. With
     ``detach_every=n`` the graph is cut after every n-th token: what was written before is a
