@@ -99,6 +99,19 @@ class KeepsTheLastToken(SequenceMemory):
         return (x + before) @ self.weight, {"last": x[:, -1:]}
 
 
+class KeepsTheLastTokenElsewhere(Wrong):
+    def init(self, batch_size):
+        return super().init(batch_size) | {
+            "last": self.value.weight.new_zeros(batch_size, self.dim)
+        }
+
+    def forward(self, x, state=None):
+        state = self.init(len(x)) if state is None else state
+        y, after = super().forward(x, state)
+        before = torch.cat([state["last"][:, None], x[:, :-1]], dim=1)
+        return y + before, after | {"last": x[:, -1]}
+
+
 class ForgetsHalfOfAll(TitansMemory):
     def __init__(self, dim, chunk):
         super().__init__(dim, chunk)
@@ -209,6 +222,7 @@ class WritesWholeChunks(Wrong):
         (WritesInPlace, "reading changes nothing but the state it returns"),
         (WritesWithShutGates, "shut gates leave memories as they are"),
         (KeepsTheLastToken, "shut gates leave memories as they are"),
+        (KeepsTheLastTokenElsewhere, "shut gates leave memories as they are"),
         (ForgetsHalfOfAll, "memories neither fade nor run away"),
         (Explodes, "memories neither fade nor run away"),
         (SharesOneMemoryOfMany, "samples of a batch are independent"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nested.levels.clock import Clock
+from nested.memory import ContinuumMemory, SelfModifyingTitans
 from nested.memory.sequence import SequenceMemory
 from nested.models import Hope, ModelConfig, Transformer, describe
 from nested.models.config import MIXERS
@@ -42,6 +43,21 @@ def test_the_numbers_held_are_those_of_the_state():
     parts = sum(row.parameters for row in rows.values()) - rows["weights"].parameters
     block = model.blocks[0]
     assert parts == sum(p.numel() for n in block.parts for p in getattr(block, n).parameters())
+
+
+def test_a_memory_that_is_read_at_the_start_moves_by_chunks_as_its_rules_do():
+    model = Hope(ModelConfig(64, 16, 1, 2, "selfmod", (2, 4), 5))
+    model.blocks[0].mixer = SelfModifyingTitans(16, chunk=5, reads="start")
+    assert [row.period for row in levels(model) if " mixer" in row.name] == [5, 5]
+
+
+def test_independent_levels_all_see_the_input():
+    model = Hope(ModelConfig(64, 16, 1, 2, "linear", (2, 4), 5))
+    model.blocks[0].continuum = ContinuumMemory(16, (2, 4), "independent")
+    rows = [row for row in levels(model) if "level" in row.name]
+    assert [row.sees for row in rows] == 2 * ["keys and values of its input"]
+    (between,) = [row for row in levels(model) if "between" in row.name]
+    assert between.parameters == 2 * 16
 
 
 @pytest.mark.parametrize("period", [1, 3, 16, 64, 100])

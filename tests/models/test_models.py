@@ -179,6 +179,26 @@ def test_keys_and_values_are_of_one_length():
         model(torch.zeros(2, 1, dtype=torch.int64), state)
 
 
+@pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod"])
+def test_a_hope_gives_its_memories_what_its_config_says(mixer):
+    config = ModelConfig(11, 8, 2, 2, mixer, (2, 6), 4, objective="dot", detach_every=5)
+    for block in Hope(config).blocks:
+        assert (block.mixer.chunk, block.mixer.detach_every) == (4, 5)
+        assert mixer == "titans" or block.mixer.objective == "dot"
+        assert (block.continuum.periods, block.continuum.detach_every) == ((2, 6), 5)
+
+
+def test_a_transformer_has_the_parameters_that_are_usual():
+    """Attention 4 D^2, a net of 4 D hidden units 8 D^2, a LayerNorm before each and the head."""
+    count = sum(p.numel() for p in Transformer(ModelConfig(50, 16, 3, 2)).parameters())
+    assert count == 2 * 50 * 16 + 3 * 12 * 16**2 + 7 * 16
+
+
+def test_only_memories_that_move_by_chunks_restrict_where_graphs_are_cut():
+    for mixer in ("linear", "titans", "attention"):
+        assert ModelConfig(mixer=mixer, chunk=64, periods=(100,), detach_every=64)
+
+
 def test_a_hope_cuts_graphs_where_its_config_says():
     tokens = torch.randint(11, (1, 12), generator=generator())
     grads = []
