@@ -47,8 +47,9 @@ def at_least(low: float, x: Tensor) -> Tensor:
 def unit(x: Tensor) -> Tensor:
     """x (..., D), each vector divided by its length; those under 1e-4 stay short, lest a vector of
     zeros have a gradient of 1e12. As ``normalize(x, dim=-1, eps=1e-4)``, whose way back takes twice
-    as long."""
-    return x * at_least(1e-8, squared(x)).rsqrt()
+    as long; half precisions are squared in float32."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return (wide * at_least(1e-8, squared(wide)).rsqrt()).to(x.dtype)
 
 
 def inverse(lower: Tensor) -> Tensor:

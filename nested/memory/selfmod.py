@@ -62,7 +62,8 @@ class SelfModifyingTitans(ChunkedMemory):
     memory, the key's, the value's, the rate's and the forgetting's, in that order. The state is
     {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B, ...)}. Raises
     ``ValueError`` for other objectives and reads, for a ``detach_every`` that divides ``chunk``
-    (keys and rates would have no gradient), and as ``SequenceMemory`` does."""
+    (the rules' first weights would have no gradient but by the first chunk), and as
+    ``SequenceMemory`` does."""
 
     def __init__(
         self,

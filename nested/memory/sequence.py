@@ -33,7 +33,8 @@ class SequenceMemory(nn.Module):
 
     A subclass writes ``begin`` and ``read``. Raises ``ValueError`` for a ``dim`` or
     ``detach_every`` under 1, for an x that is not (B, T, D), floating point, with B and T from 1,
-    and for a state that another memory or batch size made.
+    and for a state whose shapes are not those of this memory and batch size: what else differs, as
+    chunks and weights do, a state cannot tell.
     """
 
     def __init__(self, dim: int, *, detach_every: int | None = None) -> None:

@@ -29,8 +29,8 @@ class TitansMemory(ChunkedMemory):
 
     for W1 and W2, with the gradient taken at the first weights of a chunk of ``chunk`` tokens (at
     1: gradient descent, token by token), while reads use the weights of their own token. q, k, v
-    are unit(W x). The paper's step size is (1 - mu) c n here, c the ``damping``: a key that comes
-    for a whole chunk is then not overshot, whatever gates and weights are. The rate n in
+    are unit(W x). The paper's step size is (1 - mu) c n here, c the ``damping``: it stays bounded,
+    whatever gates and weights are, also where one key comes for ever. The rate n in
     (1e-4, 1) / chunk, the momentum mu in (0.01, 0.95) and the retention a = 1 - forgetting,
     forgetting in (1e-6, 0.1), are bounded functions of x.
 

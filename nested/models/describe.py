@@ -23,8 +23,8 @@ COLUMNS = 64  # of the drawing
 
 
 class Level(NamedTuple):
-    """One level: its ``state`` in numbers a sample, after ``per`` tokens if it grows; what it sees;
-    every how many tokens it moves, 0 for once a batch; and its parameters."""
+    """One level: its ``state`` in numbers a sample, or a token if it grows; what it sees; every how
+    many tokens it moves, 0 for once a batch; and its parameters."""
 
     name: str
     state: str

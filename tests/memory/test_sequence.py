@@ -12,6 +12,7 @@ from nested.memory import (
     by_chunks,
     by_tokens,
 )
+from nested.memory.net import unit
 from nested.memory.sequence import cut, detached
 from tests.memory.memories import MEMORIES, nudged
 from tests.problems import generator
@@ -93,9 +94,20 @@ def test_half_precision_reads_nearly_as_double_does_and_stays_finite(name, dtype
         wanted = memory.double()(x.double())[0]
         y = memory.to(dtype)(x.to(dtype))[0]
     assert (y - wanted).norm() < 0.03 * wanted.norm()
-    y, _ = memory(0 * x.to(dtype))
-    grads = torch.autograd.grad(y.sum(), list(memory.parameters()), allow_unused=True)
-    assert y.isfinite().all() and all(g is None or g.isfinite().all() for g in grads)
+    x = torch.randn(2, 64, 8, generator=generator()).to(dtype)
+    for some in (0 * x, x):
+        y, _ = memory(some)
+        loss = y.float().sum()
+        grads = torch.autograd.grad(loss, list(memory.parameters()), allow_unused=True)
+        assert y.isfinite().all() and all(g is None or g.isfinite().all() for g in grads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1e-7, 1e-5, 1e-3, 1.0, 30.0])
+def test_unit_vectors_are_those_of_torch_in_every_precision(dtype, size):
+    x = (size * torch.randn(6, 128, generator=generator())).to(dtype)
+    wanted = torch.nn.functional.normalize(x.double(), dim=-1, eps=1e-4)
+    assert (unit(x) - wanted).norm() < 4 * torch.finfo(dtype).eps * wanted.norm()
 
 
 @pytest.mark.parametrize("length", [8, 11])
