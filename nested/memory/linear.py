@@ -1,7 +1,7 @@
 """A matrix that learns while it reads: linear attention and the delta rule.
 
 State: a matrix for each sample.  It sees: keys and values, made of tokens.  Clock: every token.
-Letters: B samples, T tokens, D width, C tokens of a chunk, N chunks.
+Letters: B samples, T tokens, D width, C tokens of a chunk.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of (a I - n k k^T) by
 chunks: Yang et al. 2024 (arXiv 2406.06484), with decay 2024 (arXiv 2412.06464).
 """
@@ -108,33 +108,20 @@ def by_chunks(
         M_t = b_t M + sum_(s <= t) (b_t / b_s) u_s k_s^T,
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
 
-    the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). All are inverted at
-    once; only M goes from chunk to chunk. Raises ``ValueError`` for another objective or a
-    ``chunk`` under 1.
+    the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). Raises ``ValueError``
+    for another objective or a ``chunk`` under 1.
     """
     check_objective(objective)
     check_counts(chunk=chunk)
-    seen, whole, reads = (keys, values, queries, rates, log_kept), keys.shape[1] // chunk, []
-    sizes = [size for size in (whole * chunk, keys.shape[1] - whole * chunk) if size]
-    for parts in zip(*(x.split(sizes, dim=1) for x in seen), strict=True):
-        size = min(chunk, parts[0].shape[1])
-        k, v, q, n, log_a = (x.unflatten(1, (-1, size)) for x in parts)  # (B, N, C, D), (B, N, C)
-        b, decay = decays(log_a)
-        n, matrices, writes = n[..., None], [], []
-        values_in, keys_in = (n * v).unbind(1), (decay[..., -1, :, None] * k).unbind(1)
-        kept = b[..., -1:, :].unbind(1)
+    reads, seen = [], (x.split(chunk, dim=1) for x in (keys, values, queries, rates, log_kept))
+    for k, v, q, n, log_a in zip(*seen, strict=True):  # (B, C, D), (B, C)
+        n, (b, decay) = n[..., None], decays(log_a)
+        u = n * v
         if objective == "l2":
-            erased = (n * b * k).unbind(1)
-            solved = inverse((n * decay * (k @ k.mT)).tril(-1)).unbind(1)
-        for i, u in enumerate(values_in):
-            if objective == "l2":
-                u = solved[i] @ torch.baddbmm(u, erased[i], matrix.mT, alpha=-1)
-            matrices.append(matrix)
-            writes.append(u)
-            matrix = kept[i] * matrix + u.mT @ keys_in[i]
-        before, u = torch.stack(matrices, dim=1), torch.stack(writes, dim=1)
-        y = b * (q @ before.mT) + (decay * (q @ k.mT)) @ u  # y_t = M_t q_t
-        reads.append(y.flatten(1, 2))
+            u = torch.baddbmm(u, n * b * k, matrix.mT, alpha=-1)
+            u = inverse((n * decay * (k @ k.mT)).tril(-1)) @ u
+        reads.append(torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT))  # y_t = M_t q_t
+        matrix = torch.baddbmm(b[:, -1:] * matrix, u.mT, decay[:, -1, :, None] * k)
     return torch.cat(reads, dim=1), matrix
 
 
