@@ -6,7 +6,7 @@ chosen by half as many steps on changing keys and a seed of their own, then on t
 accuracy is counted on unseen texts. Self-modifying Titans as the paper has them, with no maps for
 keys and values, learn changing keys alone. Takes four hours on one core, two on two (--jobs 2);
 what is in --runs is not run again, so delete that file after a change. Exits non-zero when the
-delta rule is not clearly above the dot product on changing keys, with each seed.
+delta rule is not clearly above the dot product on changing keys.
 """
 
 import argparse
@@ -189,10 +189,9 @@ def main():
             print(f"{line}{result['parameters']:12,}")
     draw(found, args.png)
     *_, (family, models) = found.items()
-    each = zip(models["delta rule"]["accuracy"], models["dot product"]["accuracy"], strict=True)
-    ahead = min(delta - dot for delta, dot in each)  # a seed has the same texts for both
-    print(f"\n{family}: the delta rule is ahead of the dot product by {ahead:.3f} with every seed")
-    sys.exit(not (ahead > 0.05 or args.quick))
+    delta, dot = min(models["delta rule"]["accuracy"]), max(models["dot product"]["accuracy"])
+    print(f"\n{family}: delta rule at worst {delta:.3f}, dot product at best {dot:.3f}")
+    sys.exit(not (delta > dot + 0.05 or args.quick))
 
 
 if __name__ == "__main__":
