@@ -7,6 +7,7 @@ the first memory's place.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
@@ -17,7 +18,9 @@ from nested.memory.titans import TitansMemory
 from nested.models.attention import Attention
 from nested.models.config import ModelConfig
 from nested.models.convolution import Convolution
-from nested.models.model import Block, SequenceModel
+from nested.models.model import Block, SequenceModel, check_text
+
+PIECE = 256  # tokens read at a time: what a layer made is at hand for the next, 4 % faster at 512
 
 
 class Hope(SequenceModel):
@@ -27,6 +30,16 @@ class Hope(SequenceModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, [HopeBlock(config) for _ in range(config.layers)])
+
+    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        if self.config.mixer == "attention":  # which has no use for pieces
+            return super().forward(tokens, state)
+        check_text(tokens, self.config.vocab)
+        outputs = []
+        for piece in tokens.split(PIECE, dim=1):
+            logits, state = super().forward(piece, state)
+            outputs.append(logits)
+        return torch.cat(outputs, dim=1), state
 
 
 class HopeBlock(Block):
