@@ -46,20 +46,20 @@ class ContinuumLevel(ChunkedMemory):
         return {"w1": self.w1.expand(shape), "w2": self.w2.expand(shape)}
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        return self.query(x), unit(self.key(x)), unit(self.value(x))
+        rates = self.rate(0.0).expand(*x.shape[:-1], 1)
+        return self.query(x), unit(self.key(x)), unit(self.value(x)), rates
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-        queries, keys, values = seen
+        queries, keys, values, rates = seen
         w1, w2 = start["w1"], start["w2"]
         y = silu(queries @ w2.mT) @ w1.mT
         units, slopes = hidden_units(keys @ w2.mT)
         off = units @ w1.mT - values  # dL/dy
         back = (off @ w1) * slopes
-        rates = self.rate(0.0) * damping(squared(units), squared(off), squared(back))
-        off, back = rates * off, rates * back
+        moves = -rates * damping(squared(units), squared(off), squared(back))
         after = {
-            "w1": torch.baddbmm(now["w1"], off.mT, units, alpha=-1),  # W <- W - n dL/dW
-            "w2": torch.baddbmm(now["w2"], back.mT, keys, alpha=-1),
+            "w1": torch.baddbmm(now["w1"], (moves * off).mT, units),  # W <- W - n dL/dW
+            "w2": torch.baddbmm(now["w2"], (moves * back).mT, keys),
         }
         return y, after
 

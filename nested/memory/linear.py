@@ -118,7 +118,7 @@ def by_chunks(
         n, (b, decay) = n[..., None], decays(log_a)
         u = n * v
         if objective == "l2":
-            u = torch.baddbmm(u, n * b * k, matrix.mT, alpha=-1)
+            u = torch.baddbmm(u, -n * b * k, matrix.mT)
             u = inverse((n * decay * (k @ k.mT)).tril(-1)) @ u
         reads.append(torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT))  # y_t = M_t q_t
         matrix = torch.baddbmm(b[:, -1:] * matrix, u.mT, decay[:, -1, :, None] * k)

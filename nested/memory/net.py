@@ -18,7 +18,7 @@ def hidden_units(before: Tensor) -> tuple[Tensor, Tensor]:
     """The hidden units s(W2 z) (..., C, H), and their slopes, of ``before`` = W2 z (..., C, H)."""
     share = torch.sigmoid(before)
     units = before * share
-    return units, torch.addcmul(share, units, 1 - share)  # s = z sig(z), ds = sig + s (1 - sig)
+    return units, share + units * (1 - share)  # s = z sig(z), ds = sig + s (1 - sig)
 
 
 def squared(x: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
     outer training, weights grow: undamped, memories with four times their first weights were NaN
     within 16,384 tokens. Raises nothing."""
     curvature = units + back / at_least(1e-12, error)
-    return 1 / curvature.clamp(min=1)
+    return curvature.clamp(min=1).reciprocal()
 
 
 def at_least(low: float, x: Tensor) -> Tensor:

@@ -89,6 +89,20 @@ def test_with_gates_shut_only_the_convolution_looks_back(mixer):
     assert (apart[:reach] > 1e-9).all() and (apart[reach:] < 1e-12).all()
 
 
+@pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod"])
+def test_a_text_read_in_pieces_is_one_text(mixer, monkeypatch):
+    model, tokens = MODELS[mixer](8, 4).double(), torch.randint(11, (2, 23), generator=generator())
+    found = []
+    for piece in (256, 5):
+        monkeypatch.setattr("nested.models.hope.PIECE", piece)
+        logits, state = model(tokens)
+        slopes = torch.autograd.grad(logits.square().sum(), [*model.parameters()])
+        found.append([logits, *slopes, *leaves(state)])
+    assert len({len(each) for each in found}) == 1
+    for whole, parts in zip(*found):
+        assert torch.allclose(whole, parts, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_only_the_state_of_attention_grows(name):
     model, sizes = MODELS[name](8, 4), []
