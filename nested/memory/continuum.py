@@ -57,11 +57,9 @@ class ContinuumLevel(ChunkedMemory):
         off = units @ w1.mT - values  # dL/dy
         back = (off @ w1) * slopes
         moves = -rates * damping(squared(units), squared(off), squared(back))
-        after = {
-            "w1": torch.baddbmm(now["w1"], (moves * off).mT, units),  # W <- W - n dL/dW
-            "w2": torch.baddbmm(now["w2"], (moves * back).mT, keys),
-        }
-        return y, after
+        w1 = now["w1"] + (moves * off).mT @ units  # W <- W - n dL/dW
+        w2 = now["w2"] + (moves * back).mT @ keys
+        return y, {"w1": w1, "w2": w2}
 
 
 class ContinuumMemory(SequenceMemory):

@@ -67,6 +67,17 @@ def check_objective(objective: str) -> None:
         raise ValueError(f"objective is one of {OBJECTIVES}, but got {objective!r}")
 
 
+def check_tokens(*seen: Tensor) -> None:
+    """Raise ``ValueError`` unless all that was ``seen``, (B, T, ...), is of the same B and T, from
+    1."""
+    shapes = {tuple(x.shape[:2]) for x in seen}
+    if len(shapes) > 1 or 0 in seen[0].shape[:2]:
+        raise ValueError(
+            "keys, values, queries, rates and retentions are of the same samples and tokens, one or"
+            f" more of each, but got {sorted(shapes)}"
+        )
+
+
 def by_tokens(
     keys: Tensor,
     values: Tensor,
@@ -77,8 +88,9 @@ def by_tokens(
     objective: str = "l2",
 ) -> tuple[Tensor, Tensor]:
     """Reads (B, T, D) and the matrix after them (B, D, D), one token after another: the reference.
-    Takes and raises what ``by_chunks`` does."""
+    Takes and raises what ``by_chunks`` does, but for chunks."""
     check_objective(objective)
+    check_tokens(keys, values, queries, rates, log_kept)
     reads = []
     for t in range(keys.shape[1]):
         k, v, q = (x[:, t, :, None] for x in (keys, values, queries))  # (B, D, 1)
@@ -109,10 +121,11 @@ def by_chunks(
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
 
     the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). Raises ``ValueError``
-    for another objective or a ``chunk`` under 1.
+    for another objective, a ``chunk`` under 1, no tokens, or more of one tensor than of another.
     """
     check_objective(objective)
     check_counts(chunk=chunk)
+    check_tokens(keys, values, queries, rates, log_kept)
     reads, seen = [], (x.split(chunk, dim=1) for x in (keys, values, queries, rates, log_kept))
     for k, v, q, n, log_a in zip(*seen, strict=True):  # (B, C, D), (B, C)
         n, (b, decay) = n[..., None], decays(log_a)
@@ -121,7 +134,7 @@ def by_chunks(
             u = torch.baddbmm(u, -n * b * k, matrix.mT)
             u = inverse((n * decay * (k @ k.mT)).tril(-1)) @ u
         reads.append(torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT))  # y_t = M_t q_t
-        matrix = torch.baddbmm(b[:, -1:] * matrix, u.mT, decay[:, -1, :, None] * k)
+        matrix = b[:, -1:] * matrix + u.mT @ (decay[:, -1, :, None] * k)
     return torch.cat(reads, dim=1), matrix
 
 

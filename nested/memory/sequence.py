@@ -23,9 +23,9 @@ class SequenceMemory(nn.Module):
     """Reads tokens one after another: ``y, state = memory(x, state=None)``, x and y (B, T, D).
 
     Causal, and the same however a text is cut: with the state carried on, parts are one whole (but
-    a token that is not finite spoils all reads of its chunk: 0 times NaN is NaN). The state is all
-    that it remembers, {"position": tokens read so far (), "memory": ...}; None starts anew. Nothing
-    is kept in the module.
+    a token that is not finite may spoil all reads of its chunk: 0 times NaN is NaN). The state is
+    all that it remembers, {"position": tokens read so far (), "memory": ...}; None starts anew.
+    Nothing is kept in the module.
 
     A loss differentiates through all writes, back to the memory's first weights. With
     ``detach_every=n`` the graph is cut after every n-th token: what was written before is a
@@ -33,8 +33,8 @@ class SequenceMemory(nn.Module):
 
     A subclass writes ``begin`` and ``read``. Raises ``ValueError`` for a ``dim`` or
     ``detach_every`` under 1, for an x that is not (B, T, D), floating point, with B and T from 1,
-    and for a state whose shapes are not those of this memory and batch size: what else differs, as
-    chunks and weights do, a state cannot tell.
+    and for a state whose shapes and dtypes are not those of this memory and batch size: what else
+    differs, as chunks and weights do, a state cannot tell.
     """
 
     def __init__(self, dim: int, *, detach_every: int | None = None) -> None:
@@ -178,15 +178,17 @@ def _position(position: Tensor) -> int:
 
 
 def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
-    """Each leaf's path, and what it is: a tensor's shape, or a type."""
+    """Each leaf's path, and what it is: a tensor's shape and dtype, a number, or a type."""
     if isinstance(state, dict):
         for name, part in state.items():
             yield from _outline(part, f"{path}.{name}")
     elif isinstance(state, (tuple, list)):
         for number, part in enumerate(state):
             yield from _outline(part, f"{path}.{number}")
+    elif isinstance(state, Tensor):
+        yield path, f"{tuple(state.shape)} {state.dtype}" if state.dim() else "a number"
     else:
-        yield path, tuple(state.shape) if isinstance(state, Tensor) else type(state).__name__
+        yield path, type(state).__name__
 
 
 def detached(state: State) -> State:

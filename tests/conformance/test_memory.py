@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nested.conformance import ConformanceError, check_memory
+from nested.conformance import memory as checks
 from nested.conformance.memory import MEMORY_CHECKS
 from nested.memory import Gate, LinearMemory, TitansMemory
 from nested.memory.sequence import SequenceMemory
@@ -242,3 +243,34 @@ def test_each_way_to_be_wrong_is_named(wrong, check):
     with pytest.raises(ConformanceError) as error:
         check_memory(wrong)
     assert check in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["random", "constant"])
+@pytest.mark.parametrize(
+    "kept, late", [(1, 101), (1, 0.05), (0.05, 1), (float("nan"), 1), (1, float("nan"))]
+)
+def test_fading_and_running_away_are_told_for_either_kind_of_text(kind, kept, late):
+    fine = {kind: {"kept": 1, "late": 1} for kind in ("random", "constant")}
+    assert checks._judge_long(fine).passed
+    assert not checks._judge_long(fine | {kind: {"kept": kept, "late": late}}).passed
+
+
+def test_long_texts_are_random_and_constant():
+    texts = []
+
+    class Sees(Wrong):
+        def read(self, x, memory, position):
+            texts.append(x)
+            return super().read(x, memory, position)
+
+    checks._probe_long(Sees, 0)
+    assert [bool((x == x[:, :1]).all()) for x in texts] == [False, True]
+
+
+def test_memories_within_a_model_are_looked_at():
+    def model(dim, chunk):
+        hope = MODELS["linear"](dim, chunk)
+        hope.blocks[0].mixer = WritesWithShutGates(dim, chunk)
+        return hope
+
+    assert not checks._judge_shut(checks._probe_shut(model, 0)).passed
