@@ -15,6 +15,7 @@ from nested.conformance.check import Check, Evidence, Verdict, judge_equal
 from nested.conformance.memory_reads import CHUNK, DIM, SAMPLES, Make, draw, in_parts, made
 
 TOKENS = 37  # four chunks, and more
+FEW = 13  # chunks of one token
 STEP = 1e-5  # of a central difference
 CUT = 10  # tokens after which the graph is cut
 
@@ -23,20 +24,23 @@ def _probe_gradients(make: Make, seed: int) -> Evidence:
     """The slopes along a random direction of each parameter and of what is read, by autograd and by
     central differences; read whole, and in two parts with the state carried."""
     found = {}
-    for chunk, sizes in ((1, [TOKENS]), (CHUNK, [TOKENS]), (CHUNK, [13, TOKENS - 13])):
+    for chunk, tokens in ((1, FEW), (CHUNK, TOKENS)):
         memory = made(make, seed, chunk)
-        x, generator = draw(memory, seed, tokens=TOKENS), Generator().manual_seed(seed)
+        x, generator = draw(memory, seed, tokens=tokens), Generator().manual_seed(seed)
         learned = {name: p for name, p in memory.named_parameters() if p.requires_grad}
         if x.is_floating_point():
             learned["what is read"] = x.requires_grad_()
-        y, _ = in_parts(memory, x, sizes)
-        mix = torch.randn(y.shape, generator=generator, dtype=y.dtype)
-        grads = torch.autograd.grad((y * mix).sum(), list(learned.values()), materialize_grads=True)
-        for (name, p), grad in zip(learned.items(), grads, strict=True):
+        whole, parts = (in_parts(memory, x, sizes)[0] for sizes in ([tokens], [11, tokens - 11]))
+        mix = torch.randn(whole.shape, generator=generator, dtype=whole.dtype)
+        slopes = [
+            torch.autograd.grad((y * mix).sum(), list(learned.values()), materialize_grads=True)
+            for y in (whole, parts)
+        ]
+        for (name, p), *both in zip(learned.items(), *slopes, strict=True):
             way = torch.randn(p.shape, generator=generator, dtype=p.dtype)
             wanted = _difference(memory, x, mix, p, way)
-            how = f"chunk {chunk}" + (", in two parts" if len(sizes) > 1 else "")
-            found[f"{name}, {how}"] = [(grad * way).sum().item(), wanted]
+            for grad, how in zip(both, ("", ", in two parts"), strict=True):
+                found[f"{name}, chunk {chunk}{how}"] = [(grad * way).sum().item(), wanted]
     return {"slopes": found}
 
 
