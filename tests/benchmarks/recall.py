@@ -5,10 +5,10 @@ keys, and values that have changed half-way. Texts of 2, 4 and 8 pairs come in t
 alone, one draw of first weights in three of self-modifying Titans learned nothing); accuracy is
 counted on unseen texts of 8. Each model is trained on changing keys from three seeds at each of two
 learning rates, and at the better one on recall. At that of self-modifying Titans so are two
-variants: the paper's, with no maps for keys and values (S = I), and one that reads by the weights
-of its chunk's start. Takes four hours on one core, half of it on two (--jobs 2); what is in --runs is not
-run again, so delete that file after a change. Exits non-zero when the delta rule is not clearly
-above the dot product on changing keys.
+variants on changing keys: the paper's, with no maps for keys and values (S = I), and one that reads
+by the weights of its chunk's start. Takes four hours on one core, half of it on two (--jobs 2);
+what is in --runs is not run again, so delete that file after a change. Exits non-zero when the
+delta rule is not clearly above the dot product on changing keys.
 """
 
 import argparse
