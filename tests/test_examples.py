@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.lessons
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.grader
 ROOT = Path(__file__).parent.parent
 EXPORT = "python -m nested.homework export ../course --repository you/your-private-course"
 FINGERPRINT = "python -m nested.homework fingerprint examples/homework/hw20_name.py"
@@ -63,14 +64,14 @@ def run(command, folder, expected=0):
     return done.stdout
 
 
-@pytest.fixture
-def course(tmp_path):
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
     """A copy such as a student or another teacher has."""
     if subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("not a git checkout")
-    command = EXPORT.replace("../course", str(tmp_path / "course"))
-    assert "are in" in run(command, ROOT)
-    return tmp_path / "course"
+    folder = tmp_path_factory.mktemp("teacher") / "course"
+    assert "are in" in run(EXPORT.replace("../course", str(folder)), ROOT)
+    return folder
 
 
 def test_a_new_slot_by_the_five_steps(course):

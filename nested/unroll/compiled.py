@@ -8,7 +8,8 @@ with it. Source: ``torch.compile``; the traps are those of its issue tracker.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def unroll_compiled(
     how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
     roll_out = {**how, "differentiable": False}
     whole = len(batches) // WINDOW * WINDOW
-    parts, now = [], (params, state)
+    program, parts, now = _program(), [], (params, state)
     try:
         with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
             for at in range(0, whole, WINDOW):
@@ -58,7 +59,7 @@ def unroll_compiled(
                 with torch.set_grad_enabled(differentiable):
                     start, memory = _with_graph(now) if differentiable else now
                     parts.append(
-                        _program(loss_fn, start, window, rule, memory, first_order, time_dim)
+                        program(loss_fn, start, window, rule, memory, first_order, time_dim)
                     )
                 now = parts[-1].params, parts[-1].state
     except torch._dynamo.exc.TorchDynamoException as error:
@@ -100,7 +101,10 @@ def _window(
     return stack_trajectory(params, state, losses, signals, time_dim)
 
 
-_program = torch.compile(_window, fullgraph=True, dynamic=False)
+@cache
+def _program() -> Callable[..., Trajectory]:
+    """Made at its first use: to import the compiler takes as long as to import torch."""
+    return torch.compile(_window, fullgraph=True, dynamic=False)
 
 
 def _with_graph(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The grader's own tests take a minute and a half, so they have a marker: ``pytest -m grader``."""
+"""The grader's own tests take four minutes, so they have a marker: ``pytest -m grader``."""
 
 from pathlib import Path
 

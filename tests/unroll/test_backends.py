@@ -49,7 +49,7 @@ def steepest(*, loss, step, params, grads, buffer):
 @pytest.fixture
 def without_compiler(monkeypatch):
     traced = torch.compile(compiled._window, backend="aot_eager", fullgraph=True, dynamic=False)
-    monkeypatch.setattr(compiled, "_program", traced)
+    monkeypatch.setattr(compiled, "_program", lambda: traced)
     monkeypatch.setattr(compiled, "WINDOW", 2)
 
 
@@ -140,7 +140,7 @@ def test_with_the_compiler(monkeypatch):
 
 def test_where_there_is_no_compiler_it_says_so_once_and_is_eager(monkeypatch):
     broken = torch.compile(compiled._window, backend=no_compiler, fullgraph=True, dynamic=False)
-    monkeypatch.setattr(compiled, "_program", broken)
+    monkeypatch.setattr(compiled, "_program", lambda: broken)
     with pytest.warns(UserWarning, match="torch.compile failed, so the eager backend is used"):
         compare("compile", 0, gentle_rule())
 
