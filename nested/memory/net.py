@@ -64,8 +64,8 @@ def inverse(lower: Tensor) -> Tensor:
 def query_map(dim: int) -> nn.Linear:
     """W_q, D x D, of a memory whose queries are brought to length 1: its size does not matter, but
     the shorter it starts, the sooner training turns it. Of Titans with 64 units, 82 % instead of 15
-    % of answers to ``ChangingKeys(8, 32, changes=3)`` were right after 750 steps of texts of 8 pairs (one seed).
-    """
+    % of answers to ``ChangingKeys(8, 32, changes=3)`` were right after 750 steps of such texts
+    alone (one seed)."""
     query = nn.Linear(dim, dim, bias=False)
     nn.init.normal_(query.weight, std=0.06 / math.sqrt(dim))
     return query
