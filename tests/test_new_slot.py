@@ -74,6 +74,10 @@ def course(tmp_path_factory):
     return folder
 
 
+def test_a_student_grades_one_slot_in_the_copy(course):
+    assert "hw0  One detached line: not attempted" in run(GRADE, course)
+
+
 def test_a_new_slot_by_the_five_steps(course):
     stub = course / "examples" / "homework" / "hw20_name.py"
     slots = course / "nested" / "homework" / "slots"
@@ -93,7 +97,3 @@ def test_a_new_slot_by_the_five_steps(course):
     assert "FAILED" in wrong and "add x to itself" in wrong
     stub.write_text(STUB.replace("raise NotImplementedError", "return 2 * x"))  # step 5
     assert "hw20  Twice: 7/7" in run("python -m nested.homework grade --only hw20", course)
-
-
-def test_a_student_grades_one_slot_in_the_copy(course):
-    assert "hw0  One detached line: not attempted" in run(GRADE, course)

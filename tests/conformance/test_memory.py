@@ -1,5 +1,7 @@
 """check_memory passes all that is built in, and finds each of many ways to be wrong."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -92,7 +94,7 @@ class KeepsTheLastToken(SequenceMemory):
     """Not by a gate."""
 
     def __init__(self, dim, chunk):
-        super().__init__(dim, chunk)
+        super().__init__(dim)
         self.weight = nn.Parameter(torch.eye(dim))
 
     def begin(self, batch_size):
@@ -243,13 +245,16 @@ class WritesWholeChunks(Wrong):
     ],
 )
 def test_each_way_to_be_wrong_is_named(wrong, check):
-    assert not run_check(CHECKS[check], wrong).verdict.passed
+    verdict = run_check(CHECKS[check], wrong).verdict
+    assert not verdict.passed and not re.match(r"\w*(Error|Exception): ", verdict.measured)
 
 
 def test_what_is_wrong_is_one_error_with_a_line_a_check():
-    told = "ClipsInTrainingOnly breaks its contract:\n  reading changes nothing but the state"
+    told = (
+        r"RemembersNothing breaks its contract:\n  no read knows .*\n(.*\n)*  gradients go through"
+    )
     with pytest.raises(ConformanceError, match=told):
-        check_memory(ClipsInTrainingOnly)
+        check_memory(RemembersNothing)
 
 
 @pytest.mark.parametrize("kind", ["random", "constant"])

@@ -93,6 +93,12 @@ def test_a_little_output_does_no_harm(tmp_path):
     assert graded(tmp_path, inside("print('reading')\n", ["print('10/10')"])).points == 5
 
 
+def test_an_optimizer_of_pytorch_can_be_made(tmp_path):
+    """Which imports half of PyTorch, from files, when all limits are set."""
+    text = inside("", ["torch.optim.SGD([torch.ones(2)], 0.1).step()"])
+    assert graded(tmp_path, text).points == 5
+
+
 FORGERY = "ok   5/5\\n  hw0  One detached line: 5/5\\x1b[2J"
 
 

@@ -14,7 +14,7 @@ def small(model, mixer="linear", **settings):
 
 MODELS = {
     "transformer": small(Transformer),
-    "attention": small(Hope, "attention", layers=1),
+    "attention": small(Hope, "attention"),
     "linear": small(Hope, "linear"),
     "linear, dot": small(Hope, "linear", objective="dot", layers=1),
     "titans": small(Hope, "titans", layers=1),

@@ -5,6 +5,8 @@ alike), but for two tests; the benchmark compares its programs on larger nets.
 """
 
 import importlib
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -136,6 +138,11 @@ def test_float32(backend, without_compiler):
 def test_with_the_compiler(monkeypatch):
     monkeypatch.setattr(compiled, "WINDOW", 2)
     compare("compile", 3, gentle_rule())
+
+
+def test_to_import_the_package_is_not_to_import_the_compiler():
+    code = "import sys, nested; sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_where_there_is_no_compiler_it_says_so_once_and_is_eager(monkeypatch):
