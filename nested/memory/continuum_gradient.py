@@ -59,14 +59,14 @@ class WrittenOut(torch.autograd.Function):
         slopes = own + units * (1 - own)
         above = off @ w1
         back = above * slopes
-        lengths = [squared(units), squared(off), squared(back)]
-        curvature = lengths[0] + lengths[2] / at_least(1e-12, lengths[1])
+        error, steep = squared(off), squared(back)
+        curvature = squared(units) + steep / at_least(1e-12, error)
         moves = -rates * curvature.clamp(min=1).reciprocal()
         move1, move2 = moves * off, moves * back
         ctx.learn = learn
         ctx.save_for_backward(
             *(queries, keys, values, rates, w1, w2, read, before, share, hidden, off, slopes),
-            *(above, back, lengths[1], lengths[2], curvature, moves, move1, move2),
+            *(above, back, error, steep, curvature, moves, move1, move2),
         )
         after = torch.baddbmm(w1, move1.mT, units), torch.baddbmm(w2, move2.mT, keys)
         return found[:, :count].clone(), *after
