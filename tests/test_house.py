@@ -3,8 +3,10 @@
 import ast
 import importlib
 import inspect
+import io
 import re
 import textwrap
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -36,8 +38,19 @@ def imported_modules(path):
             yield node.module
 
 
-def lines(path):
-    return len(path.read_text().splitlines())
+def lines_of_code(source):
+    """The lines of ``source`` that hold code: no blank ones, comments or docstrings."""
+    skipped = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in skipped | {tokenize.ENDMARKER}:
+            lines |= set(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(
+            node
+        ):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -62,18 +75,17 @@ def test_every_room_has_its_place():
 
 
 def test_the_ladder_reads_in_an_evening():
-    assert all(lines(path) < 120 for path in LADDER)
-    assert sum(map(lines, LADDER)) < 600
+    assert sum(lines_of_code(path.read_text()) for path in LADDER) < 400
 
 
 @pytest.mark.parametrize("path", [*FILES, ROOT / "main.py"], ids=lambda p: p.name)
 def test_files_and_functions_stay_small(path):
-    assert lines(path) < 300
+    source = path.read_text()
+    assert lines_of_code(source) < 250
     assert not set(path.parts) & {"utils", "helpers", "misc", "common"}
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef) and node.name != "parse":  # a list of flags
-            documented = ast.get_docstring(node, clean=False) or ""
-            code = node.end_lineno - node.lineno - documented.count("\n")
+            code = lines_of_code(textwrap.dedent(ast.get_source_segment(source, node, padded=True)))
             assert code <= 45, f"{node.name} in {path.name} has {code} lines"
 
 
