@@ -13,7 +13,7 @@ from nested import (
     momentum_step,
     slow_weights_step,
 )
-from nested.unroll.batched import stack_tasks
+from nested.unroll.over_tasks import stack_tasks
 
 
 def generator(seed=0):

@@ -20,7 +20,7 @@ from nested.conformance.small_problem import cut, small_params
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.tasks.digits import Digits
 from nested.tasks.stack import stack_batch, stack_init
-from nested.unroll.batched import pick_task, stack_tasks
+from nested.unroll.over_tasks import pick_task, stack_tasks
 
 Feature = Callable[..., Tensor]
 SCALES = (0.0, 1e-30, 1e-8, 1e8, 1e30)  # of the gradients and the loss

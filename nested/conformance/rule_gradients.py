@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nested.conformance.check import Check, Evidence, Verdict, judge_equal
@@ -26,8 +25,10 @@ from nested.conformance.small_problem import (
 )
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
-from nested.unroll.batched import pick_task, stack_tasks, unroll_tasks
+from nested.support.lend import call_with
+from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import unroll
+from nested.unroll.over_tasks import pick_task, stack_tasks
 
 STEPS = 3  # K
 DIRECTIONS = 4  # D, for each group of inputs
@@ -75,7 +76,7 @@ class _Borrowing(UpdateRule):
         return self.rule.init(params)
 
     def forward(self, *arguments: Any) -> Step:
-        return functional_call(self.rule, self.weights, arguments)
+        return call_with(self.rule, self.weights, *arguments)
 
 
 def _probe_hypergradient(rule: UpdateRule, seed: int) -> Evidence:

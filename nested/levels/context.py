@@ -84,7 +84,7 @@ def look(context: tuple[str | Callable, ...], *, params: Params, **seen: Tensor 
         given = {**seen, "params": params}
         if not seen["loss"].dim():
             return function(**given)
-        return torch.vmap(lambda one: function(**one))(given)
+        return torch.vmap(lambda one: function(**one), randomness="different")(given)
 
     named = observe(tuple(f for f in context if isinstance(f, str)), **seen)
     features = [getattr(named, f) if isinstance(f, str) else _wide(of_tasks(f)) for f in context]

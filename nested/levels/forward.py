@@ -9,13 +9,13 @@ differentiate with respect to. ``functional_loss`` turns the one into the other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 from weakref import ref
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
+
+from nested.support.lend import Lender, unchanged
 
 Params = dict[str, Tensor]  # as dict(model.named_parameters()) gives
 State = Any  # a nested dict/tuple of tensors
@@ -23,21 +23,27 @@ Batch = Any  # a nested dict/tuple of tensors; functional_loss takes (inputs, ta
 LossFn = Callable[[Params, Batch], Tensor]
 
 
-def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tensor]) -> LossFn:
+def functional_loss(
+    model: nn.Module, criterion: Callable[[Any, Any], Tensor] | None = None
+) -> LossFn:
     """Return ``loss_fn(params, batch) -> scalar``, a pure function of ``params``.
 
-    ``params`` is {name: (...)}, shaped as the model's own; ``batch`` is ``(inputs, targets)``, any
-    shapes that ``model`` and ``criterion`` take. The loss, (), is ``criterion(model(inputs),
-    targets)``, in the criterion's unit (nats for cross entropy). The model is never changed: it
-    lends its code, its buffers (used as they are) and its frozen parameters
-    (``requires_grad=False`` when this function is called), which are constants: they may be left
-    out of ``params`` and get a zero gradient when passed. ``loss_fn.model`` and
-    ``loss_fn.criterion`` keep the two arguments, ``loss_fn.frozen`` the names of the frozen ones.
+    ``params`` is {name: (...)}, shaped as the model's own. The loss, (), is ``criterion(model(
+    inputs), targets)``, in the criterion's unit (nats for cross entropy). A batch is a pair
+    ``(inputs, targets)``, or a dict with the key "targets" whose other entries are the inputs. A
+    tuple or list of inputs is passed as ``model(*inputs)``, a dict as ``model(**inputs)``. Without
+    a criterion the whole batch is the inputs, and the model returns its own loss: a scalar, or an
+    output with ``loss`` in it.
 
-    ``loss_fn`` raises ``TypeError`` when ``params`` is no dict, and ``ValueError`` when its names
-    are not the model's, when ``batch`` is not a pair, and when the model writes to its buffers
-    (BatchNorm in train mode): a pure function has nowhere to keep what was written. Shapes and
-    dtypes that do not match raise PyTorch's own ``RuntimeError``.
+    The model, its buffers and the batch are never changed. Parameters with ``requires_grad=False``
+    when this function is called are frozen: constants, which may be left out of ``params``.
+    ``loss_fn.model`` and ``loss_fn.criterion`` keep the two arguments, ``loss_fn.frozen`` the names
+    of the frozen ones.
+
+    ``loss_fn`` raises ``TypeError`` when ``params`` is no dict or the model returns no loss, and
+    ``ValueError`` when the names are not the model's, when a batch is not as above, and when the
+    model writes to its weights or buffers (BatchNorm in train mode): a pure function has nowhere to
+    keep what was written. Shapes and dtypes that do not match raise PyTorch's own ``RuntimeError``.
 
     >>> import torch
     >>> loss_fn = functional_loss(nn.Linear(2, 1, bias=False), nn.functional.mse_loss)
@@ -46,17 +52,16 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     """
     names = {name for name, _ in model.named_parameters()}
     frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+    lender = Lender(model)
 
     def loss_fn(params: Params, batch: Batch) -> Tensor:
         if not isinstance(params, dict):
             raise TypeError(f"params is a dict of tensors, but got {type(params).__name__}")
         if params.keys() != names:
             _check_names(params, names, frozen)
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-            raise ValueError(f"a batch is a pair (inputs, targets), but got {type(batch).__name__}")
-        inputs, targets = batch
         weights = {n: p.detach() if n in frozen else p for n, p in params.items()}
-        return criterion(_forward(model, weights, inputs), targets)
+        with unchanged(lender.modules.values()):
+            return loss_of(lambda *a, **k: lender(weights, a, k), criterion, batch)
 
     loss_fn.model = model
     loss_fn.criterion = criterion
@@ -65,34 +70,50 @@ def functional_loss(model: nn.Module, criterion: Callable[[Tensor, Tensor], Tens
     return loss_fn
 
 
+def loss_of(
+    forward: Callable[..., Any], criterion: Callable[[Any, Any], Tensor] | None, batch: Batch
+) -> Tensor:
+    """Compute the loss, (), of one batch: ``forward`` gets its inputs, ``criterion`` the targets.
+
+    See ``functional_loss`` for what a batch may be. Raises ``ValueError`` for another batch, and
+    ``TypeError`` where ``forward`` has to return a loss and does not.
+    """
+    if criterion is None:
+        return _own_loss(_call(forward, batch))
+    if isinstance(batch, dict) and "targets" in batch:
+        inputs = {name: part for name, part in batch.items() if name != "targets"}
+        return criterion(forward(**inputs), batch["targets"])
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise ValueError(
+            "a batch is a pair (inputs, targets), or a dict with the key 'targets', but got"
+            f" {type(batch).__name__}"
+        )
+    return criterion(_call(forward, batch[0]), batch[1])
+
+
+def _call(forward: Callable[..., Any], inputs: Any) -> Any:
+    if isinstance(inputs, Mapping):
+        return forward(**inputs)
+    return forward(*inputs) if isinstance(inputs, (tuple, list)) else forward(inputs)
+
+
+def _own_loss(outputs: Any) -> Tensor:
+    if isinstance(outputs, Mapping):
+        outputs = outputs.get("loss")
+    loss = getattr(outputs, "loss", outputs)
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            "without a criterion the model returns its own loss, or an output with a loss in it,"
+            f" but got {type(loss).__name__}: pass a criterion"
+        )
+    return loss
+
+
 def is_functional_loss(loss_fn: LossFn) -> bool:
     """Whether ``functional_loss`` made this very function: a wrapper around it may carry the same
     attributes. Raises nothing."""
     itself = getattr(loss_fn, "itself", None)
     return isinstance(itself, ref) and itself() is loss_fn
-
-
-def _forward(model: nn.Module, weights: Params, inputs: Tensor) -> Tensor:
-    buffers = dict(model.named_buffers())
-    if not buffers or torch.compiler.is_compiling():  # what follows was looked at before compiling
-        return functional_call(model, {**weights, **buffers}, (inputs,))
-    for name, module in model.named_modules():
-        if getattr(module, "track_running_stats", False) and module.training:
-            raise ValueError(_writes_buffers(f"{type(module).__name__} {name!r} in train mode"))
-    lent = {name: buffer.clone() for name, buffer in buffers.items()}  # a write spoils only these
-    state = {**weights, **lent}
-    outputs = functional_call(model, state, (inputs,))
-    for name, buffer in lent.items():
-        if state[name] is not buffer or buffer._version:  # functional_call hands reassignments back
-            raise ValueError(_writes_buffers(f"the model, to buffer {name!r},"))
-    return outputs
-
-
-def _writes_buffers(who: str) -> str:
-    return (
-        f"{who} writes to its buffers in the forward pass, and a pure loss has nowhere to keep"
-        " them: call model.eval(), or use a layer without running statistics (GroupNorm)"
-    )
 
 
 def _check_names(params: Params, names: set[str], frozen: set[str]) -> None:

@@ -13,6 +13,7 @@ from nested.levels.rule import Step, UpdateRule
 from nested.meta.wrapped import Wrapped
 from nested.tasks.family import draw_log_uniform
 from nested.unroll.batched import rule_of_tasks
+from nested.unroll.over_tasks import over_tasks
 
 
 class Rescaled(Wrapped):
@@ -41,7 +42,7 @@ class Rescaled(Wrapped):
             drawn = [draw_log_uniform(1 / reach, reach, generator) for _ in range(len(p))]
             scale[name] = torch.tensor(drawn).to(p)
         shown = {name: p / _beside(scale[name], p) for name, p in params.items()}
-        return {"scale": scale, "own": torch.vmap(self.rule.init)(shown)}
+        return {"scale": scale, "own": over_tasks(self.rule.init)(shown)}
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         rule = rule_of_tasks(self.rule) if loss.dim() else self.rule

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
-from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
@@ -17,8 +16,10 @@ from nested.meta.config import MetaConfig
 from nested.meta.meta_step import MetaStep, Moved
 from nested.meta.objective import task_losses
 from nested.meta.wrapped import Wrapped
+from nested.support.lend import call_with
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import detached
+from nested.unroll.over_tasks import over_tasks
 
 
 class Particles(Wrapped):
@@ -39,9 +40,9 @@ class Particles(Wrapped):
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         def one(weights: Params, *arguments) -> Step:
-            return functional_call(self.rule, weights, arguments)
+            return call_with(self.rule, weights, *arguments)
 
-        return torch.vmap(one)(self.weights, params, grads, state, loss)
+        return over_tasks(one)(self.weights, params, grads, state, loss)
 
 
 class EvolutionStep(MetaStep):

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Generator, Tensor
-from torch.func import functional_call
 
 from nested.levels.forward import Batch, LossFn, Params
 from nested.levels.rule import UpdateRule
@@ -28,8 +27,10 @@ from nested.meta.baselines import (
     tune,
 )
 from nested.meta.objective import scored_losses
+from nested.support.lend import call_with
 from nested.tasks.family import TaskFamily
 from nested.unroll.batched import unroll_tasks
+from nested.unroll.over_tasks import over_tasks
 
 
 class Estimate(NamedTuple):
@@ -196,9 +197,10 @@ def _accuracy(draw: Draw, params: Params) -> Tensor | None:
     """(T,) share of the query batch classified right; None where the task is something else."""
     loss_fn: LossFn = draw.loss_fn
     query: Batch = draw.query
-    if not hasattr(loss_fn, "model") or query[1].is_floating_point():
+    is_pair = isinstance(query, (tuple, list)) and all(isinstance(x, Tensor) for x in query)
+    if not hasattr(loss_fn, "model") or not is_pair or query[1].is_floating_point():
         return None
-    predict = torch.vmap(lambda p, inputs: functional_call(loss_fn.model, p, (inputs,)))
+    predict = over_tasks(lambda p, inputs: call_with(loss_fn.model, p, inputs))
     guesses = predict(params, query[0]).argmax(dim=-1)
     return (guesses.flatten(1) == query[1].flatten(1)).float().mean(dim=1).cpu()
 

@@ -27,6 +27,7 @@ from nested.support.files import load_checkpoint, save_checkpoint
 from nested.tasks.family import Task, TaskFamily, draw_log_uniform
 from nested.tasks.stack import stack_batch, stack_init
 from nested.unroll.inputs import check_data
+from nested.unroll.over_tasks import over_tasks
 
 FORMAT = 1  # of the checkpoint
 SECONDS_BETWEEN_SAVES = 2.0  # at least; the numbers do not depend on it
@@ -161,7 +162,7 @@ class _Training:
         if isinstance(told, Rescaled):
             state = told.start(params, self.config.rescale, self.generator)
         else:
-            state = torch.vmap(told.init)(params)
+            state = over_tasks(told.init)(params)
         return _Runs(tasks, params, state, 0, horizon)
 
     def _windows(self) -> int:

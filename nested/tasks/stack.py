@@ -11,7 +11,7 @@ from torch import Generator
 
 from nested.levels.forward import Batch, Params
 from nested.tasks.family import Task
-from nested.unroll.batched import stack_tasks
+from nested.unroll.over_tasks import stack_tasks
 
 
 def stack_init(tasks: Sequence[Task], generator: Generator) -> Params:

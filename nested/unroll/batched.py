@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
+from nested.support.autograd import has_inference_tensors, outside_inference, with_autograd
 from nested.unroll.dispatch import BACKENDS, check_backend, detached, unroll
 from nested.unroll.inputs import check_data, check_inputs, check_state, told_of
+from nested.unroll.over_tasks import over_tasks, pick_task, stack_tasks
 from nested.unroll.plain_nets import of_tasks
 from nested.unroll.trajectory import Trajectory
 
@@ -45,22 +47,20 @@ def unroll_tasks(
     check_inputs(params, batches, rule)
     count = _count_tasks((params, batches, state))
     how = {"differentiable": differentiable, "first_order": first_order}
-    if backend == "higher":
-        each = []
-        for t in range(count):
-            one_params, one_batches, one_state = pick_task((params, batches, state), t)
-            each.append(
-                unroll(loss_fn, one_params, one_batches, rule, one_state, backend=backend, **how)
-            )
+    if backend == "higher":  # which knows no tasks
+        each = [pick_task((params, batches, state), task) for task in range(count)]
+        runs = [unroll(loss_fn, p, b, rule, s, backend=backend, **how) for p, b, s in each]
         with torch.set_grad_enabled(differentiable):
-            return stack_tasks(each)
-    first = torch.vmap(told_of(rule, len(batches)).init)(params)
+            return stack_tasks(runs)
+    first = over_tasks(told_of(rule, len(batches)).init)(params)
     state = first if state is None else state
     check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
     try:
-        with torch.enable_grad():  # each backend turns it off where it is not wanted
+        with with_autograd(rule):  # each backend turns it off where it is not wanted
+            if has_inference_tensors((params, batches[0], state)):
+                params, batches, state = outside_inference((params, batches, state))
             trajectory = BACKENDS[backend](
                 of_tasks(loss_fn, params),
                 params,
@@ -71,7 +71,7 @@ def unroll_tasks(
                 **how,
             )
     except RuntimeError:
-        loss_fn(*pick_task((params, batches[0]), 0))  # says plainly what vmap says in its own words
+        loss_fn(*pick_task((params, batches[0]), 0))  # one task's error has plainer words
         raise
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
@@ -88,21 +88,10 @@ class _ByVmap(UpdateRule):
     def __init__(self, rule: UpdateRule) -> None:
         super().__init__()
         self.rule = rule
+        self.batched = over_tasks(rule)
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        return torch.vmap(self.rule)(params, grads, state, loss)
-
-
-def stack_tasks(trees: Sequence[Any]) -> Any:
-    """Stack the tensors (...) of T equal nested structures into (T, ...). Raises ``ValueError`` or
-    ``RuntimeError`` where structures or shapes differ, ``TypeError`` for T = 0."""
-    return tree_map(lambda *leaves: torch.stack(leaves), *trees)
-
-
-def pick_task(tree: Any, task: int) -> Any:
-    """Undo ``stack_tasks`` for one task: tensors (T, ...) in, (...) out. Raises ``IndexError`` for
-    a task that is not there."""
-    return tree_map_only(Tensor, lambda leaf: leaf[task], tree)
+        return self.batched(params, grads, state, loss)
 
 
 def _count_tasks(parts: Any) -> int:

@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.func import functional_call
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
+from nested.support.autograd import with_autograd
+from nested.support.lend import call_with, versions
 from nested.unroll.eager import unroll_eager
 from nested.unroll.trajectory import Trajectory, join
 
@@ -71,7 +72,7 @@ class _Replay:
     out_spec: Any = None
 
     def __post_init__(self) -> None:
-        self.versions = _versions(self.segments)  # saving K batches makes holes in memory
+        self.versions = versions(self.segments)  # saving K batches makes holes in memory
 
     def run(
         self, leaves: Sequence[Tensor], spec: Any, segment: list[Batch], differentiable: bool
@@ -79,7 +80,7 @@ class _Replay:
         params, state = tree_unflatten(list(leaves), spec)
         parts = (self.loss_fn, params, segment, self.rule, state)
         kind, dtype, enabled = self.precision
-        with torch.autocast(kind, dtype, enabled):
+        with torch.autocast(kind, dtype, enabled), with_autograd(self.rule):
             return unroll_eager(*parts, differentiable=differentiable, **self.how)
 
     def all(self, leaves: Sequence[Tensor]) -> tuple[Trajectory, list[tuple]]:
@@ -111,7 +112,7 @@ class _Checkpointed(torch.autograd.Function):
     def backward(ctx: Any, *d_out: Tensor | None) -> tuple:
         replay, count = ctx.replay, len(ctx.replay.learned)
         start = ctx.saved_tensors[count:]
-        if replay.versions != _versions(replay.segments):
+        if replay.versions != versions(replay.segments):
             raise RuntimeError("a batch was changed in place before the backward pass")
         starts, ctx.starts = ctx.starts or replay.all(start)[1], None  # let go of one by one
         d_learned = [torch.zeros_like(p) for p in replay.learned]
@@ -176,7 +177,7 @@ def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batc
     own = {name: p.detach() for name, p in replay.rule.named_parameters()}
     with torch.enable_grad(), _drawing_from(_random_states(leaves)):  # which draws nothing new
         loss = replay.loss_fn(params, batch)
-        step = functional_call(replay.rule, own, (params, zeros, state, loss.detach()))
+        step = call_with(replay.rule, own, params, zeros, state, loss.detach())
     if learned_data or any(x.requires_grad for x in tree_leaves((loss, tuple(step)))):
         raise ValueError(
             "the checkpoint backend finds gradients of the rule's own parameters, the initial"
@@ -186,11 +187,6 @@ def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batc
 
 def _tensors(batches: Any) -> list[Tensor]:
     return [x for x in tree_leaves(batches) if isinstance(x, Tensor)]
-
-
-def _versions(batches: Any) -> list[int]:
-    """How often each tensor was changed in place; inference tensors do not count that."""
-    return [0 if x.is_inference() else x._version for x in _tensors(batches)]
 
 
 def _precision(leaves: Sequence[Tensor]) -> tuple[str, torch.dtype, bool]:

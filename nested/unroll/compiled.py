@@ -14,13 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value
 from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.support.cuda_graph import is_recording
-from nested.unroll.eager import unroll_eager
+from nested.unroll.eager import functional_gradient, unroll_eager
 from nested.unroll.plain_nets import PlainLoss
 from nested.unroll.trajectory import Trajectory, join, stack_trajectory
 
@@ -83,14 +82,9 @@ def _window(
     """What is compiled: ``unroll_eager``'s loop, its gradients written out or by ``torch.func``."""
     losses, signals = [], []
     for batch in batches:
-
-        def total(points: Params, batch: Batch = batch) -> tuple[Tensor, Tensor]:
-            loss = loss_fn(points, batch)
-            return loss.sum(), loss
-
         found = loss_fn.with_gradient(params, batch) if isinstance(loss_fn, PlainLoss) else None
         if found is None:
-            grads, (_, loss) = grad_and_value(total, has_aux=True)(params)
+            loss, grads = functional_gradient(loss_fn, params, batch, time_dim=time_dim)
         else:
             loss, grads = found
         if first_order:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
+from nested.support.autograd import has_inference_tensors, outside_inference, with_autograd
 from nested.unroll.checkpointed import unroll_checkpointed
 from nested.unroll.compiled import unroll_compiled
 from nested.unroll.eager import unroll_eager
@@ -70,7 +70,9 @@ def unroll(
     check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
-    with torch.enable_grad():  # each backend turns it off where it is not wanted
+    with with_autograd(rule):  # each backend turns it off where it is not wanted
+        if has_inference_tensors((params, batches[0], state)):
+            params, batches, state = outside_inference((params, batches, state))
         trajectory = BACKENDS[backend](
             loss_fn if backend == "higher" else faster(loss_fn, params),
             params,

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.func import grad_and_value
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
+from nested.support.autograd import ForwardMode, in_transform
 from nested.unroll.inputs import check_loss, check_step
 from nested.unroll.plain_nets import PlainLoss
 from nested.unroll.trajectory import Trajectory, stack_trajectory
@@ -63,6 +65,11 @@ def inner_gradient(
     """The loss at ``params``, () or (T,), and its gradient {name: (...)}: both in their graph, or
     neither if not ``differentiable``, or the loss alone with ``first_order``. Raises ``TypeError``
     or ``ValueError`` for a loss that is no scalar."""
+    if in_transform():  # around this whole unroll, such as torch.func.jvp
+        with ForwardMode():
+            return functional_gradient(
+                loss_fn, params, batch, differentiable, first_order, time_dim
+            )
     # a weight outside every graph still needs a gradient; one inside keeps its graph
     points = {n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()}
     if isinstance(loss_fn, PlainLoss) and not (differentiable and first_order):
@@ -83,3 +90,28 @@ def inner_gradient(
             materialize_grads=True,  # a weight that the loss does not use has a zero gradient
         )
     return loss if differentiable else loss.detach(), dict(zip(points, grads, strict=True))
+
+
+def functional_gradient(
+    loss_fn: LossFn,
+    params: Params,
+    batch: Batch,
+    differentiable: bool = True,
+    first_order: bool = False,
+    time_dim: int = 0,
+) -> tuple[Tensor, Params]:
+    """As ``inner_gradient``, by ``torch.func``: for use inside its transforms and the compiler.
+
+    Returns the loss, () or (T,), and its gradient {name: (...)}. Raises what ``inner_gradient``
+    raises.
+    """
+
+    def total(points: Params) -> tuple[Tensor, Tensor]:
+        loss = loss_fn(points, batch)
+        check_loss(loss, dims=time_dim)
+        return loss.sum(), loss
+
+    grads, (_, loss) = grad_and_value(total, has_aux=True)(params)
+    if first_order or not differentiable:
+        grads = {name: grad.detach() for name, grad in grads.items()}
+    return loss if differentiable else loss.detach(), grads

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_structure
 
 from nested.levels.forward import Batch, Params, State
 from nested.levels.rule import Step, UpdateRule
+from nested.support.autograd import in_transform
 from nested.support.cuda_graph import is_recording
 
 
@@ -112,9 +113,13 @@ def check_data(batches: Sequence[Batch], results: Any, name: str = "batches") ->
 
     The batches are looked at only when a result is not finite, so that good data costs one look at
     the results; a run that diverged on good data is returned as it is. While a CUDA graph is being
-    recorded nothing can be looked at.
+    recorded, or inside a transform of ``torch.func``, nothing can be looked at.
     """
-    if is_recording() or all(torch.isfinite(leaf).all() for leaf in tree_leaves(results)):
+    if (
+        is_recording()
+        or in_transform()
+        or all(torch.isfinite(leaf).all() for leaf in tree_leaves(results))
+    ):
         return
     for k, batch in enumerate(batches):
         which = f"{name}[{k}]" if name == "batches" else name

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn.functional import cross_entropy, linear, mse_loss
 from torch.nn.modules.module import _has_any_global_hook
 
 from nested.levels.forward import Batch, LossFn, Params, is_functional_loss
+from nested.support.autograd import in_transform
+from nested.unroll.over_tasks import over_tasks
 from nested.unroll.plain_gradient import ACTIVATIONS, IGNORED, Net, loss_and_gradient
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -30,11 +31,13 @@ def faster(loss_fn: LossFn, params: Params) -> LossFn:
 
 
 def of_tasks(loss_fn: LossFn, params: Params) -> LossFn:
-    """The losses of T tasks, (T,), from params {name: (T, ...)} and a batch (T, ...): by batched
-    matrix products where ``loss_fn``, that of one task, is a plain net's, else by ``torch.vmap``.
-    Raises nothing; the losses raise what PyTorch does."""
+    """Return the losses of T tasks, (T,), from params {name: (T, ...)} and a batch (T, ...).
+
+    ``loss_fn`` is that of one task. A plain net's becomes batched matrix products, another goes
+    through ``over_tasks``. The losses raise what PyTorch does.
+    """
     layers = _plain_layers(loss_fn, params)
-    by_vmap = torch.vmap(loss_fn, randomness="different")
+    by_vmap = over_tasks(loss_fn)
     return by_vmap if layers is None else PlainLoss(loss_fn, layers, by_vmap)
 
 
@@ -83,9 +86,7 @@ class PlainLoss:
         learned = inputs.requires_grad or targets.requires_grad
         if learned or not inputs.numel() or torch.is_autocast_enabled(inputs.device.type):
             return None
-        if not torch.compiler.is_compiling() and (
-            torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        ):
+        if in_transform():
             return None
         names = [f"{name}{kind}" for _, name in self.layers[::2] for kind in ("weight", "bias")]
         weights = [params.get(name) for name in names]
@@ -118,6 +119,8 @@ def _plain_layers(loss_fn: LossFn, params: Params) -> Layers | None:
     if any(type(layer) not in known for layer in inner.values()) or _has_any_global_hook():
         return None
     if any(any(map(vars(module).get, CHANGES)) for module in model.modules()):
+        return None
+    if getattr(next(iter(inner.values()), None), "inplace", False):  # it would write to the batch
         return None
     layers = [(layer, f"{name}." if name else "") for name, layer in inner.items()]
     own = [f"{name}{kind}" for layer, name in layers for kind, p in layer.named_parameters()]

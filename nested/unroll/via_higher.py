@@ -6,12 +6,14 @@ Source: Grefenstette et al. 2019 (arXiv 1910.01727), ``higher.innerloop_ctx``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
 from torch import Tensor
 
-from nested.levels.forward import Batch, LossFn, Params, State, is_functional_loss
+from nested.levels.forward import Batch, LossFn, Params, State, is_functional_loss, loss_of
 from nested.levels.rule import UpdateRule
+from nested.support.lend import copied, make_embeddings_dense, unchanged
 from nested.unroll.inputs import check_loss, check_step
 from nested.unroll.trajectory import Trajectory, stack_trajectory
 
@@ -36,6 +38,21 @@ def unroll_via_higher(
     """
     higher = _import_higher()
     _check_parts(loss_fn, params, batches, state)
+    with unchanged(loss_fn.model.modules()):
+        make_embeddings_dense(loss_fn.model.modules())
+        return _steps(higher, loss_fn, params, batches, rule, state, differentiable, first_order)
+
+
+def _steps(
+    higher: ModuleType,
+    loss_fn: LossFn,
+    params: Params,
+    batches: Sequence[Batch],
+    rule: UpdateRule,
+    state: State,
+    differentiable: bool,
+    first_order: bool,
+) -> Trajectory:
     model, criterion = loss_fn.model, loss_fn.criterion
     inner_sgd = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)  # overridden at each step
     names = [name for name, _ in model.named_parameters()]
@@ -46,9 +63,9 @@ def unroll_via_higher(
         buffers = sgd.state[0]  # {index: {"momentum_buffer": tensor}}
         for i in moving:
             buffers[i]["momentum_buffer"] = state["momentum"][names[i]]
-        for inputs, targets in batches:
+        for batch in batches:
             fast = dict(zip(names, fmodel.fast_params, strict=True))
-            loss = criterion(fmodel(inputs), targets)
+            loss = loss_of(fmodel, criterion, copied(batch))
             check_loss(loss, dims=0)
             wanted = {names[i]: fast[names[i]] for i in moving}
             grads = _gradients(loss, wanted, create_graph=differentiable and not first_order)
@@ -80,7 +97,7 @@ def _gradients(loss: Tensor, weights: Params, create_graph: bool) -> Params:
     return dict(zip(weights, grads, strict=True))
 
 
-def _import_higher():
+def _import_higher() -> ModuleType:
     try:
         import higher
     except ImportError as error:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy, linear
 
 from nested import MetaOptimizer, UpdateRule, functional_loss, unroll, unroll_tasks
 from nested.levels.context import look
-from nested.unroll.batched import stack_tasks
+from nested.unroll.over_tasks import stack_tasks
 from nested.unroll.plain_nets import of_tasks
 
 SIZES = {"S": ([64, 32, 10], 32), "M": ([784, 256, 256, 10], 64)}  # widths, B

@@ -1,5 +1,7 @@
 """Level 1: a pure loss that is the module's own, and refuses what cannot be pure."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -108,3 +110,61 @@ def test_a_model_that_writes_to_its_buffers_is_refused_and_left_unchanged(model)
     with pytest.raises(ValueError, match="writes to its buffers"):
         functional_loss(model, nn.functional.mse_loss)(dict(model.named_parameters()), batch)
     assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+
+
+class TwoInputs(nn.Module):
+    """Takes two inputs; with labels it returns its own loss, in one of the usual ways."""
+
+    def __init__(self, returns="logits"):
+        super().__init__()
+        self.head, self.returns = nn.Linear(3, 2), returns
+
+    def forward(self, x, scale, labels=None):
+        logits = self.head(x) * scale
+        if labels is None:
+            return logits
+        loss = nn.functional.mse_loss(logits, labels)
+        outputs = {
+            "logits": logits,
+            "scalar": loss,
+            "dict": {"loss": loss, "logits": logits},
+            "object": SimpleNamespace(loss=loss, logits=logits),
+        }
+        return outputs[self.returns]
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        ((BATCH[0], 2.0), BATCH[1]),
+        ([BATCH[0], torch.tensor(2.0)], BATCH[1]),
+        ({"scale": 2.0, "x": BATCH[0]}, BATCH[1]),
+        {"targets": BATCH[1], "x": BATCH[0], "scale": 2.0},
+    ],
+)
+def test_a_model_may_take_several_inputs(batch):
+    model = TwoInputs()
+    loss = functional_loss(model, nn.functional.mse_loss)(dict(model.named_parameters()), batch)
+    expected = nn.functional.mse_loss(2 * model.head(BATCH[0]), BATCH[1])
+    torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("returns", ["scalar", "dict", "object"])
+@pytest.mark.parametrize("kind", [tuple, dict])
+def test_a_model_may_return_its_own_loss(returns, kind):
+    model = TwoInputs(returns)
+    batch = (BATCH[0], 2.0, BATCH[1])
+    batch = dict(zip(("x", "scale", "labels"), batch)) if kind is dict else batch
+    loss = functional_loss(model)(dict(model.named_parameters()), batch)
+    expected = nn.functional.mse_loss(2 * model.head(BATCH[0]), BATCH[1])
+    torch.testing.assert_close(loss, expected)
+
+
+def test_a_model_that_returns_no_loss_of_its_own_needs_a_criterion():
+    class Pair(nn.Linear):
+        def forward(self, x):
+            return {"logits": super().forward(x)}
+
+    model = Pair(3, 2)
+    with pytest.raises(TypeError, match="without a criterion the model returns its own loss.*pass"):
+        functional_loss(model)(dict(model.named_parameters()), BATCH[0])

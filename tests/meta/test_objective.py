@@ -5,7 +5,7 @@ import torch
 
 from nested import unroll_tasks
 from nested.meta.objective import meta_loss, scored_losses
-from nested.unroll.batched import pick_task
+from nested.unroll.over_tasks import pick_task
 from tests.problems import learned_rule, problem, repeat_tasks
 
 

@@ -21,7 +21,7 @@ from nested.meta.race import Entry, RaceResult, own_schedule
 from nested.meta.report import compare, draw_report, table, verdict
 from nested.meta.training import MetaHistory, MetaRecord
 from nested.tasks import ByteRNN, Digits, Quadratics
-from nested.unroll.batched import pick_task
+from nested.unroll.over_tasks import pick_task
 from tests.problems import generator
 
 FEW = {"tasks": 6, "tuning_tasks": 3}

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from nested import MetaOptimizer, functional_loss, unroll, unroll_tasks
-from nested.unroll.batched import pick_task, rule_of_tasks
+from nested.unroll.batched import rule_of_tasks
+from nested.unroll.over_tasks import pick_task
 from tests.problems import (
     ConstantRule,
     everything,

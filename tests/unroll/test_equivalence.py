@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from nested import unroll, unroll_tasks
-from nested.unroll.batched import pick_task
+from nested.unroll.over_tasks import pick_task
 from tests.problems import (
     ConstantRule,
     WithWeights,

@@ -13,8 +13,8 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.modules.module import register_module_forward_hook
 
 from nested import functional_loss, unroll, unroll_tasks
-from nested.unroll.batched import stack_tasks
 from nested.unroll.eager import inner_gradient
+from nested.unroll.over_tasks import stack_tasks
 from nested.unroll.plain_nets import PlainLoss, faster, of_tasks
 from tests.problems import generator, learned_rule
 
