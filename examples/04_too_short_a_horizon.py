@@ -13,14 +13,13 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor, nn
 
-from nested import MetaConfig, Step, UpdateRule, unroll_tasks
+from nested import MetaConfig, Step, UpdateRule, detached, unroll_tasks
 from nested.meta.baselines import Draw, draw_tasks
 from nested.meta.evolution import EvolutionStep, paired
 from nested.meta.objective import scored_losses
 from nested.support.files import prepare_folder
 from nested.support.plots import COLOURS, new_figure, save_figure
 from nested.tasks import Quadratics
-from nested.unroll.dispatch import detached
 
 STEPS, TASKS, NOISE = 100, 128, 1.0
 WINDOWS = (1, 5, 20, 100)

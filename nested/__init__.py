@@ -9,7 +9,7 @@ from nested.levels import (  # isort: skip
     MetaOptimizer,
     Clock,
 )
-from nested.unroll import Trajectory, unroll, unroll_tasks  # isort: skip
+from nested.unroll import Trajectory, detached, unroll, unroll_tasks  # isort: skip
 from nested.tasks import Task, TaskFamily  # isort: skip
 from nested.meta import MetaConfig, MetaHistory, RaceResult, meta_train, race  # isort: skip
 
@@ -24,6 +24,7 @@ __all__ = [
     "Trajectory",
     "unroll",
     "unroll_tasks",
+    "detached",
     "Task",
     "TaskFamily",
     "MetaConfig",

@@ -89,8 +89,9 @@ def meta_train(
     start, and where ``config.groups`` are on their way at once, one of them is moved on at a time.
     With ``checkpoint`` (a file) progress is saved whenever all runs have ended, at most every two
     seconds, and when interrupted; ``resume=True`` goes on from that file if it is there, and ends
-    with the same numbers as a run never stopped. ``on_step`` is called with the history after each
-    meta-step.
+    with the same numbers as a run never stopped. With more ``meta_steps`` than the file's run had,
+    it goes on to that number: fresh runs start, and the learning rate follows the longer cosine.
+    ``on_step`` is called with the history after each meta-step.
 
     Raises ``TypeError`` for a rule or family that is none; ``ValueError`` for a rule with nothing
     to learn or no part in the meta-loss, for data that are not finite, for a checkpoint that cannot
@@ -232,8 +233,12 @@ class _Training:
         """Go on from a snapshot; raises ``ValueError`` unless it was made for the same training."""
         if content.get("format") != FORMAT:
             raise ValueError(f"the checkpoint has format {content.get('format')}, not {FORMAT}")
+        made_for = copy.deepcopy(content.get("made_for", {}))
+        planned = made_for.get("config", {}).get("meta_steps", 0)
+        if planned < self.config.meta_steps:  # the same training, made longer
+            made_for.get("config", {})["meta_steps"] = self.config.meta_steps
         for what, ours in self._made_for().items():
-            theirs = content.get("made_for", {}).get(what)
+            theirs = made_for.get(what)
             if theirs != ours:
                 raise ValueError(
                     f"the checkpoint was made with another {what}: {_difference(theirs, ours)};"

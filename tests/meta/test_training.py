@@ -170,6 +170,17 @@ def test_a_finished_run_resumes_to_itself(tmp_path):
     assert torch.equal(numbers(again), numbers(whole)) and history == whole_history
 
 
+def test_a_finished_run_may_go_on_to_more_meta_steps(tmp_path):
+    path = tmp_path / "rule.pt"
+    whole, whole_history = train(checkpoint=path)
+    longer = MetaConfig(**{**vars(SMALL), "meta_steps": 20})
+    rule, history = train(longer, checkpoint=path, resume=True)
+    assert len(history.records) == 20 and history.records[:12] == whole_history.records
+    assert not torch.equal(numbers(rule), numbers(whole))
+    again, same_history = train(longer, checkpoint=path, resume=True)
+    assert torch.equal(numbers(again), numbers(rule)) and same_history == history
+
+
 def test_without_a_checkpoint_resume_starts_from_the_beginning(tmp_path):
     fresh, _ = train(checkpoint=tmp_path / "rule.pt", resume=True)
     assert torch.equal(numbers(fresh), numbers(train()[0]))
@@ -179,8 +190,14 @@ def test_a_checkpoint_of_something_else_is_refused_and_kept(tmp_path):
     path = tmp_path / "rule.pt"
     train(checkpoint=path)
     before = path.read_bytes()
-    with pytest.raises(ValueError, match="another config: its meta_steps is 12, here it is 13"):
-        train(MetaConfig(**{**vars(SMALL), "meta_steps": 13}), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another config: its meta_steps is 12, here it is 11"):
+        train(MetaConfig(**{**vars(SMALL), "meta_steps": 11}), checkpoint=path, resume=True)
+    with pytest.raises(ValueError, match="another config: its lr is 0.03, here it is 0.02"):
+        train(
+            MetaConfig(**{**vars(SMALL), "meta_steps": 13, "lr": 0.02}),
+            checkpoint=path,
+            resume=True,
+        )
     with pytest.raises(ValueError, match="another family: its class is Quadratics, here it is Sum"):
         train(family=SumRegression(), checkpoint=path, resume=True)
     with pytest.raises(ValueError, match="another family: its dim is 8, here it is 3"):
