@@ -126,9 +126,9 @@ def smoothed(curve: Tensor) -> Tensor:
     """Losses (..., K) averaged over the last twentieth of a run, (..., K): a step's batch alone is
     too noisy to be an aim. Raises ``IndexError`` for a tensor without dimensions."""
     width = max(1, curve.shape[-1] // 20)
-    sums = torch.nn.functional.pad(curve.double().cumsum(-1), (width, 0))
-    counts = torch.arange(1, curve.shape[-1] + 1).clamp(max=width)
-    return (sums[..., width:] - sums[..., :-width]) / counts
+    windows = torch.nn.functional.pad(curve, (width - 1, 0)).unfold(-1, width, 1)  # (..., K, width)
+    counts = torch.arange(1, curve.shape[-1] + 1, device=curve.device).clamp(max=width)
+    return windows.sum(-1) / counts
 
 
 LRS = (0.03, 0.07, 0.15, 0.3, 0.6, 1.2, 2.5)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
@@ -119,8 +120,9 @@ class Lender:
         if torch.compiler.is_compiling():  # an eager forward pass looked at all of this before
             inputs = copied(inputs) if self.copies_inputs else inputs
             lent = everywhere({**weights, **buffers}, self.names_of)
+            self._detach_padding(lent)
             return functional_call(self.model, lent, *inputs, tie_weights=False)
-        self._refuse_running_statistics()
+        self._refuse_what_keeps_values()
         weights = copied(weights) if self.is_first else weights
         inputs = copied(inputs) if self.is_first or self.copies_inputs else inputs
         own = {**weights, **copied(buffers)} if buffers else weights
@@ -142,7 +144,12 @@ class Lender:
         self.is_first = False
         return outputs
 
-    def _refuse_running_statistics(self) -> None:
+    def _refuse_what_keeps_values(self) -> None:
+        if parametrize._cache_enabled:
+            raise ValueError(
+                "inside torch.nn.utils.parametrize.cached() a model keeps the weights of its first"
+                " forward pass: leave that context for an unroll"
+            )
         for name, module in self.norms.items():
             if module.track_running_stats and module.training:
                 who = f"{type(module).__name__} {name!r} in train mode"

@@ -15,7 +15,12 @@ from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
-from nested.support.autograd import has_inference_tensors, outside_inference, with_autograd
+from nested.support.autograd import (
+    has_inference_tensors,
+    in_transform,
+    outside_inference,
+    with_autograd,
+)
 from nested.unroll.checkpointed import unroll_checkpointed
 from nested.unroll.compiled import unroll_compiled
 from nested.unroll.eager import unroll_eager
@@ -93,6 +98,11 @@ def detached(tree: Any) -> Any:
 
 
 def check_backend(backend: str) -> None:
-    """Raise ``ValueError`` unless there is such a backend."""
+    """Raise ``ValueError`` unless there is such a backend, and it can run where the caller is."""
+    if backend in BACKENDS and backend != "eager" and in_transform():
+        raise ValueError(
+            f"the backend {backend!r} does not run inside torch.func or forward-mode transforms:"
+            " use backend='eager'"
+        )
     if not isinstance(backend, str) or backend not in BACKENDS:
         raise ValueError(f"there is no backend {backend!r}; choose one of {sorted(BACKENDS)}")

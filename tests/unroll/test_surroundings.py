@@ -276,3 +276,10 @@ def test_models_with_several_inputs_unroll(backend):
     many = [repeat_tasks(batch) for batch in batches]
     together = unroll_tasks(loss_fn, repeat_tasks(params), many, rule, backend=backend)
     torch.testing.assert_close(together.losses, expected.losses.expand(2, 3))
+
+
+@pytest.mark.parametrize("backend", ["checkpoint", "compile", "higher"])
+def test_other_backends_say_that_they_do_not_run_in_a_transform(backend):
+    outcome = last_loss(False, backend=backend)
+    with pytest.raises(ValueError, match="does not run inside torch.func.*use backend='eager'"):
+        torch.func.grad(outcome)(LR)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from nested import MetaConfig, functional_loss, meta_train, unroll, unroll_tasks
 from nested.support.lend import call_with
@@ -194,6 +194,22 @@ def test_tasks_are_those_taken_one_by_one(name):
         torch.testing.assert_close(together.params[name], ends, rtol=1e-9, atol=1e-11)
 
 
+def test_the_compiled_backend_leaves_padding_rows_of_all_tasks_alone():
+    model, batches = draw("padding")
+    start = {name: p.detach() for name, p in model.named_parameters()}
+    run = unroll_tasks(
+        functional_loss(model, mse_loss),
+        stack_tasks([start] * 2),
+        [stack_tasks([batch] * 2) for batch in batches],
+        ConstantRule(0.1, 0.5),
+        backend="compile",
+    )
+    rows = run.params["table.weight"][:, 2]
+    assert torch.equal(rows, start["table.weight"][2].expand(2, -1))
+    expected = trained_by_torch(model, batches, 0.1, 0.5).expand(2, -1)
+    torch.testing.assert_close(run.losses.detach(), expected, rtol=1e-10, atol=1e-12)
+
+
 def test_the_compiled_backend_takes_a_layer_that_stands_twice():
     model, batches = draw("a layer twice")
     params, rule = dict(model.named_parameters()), ConstantRule(0.1, 0.5)
@@ -275,3 +291,11 @@ def test_call_with_replaces_a_tensor_under_all_its_names():
     expected = torch.tanh(x + model.a.bias) + model.b.bias
     torch.testing.assert_close(outputs, expected)
     assert model.a.weight is model.b.weight
+
+
+def test_cached_parametrizations_are_refused():
+    model = parametrizations.weight_norm(nn.Linear(3, 3))
+    batches = [(torch.randn(5, 3), torch.randn(5, 3))] * 2
+    with parametrize.cached(), pytest.raises(ValueError, match="keeps the weights of its first"):
+        params = dict(model.named_parameters())
+        unroll(functional_loss(model, mse_loss), params, batches, ConstantRule(0.1, 0.5))
