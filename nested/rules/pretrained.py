@@ -64,7 +64,7 @@ def load_rule(name: Path | str = "default") -> UpdateRule:
     try:
         described = json.loads(about["rule"])
         made = RULES[described["class"]](**described["settings"])
-        made.load_state_dict(tensors)
+        made.load_state_dict(tensors, assign=True)  # in the dtype of the file
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"the file {str(name)!r} does not hold a rule of this package: was it written by"
