@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +82,28 @@ def read_card(name: Path | str = "default") -> dict[str, Any]:
         return json.loads(_read(name)[1]["card"])
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"the file {str(name)!r} has no card that can be read") from error
+
+
+def outside_of(card: dict[str, Any], shapes: Sequence[Sequence[int]], steps: int | None) -> str:
+    """Say in which ways a net with parameters of these ``shapes``, trained for ``steps``, differs
+    from all that the rule of this ``card`` was taught on. Returns "" if it does not, or if the card
+    does not tell its ``taught_range``."""
+    ours = {**measure_net(shapes), **({} if steps is None else {"steps": steps})}
+    taught = card.get("taught range", {})
+    return ", ".join(
+        f"{ours[name]:,} {name} (taught: {low:,} to {high:,})"
+        for name, (low, high) in taught.items()
+        if name in ours and not low <= ours[name] <= high
+    )
+
+
+def measure_net(shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Return the sizes of a net, from the ``shapes`` of its parameters, that a card tells."""
+    return {
+        "weights": sum(map(math.prod, shapes)),
+        "tensors": len(shapes),
+        "dimensions of a tensor": max(map(len, shapes), default=0),
+    }
 
 
 def path_of(name: Path | str) -> Path:
