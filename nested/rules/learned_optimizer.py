@@ -33,15 +33,11 @@ from nested.rules.guard import (
     note_promise,
     rise_since_kept,
 )
-from nested.rules.pretrained import load_rule, outside_of, read_card
+from nested.rules.pretrained import fingerprint, load_rule, outside_of, read_card
 
 CLIMBED = (
     "the loss climbed after a step of this rule, so the weights went back and further steps are"
     " smaller: try a group's lr of 0.1, or compare with AdamW"
-)
-PAST_THE_END = (
-    "this rule was told total_steps, and now come more: it goes on with the small steps of the end;"
-    " give the number of steps that there will be"
 )
 USER = 5  # frames between a warning and the call of step
 MOST_FORMS = 64  # of states, kept for the sets of weights that had gradients
@@ -84,7 +80,8 @@ class LearnedOptimizer(MemoryOptimizer):
         self.forms: dict[tuple[str, ...], Form] = {}
         self.loss: Tensor | None = None  # of the step that is made
         told = getattr(self.rule, "total_steps", None)
-        super().__init__(params, {"lr": 1.0, "rule": type(rule).__name__, "total_steps": told})
+        settings = {"lr": 1.0, "rule": type(rule).__name__, "total_steps": told}
+        super().__init__(params, {**settings, "fingerprint": fingerprint(rule)})
         self.rule.to(self.param_groups[0]["params"][0].device)
 
     @property
@@ -166,7 +163,11 @@ class LearnedOptimizer(MemoryOptimizer):
         record["steps"] += 1
         sees_progress = getattr(self.rule, "progress", True)
         if sees_progress and record["steps"] - 1 == self.defaults["total_steps"]:
-            warnings.warn(PAST_THE_END, stacklevel=USER)
+            warnings.warn(
+                f"this rule was told total_steps={self.defaults['total_steps']}, and now come more:"
+                " it goes on with the small steps of the end; give the number that there will be",
+                stacklevel=USER,
+            )
         self.move_all()
         if is_kept:
             note_promise(record, self.state, weights)
@@ -224,8 +225,11 @@ class LearnedOptimizer(MemoryOptimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a ``state_dict``. Raises ``ValueError``, before anything changes, for the
         state of another optimizer or rule, of weights of other shapes, of a run of another length,
-        or with settings out of range."""
-        check_saved(type(self).__name__, self.defaults, state_dict, "state", "param_groups")
+        or with settings out of range. A state of an older version, without a fingerprint of its
+        rule, is taken with a warning."""
+        settings = {name: x for name, x in self.defaults.items() if name != "fingerprint"}
+        check_saved(type(self).__name__, settings, state_dict, "state", "param_groups")
+        state_dict = self._with_fingerprints(state_dict)
         groups = state_dict["param_groups"]
         for group in groups:
             for setting in ("rule", "total_steps"):
@@ -233,6 +237,12 @@ class LearnedOptimizer(MemoryOptimizer):
                 if theirs != ours:
                     said = f"this state is of an optimizer with {setting} {theirs}"
                     raise ValueError(f"{said}, but here it is {ours}: make one with the same")
+            theirs, ours = group["fingerprint"], self.defaults["fingerprint"]
+            if theirs != ours:
+                raise ValueError(
+                    f"this state is of a {group['rule']} rule with other settings or weights"
+                    f" (fingerprint {theirs}, here {ours}): load the rule that made it"
+                )
         weights = [p for group in self.param_groups for p in group["params"]]
         for p, i in zip(weights, (i for group in groups for i in group["params"])):
             shape = state_dict["state"].get(i, {}).get("shape", list(p.shape))
@@ -244,6 +254,19 @@ class LearnedOptimizer(MemoryOptimizer):
             device = group["params"][0].device
             shared = group.get("shared", {})
             group.update({"shared": {key: leaf.to(device) for key, leaf in shared.items()}})
+
+    def _with_fingerprints(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """The same state; where an older version saved it, with the fingerprint of this rule."""
+        groups = state_dict["param_groups"]
+        if not all("fingerprint" in group for group in groups):
+            warnings.warn(
+                "this state was saved by an older version of nested, so that it cannot tell whether"
+                " it is of the same rule: make sure that it is",
+                stacklevel=3,
+            )
+            ours = {"fingerprint": self.defaults["fingerprint"]}
+            groups = [{**ours, **group} for group in groups]
+        return {**state_dict, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"rule": self.rule, "forms": {}, "loss": None}
