@@ -52,9 +52,9 @@ class MetaOptimizer(UpdateRule):
         _check(hidden, lr_range, momentum_range, context)
         self.hidden, self.context = hidden, tuple(context)
         self.lr_range, self.momentum_range = tuple(lr_range), tuple(momentum_range)
-        scales = torch.tensor([SCALES.get(feature, (0.0, 1.0)) for feature in self.context])
-        spans = torch.tensor([_inside(*map(math.log, lr_range)), _inside(*momentum_range)])
-        constants = torch.tensor(4.0), scales[:, 0], 4 * scales[:, 1], *spans.unbind(1)
+        scales = _constant([SCALES.get(feature, (0.0, 1.0)) for feature in self.context])
+        spans = _constant([_inside(*map(math.log, lr_range)), _inside(*momentum_range)])
+        constants = _constant(4.0), scales[:, 0], 4 * scales[:, 1], *spans.unbind(1)
         for name, constant in zip(("reach", "centre", "width", "low", "span"), constants):
             self.register_buffer(name, constant, persistent=False)
         self.net = nn.Sequential(nn.Linear(len(context), hidden), nn.Tanh(), nn.Linear(hidden, 2))
@@ -63,10 +63,11 @@ class MetaOptimizer(UpdateRule):
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
         first, _, last = self.net
-        first.weight.uniform_(-1, 1, generator=generator).div_(math.sqrt(len(self.context)))
-        first.bias.uniform_(-1, 1, generator=generator)
-        last.weight.uniform_(-0.1, 0.1, generator=generator)  # small: starts nearly constant
-        share = (torch.tensor([math.log(START_LR), START_MOMENTUM]) - self.low) / self.span
+        near, small = (-1, 1), (-0.1, 0.1)  # small: starts nearly constant
+        for p, reach in ((first.weight, near), (first.bias, near), (last.weight, small)):
+            p.copy_(torch.empty_like(p, dtype=torch.float32).uniform_(*reach, generator=generator))
+        first.weight.div_(math.sqrt(len(self.context)))
+        share = (_constant([math.log(START_LR), START_MOMENTUM]) - self.low) / self.span
         last.bias.copy_(torch.logit(share.clamp(0.1, 0.9)))
 
     def init(self, params: Params) -> State:
@@ -96,6 +97,10 @@ class MetaOptimizer(UpdateRule):
         buffer = momentum_step(state["momentum"], grads, momentum)
         kept = {"momentum": buffer, "step": state["step"] + 1}
         return Step(slow_weights_step(params, buffer, lr), kept, {"lr": lr, "momentum": momentum})
+
+
+def _constant(numbers: float | list) -> Tensor:
+    return torch.tensor(numbers, dtype=torch.float32)  # whatever the default dtype is
 
 
 def _linear(layer: nn.Linear, x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Rescaled(Wrapped):
         scale = {}
         for name, p in params.items():
             drawn = [draw_log_uniform(1 / reach, reach, generator) for _ in range(len(p))]
-            scale[name] = torch.tensor(drawn).to(p)
+            scale[name] = torch.tensor(drawn, dtype=torch.float32).to(p)
         shown = {name: p / _beside(scale[name], p) for name, p in params.items()}
         return {"scale": scale, "own": over_tasks(self.rule.init)(shown)}
 

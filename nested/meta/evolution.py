@@ -105,7 +105,8 @@ class EvolutionStep(MetaStep):
     def _draw(self, like: Tensor) -> Tensor:
         """Perturbations (N, ...) of a parameter (...), the second of each pair minus the first."""
         shape = (self.config.tasks // 2, *like.shape)
-        half = self.config.sigma * torch.randn(shape, generator=self.generator).to(like)
+        drawn = torch.randn(shape, generator=self.generator, dtype=torch.float32)
+        half = self.config.sigma * drawn.to(like)
         return torch.stack([half, -half], dim=1).flatten(0, 1)
 
 

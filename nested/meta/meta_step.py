@@ -53,10 +53,13 @@ class MetaStep:
         self.waits = device.type != "cuda" if waits is None else waits
         self.records = device.type == "cuda" and not self.waits and config.backend in RECORDABLE
         self.recorded: dict[LossFn, Recorded] = {}  # the latest of each loss
-        self.held = torch.zeros((), device=device)  # 1 while the rule must not move
+        self.held = torch.zeros(
+            (), dtype=torch.float32, device=device
+        )  # 1 while the rule must not move
         own = {"weight_decay": config.weight_decay}
         if not self.waits:  # a rate that a recording reads anew each time, a step it can skip
-            own |= {"lr": torch.tensor(config.lr, device=device), "fused": True, "capturable": True}
+            rate = torch.tensor(config.lr, dtype=torch.float32, device=device)
+            own |= {"lr": rate, "fused": True, "capturable": True}
         self.optimizer = torch.optim.AdamW(self.learned, **{"lr": config.lr, **own})
 
     def set_rate(self, lr: float) -> None:

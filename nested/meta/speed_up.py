@@ -36,9 +36,10 @@ def speed_up(result: RaceResult, name: str, other: str, seed: int = 0) -> SpeedU
     value = _ratio(ours.mean(0, keepdim=True), theirs.mean(0, keepdim=True))
     generator = Generator().manual_seed(seed)
     rows = torch.randint(len(ours), (RESAMPLES, len(ours)), generator=generator)
-    counts = torch.zeros(RESAMPLES, len(ours)).scatter_add_(1, rows, torch.ones(rows.shape))
-    spread = _ratio(*((counts.double() @ x.double() / len(ours)) for x in (ours, theirs)))
-    low, high = torch.quantile(spread, torch.tensor([0.025, 0.975]).double()).tolist()
+    counts = torch.zeros(RESAMPLES, len(ours), dtype=torch.float64)
+    counts.scatter_add_(1, rows, torch.ones_like(rows, dtype=torch.float64))
+    spread = _ratio(*((counts @ x.double() / len(ours)) for x in (ours, theirs)))
+    low, high = spread.quantile(spread.new_tensor([0.025, 0.975])).tolist()
     return SpeedUp(value.item(), low, high)
 
 

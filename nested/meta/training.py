@@ -176,7 +176,7 @@ class _Training:
     def choose(self, groups: Sequence[_Runs]) -> int:
         """Which group is next: the more it has before it, the likelier, so that early and late
         windows of short and long runs come mixed."""
-        left = torch.tensor([float(runs.horizon - runs.made) for runs in groups])
+        left = torch.tensor([runs.horizon - runs.made for runs in groups], dtype=torch.float32)
         return 0 if len(left) == 1 else left.multinomial(1, generator=self.generator).item()
 
     def step(self, runs: _Runs) -> list[_Runs]:

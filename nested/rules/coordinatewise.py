@@ -92,15 +92,18 @@ class CoordinatewiseRule(UpdateRule):
     def _start(self, generator: Generator) -> None:
         last = self.schedule[2]
         for layer in (self.see, self.see_tensor, self.mix, self.schedule[0], last):
-            drawn = torch.randn(layer.weight.shape, generator=generator)
+            shape = layer.weight.shape
+            drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
             layer.weight.copy_(drawn / math.sqrt(layer.in_features))
         self.mix.weight.mul_(0.1)  # small: starts as the plain mix
         last.weight.mul_(0.2)
         self.see.bias.zero_()
-        self.schedule[0].bias.uniform_(-1, 1, generator=generator)
+        bias = self.schedule[0].bias
+        bias.copy_(torch.empty_like(bias, dtype=torch.float32).uniform_(-1, 1, generator=generator))
         low, high = map(math.log, self.lr_range)
         last.bias.zero_()
-        last.bias[0] = torch.logit(torch.tensor((math.log(START_LR) - low) / (high - low)))
+        share = torch.tensor((math.log(START_LR) - low) / (high - low), dtype=torch.float32)
+        last.bias[0] = torch.logit(share)
         for direction, share in START_MIX.items():
             last.bias[1 + direction] = share
 

@@ -5,8 +5,11 @@ Source: the safetensors format; model cards after Mitchell et al. 2019 (arXiv 18
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,7 @@ def load_rule(name: Path | str = "default") -> UpdateRule:
     try:
         described = json.loads(about["rule"])
         made = RULES[described["class"]](**described["settings"])
-        made.load_state_dict(tensors)
+        made.load_state_dict(tensors, assign=True)  # in the dtype of the file
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"the file {str(name)!r} does not hold a rule of this package: was it written by"
@@ -80,6 +83,52 @@ def read_card(name: Path | str = "default") -> dict[str, Any]:
         return json.loads(_read(name)[1]["card"])
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"the file {str(name)!r} has no card that can be read") from error
+
+
+def fingerprint(rule: UpdateRule) -> str:
+    """Return a hash of the class, the settings and the weights of ``rule``: alike for rules that
+    move alike, whatever their dtype, device or horizon."""
+    kind = type(rule)
+    words = [f"{kind.__module__}.{kind.__qualname__}", FORMAT]
+    names = sorted(inspect.signature(kind).parameters.keys() - NOT_SAVED)
+    words += [f"{name}={_as_text(getattr(rule, name, None))}" for name in names]
+    digest = hashlib.sha256("\n".join(words).encode())
+    for name, x in sorted(rule.state_dict().items()):
+        digest.update(f"{name} {tuple(x.shape)}".encode())
+        digest.update(x.detach().cpu().double().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _as_text(value: Any) -> str:
+    """A setting as text that another process finds again: no address is part of it."""
+    if isinstance(value, (list, tuple)):
+        return f"({', '.join(map(_as_text, value))})"
+    if isinstance(value, dict):
+        return f"({', '.join(f'{name}: {_as_text(value[name])}' for name in sorted(value))})"
+    is_plain = value is None or isinstance(value, (bool, int, float, str, torch.dtype))
+    return repr(value) if is_plain else getattr(value, "__qualname__", type(value).__qualname__)
+
+
+def outside_of(card: dict[str, Any], shapes: Sequence[Sequence[int]], steps: int | None) -> str:
+    """Say in which ways a net with parameters of these ``shapes``, trained for ``steps``, differs
+    from all that the rule of this ``card`` was taught on. Returns "" if it does not, or if the card
+    does not tell its ``taught_range``."""
+    ours = {**measure_net(shapes), **({} if steps is None else {"steps": steps})}
+    taught = card.get("taught range", {})
+    return ", ".join(
+        f"{ours[name]:,} {name} (taught: {low:,} to {high:,})"
+        for name, (low, high) in taught.items()
+        if name in ours and not low <= ours[name] <= high
+    )
+
+
+def measure_net(shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """Return the sizes of a net, from the ``shapes`` of its parameters, that a card tells."""
+    return {
+        "weights": sum(map(math.prod, shapes)),
+        "tensors": len(shapes),
+        "dimensions of a tensor": max(map(len, shapes), default=0),
+    }
 
 
 def path_of(name: Path | str) -> Path:

@@ -10,6 +10,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from nested.meta.config import MetaConfig
 from nested.meta.objective import meta_loss
 from nested.meta.training import MetaHistory, MetaTrainingError, meta_train
 from nested.rules.coordinatewise import CoordinatewiseRule
-from nested.rules.pretrained import read_card, save_rule
+from nested.rules.pretrained import measure_net, read_card, save_rule
 from nested.support.files import prepare_folder
 from nested.support.progress import Progress
 from nested.tasks import (
@@ -75,6 +76,16 @@ def transfer() -> dict[str, TaskFamily]:
     }
 
 
+def taught_range(families: Sequence[TaskFamily], config: MetaConfig) -> dict[str, tuple[int, int]]:
+    """Return the least and the greatest size of what a rule is taught on: nets and runs."""
+    drawn = [family.sample(Generator().manual_seed(0)) for family in families]
+    nets = [task.init(Generator().manual_seed(0)).values() for task in drawn]
+    sizes = [measure_net([tuple(p.shape) for p in net]) for net in nets]
+    ranges = {name: [size[name] for size in sizes] for name in sizes[0]}
+    ranges["steps"] = [config.unroll_length, config.max_horizon]
+    return {name: (min(values), max(values)) for name, values in ranges.items()}
+
+
 def parse(arguments: list[str] | None) -> argparse.Namespace:
     """Read the flags; wrong ones end the program with usage."""
     parser = argparse.ArgumentParser(prog="python -m nested.rules.train", description=__doc__)
@@ -101,6 +112,7 @@ def teach(args: argparse.Namespace) -> None:
         "command": shlex.join(["python", "-m", "nested.rules.train", *flags]),
         "taught on": [_describe(family) for family in families],
         "held out": list(transfer()),
+        "taught range": taught_range(families, config),
     }
     rule = CoordinatewiseRule(generator=Generator().manual_seed(args.seed))
     draws = [] if args.quick else [_trial(family, args.seed) for family in families]

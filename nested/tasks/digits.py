@@ -99,7 +99,7 @@ class Digits(TwoSided):
 
     def sample(self, generator: Generator) -> DigitsTask:
         relabelling = torch.randperm(CLASSES, generator=generator)
-        is_odd = torch.linalg.det(torch.eye(CLASSES)[relabelling]) < 0
+        is_odd = torch.linalg.det(torch.eye(CLASSES, dtype=torch.float32)[relabelling]) < 0
         if is_odd != self.is_held_out:
             relabelling[:2] = relabelling[:2].flip(0)  # one swap changes the parity
         contrast = draw_log_uniform(*self.contrast, generator)

@@ -82,7 +82,9 @@ def draw_weights(model: nn.Module, generator: Generator) -> Params:
     for prefix, layer in model.named_modules():
         for name, own in layer.named_parameters(prefix, recurse=False):
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            drawn = torch.rand(own.shape, generator=generator) * 2 * bound - bound
+            drawn = (
+                torch.rand(own.shape, generator=generator, dtype=torch.float32) * 2 * bound - bound
+            )
             params[name] = drawn.to(own.device, own.dtype)
     return params
 
@@ -90,7 +92,7 @@ def draw_weights(model: nn.Module, generator: Generator) -> Params:
 def draw_log_uniform(low: float, high: float, generator: Generator) -> float:
     """Draw a number whose logarithm is uniform between those of ``low`` and ``high``. Raises
     ``ZeroDivisionError`` for a ``low`` of 0: see ``check_range``."""
-    share = torch.rand((), generator=generator).item()
+    share = torch.rand((), generator=generator, dtype=torch.float32).item()
     return low * (high / low) ** share
 
 

@@ -119,5 +119,7 @@ class GlyphsTask(NetTask):
         windows = family.pool[self.characters[labels], drawn].unfold(1, SIDE, 1).unfold(2, SIDE, 1)
         places = torch.randint(SHIFTS * SHIFTS, shape, generator=own)
         images = windows.flatten(1, 2)[torch.arange(len(labels)), places].flatten(1)  # (B, 144)
-        images = images + family.noise * torch.randn(images.shape, generator=own)
+        images = images + family.noise * torch.randn(
+            images.shape, generator=own, dtype=torch.float32
+        )
         return images.to(family.device, family.dtype), labels.to(family.device)

@@ -65,12 +65,18 @@ class Quadratics(TwoSided):
     def sample(self, generator: Generator) -> QuadraticTask:
         own = own_generator(generator, self.is_held_out)
         low, high = self.curvature
-        eigenvalues = low * (high / low) ** torch.rand(self.dim, generator=own)
+        eigenvalues = low * (high / low) ** torch.rand(self.dim, generator=own, dtype=torch.float32)
         if self.condition is not None:
-            eigenvalues = eigenvalues[0] * self.condition ** -torch.linspace(0, 1, self.dim)
-        rotation, _ = torch.linalg.qr(torch.randn(self.dim, self.dim, generator=own))
+            eigenvalues = eigenvalues[0] * self.condition ** -torch.linspace(
+                0, 1, self.dim, dtype=torch.float32
+            )
+        rotation, _ = torch.linalg.qr(
+            torch.randn(self.dim, self.dim, generator=own, dtype=torch.float32)
+        )
         curvature = rotation @ torch.diag(eigenvalues) @ rotation.T
-        return QuadraticTask(self, curvature, torch.randn(self.dim, generator=own))
+        return QuadraticTask(
+            self, curvature, torch.randn(self.dim, generator=own, dtype=torch.float32)
+        )
 
 
 @dataclass(frozen=True)
@@ -86,12 +92,12 @@ class QuadraticTask(Task):
         return quadratic_loss
 
     def init(self, generator: Generator) -> Params:
-        start = torch.randn(self.family.dim, generator=generator)
+        start = torch.randn(self.family.dim, generator=generator, dtype=torch.float32)
         return {"w": start.to(self.family.device, self.family.dtype)}
 
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)
         family = self.family
-        noise = family.noise * torch.randn(family.dim, generator=generator)
+        noise = family.noise * torch.randn(family.dim, generator=generator, dtype=torch.float32)
         centre = self.centre + noise if split == "train" else self.centre
         return tuple(part.to(family.device, family.dtype) for part in (self.curvature, centre))

@@ -62,7 +62,9 @@ class Rosenbrock(TwoSided):
     def sample(self, generator: Generator) -> RosenbrockTask:
         own = own_generator(generator, self.is_held_out)
         steepness = draw_log_uniform(*self.steepness, own)
-        return RosenbrockTask(self, steepness, torch.randn(self.dim, generator=own))
+        return RosenbrockTask(
+            self, steepness, torch.randn(self.dim, generator=own, dtype=torch.float32)
+        )
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,15 @@ class RosenbrockTask(Task):
         return rosenbrock_loss
 
     def init(self, generator: Generator) -> Params:
-        start = self.centre + 0.5 * torch.randn(self.family.dim, generator=generator)
+        start = self.centre + 0.5 * torch.randn(
+            self.family.dim, generator=generator, dtype=torch.float32
+        )
         return {"w": start.to(self.family.device, self.family.dtype)}
 
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)
         family = self.family
-        noise = family.noise * torch.randn(family.dim, generator=generator)
+        noise = family.noise * torch.randn(family.dim, generator=generator, dtype=torch.float32)
         centre = self.centre + noise if split == "train" else self.centre
-        steepness = torch.tensor(self.steepness)
+        steepness = torch.tensor(self.steepness, dtype=torch.float32)
         return tuple(part.to(family.device, family.dtype) for part in (steepness, centre))

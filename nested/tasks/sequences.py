@@ -63,7 +63,12 @@ class SequenceFamily(TwoSided):
     def _fresh(self, seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.make_model(self.vocab).to(self.device, self.dtype)
+            usual = torch.get_default_dtype()
+            torch.set_default_dtype(torch.float32)  # the same draws under any default
+            try:
+                return self.make_model(self.vocab).to(self.device, self.dtype)
+            finally:
+                torch.set_default_dtype(usual)
 
 
 @dataclass(frozen=True)
@@ -236,7 +241,9 @@ def accuracy(logits: Tensor, answers: Tensor) -> float:
 
 def _choices(of: int, count: int, batch_size: int, generator: Generator) -> Tensor:
     """For each text ``count`` different numbers under ``of``, (B, count)."""
-    return torch.rand(batch_size, of, generator=generator).argsort(dim=1)[:, :count]
+    return torch.rand(batch_size, of, generator=generator, dtype=torch.float32).argsort(dim=1)[
+        :, :count
+    ]
 
 
 def _interleaved(keys: Tensor, values: Tensor) -> Tensor:

@@ -56,7 +56,9 @@ class Sinusoids(TwoSided):
     def sample(self, generator: Generator) -> SinusoidTask:
         own = own_generator(generator, self.is_held_out)
         amplitude, frequency = draw_log_uniform(0.3, 3.0, own), draw_log_uniform(0.3, 1.2, own)
-        return SinusoidTask(self, amplitude, frequency, torch.rand((), generator=own).item())
+        return SinusoidTask(
+            self, amplitude, frequency, torch.rand((), generator=own, dtype=torch.float32).item()
+        )
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,9 @@ class SinusoidTask(NetTask):
         check_split(split)
         family = self.family
         own = own_generator(own_generator(generator, family.is_held_out), split == "query")
-        x = REACH * (2 * torch.rand(family.batch_size, 1, generator=own) - 1)
+        x = REACH * (2 * torch.rand(family.batch_size, 1, generator=own, dtype=torch.float32) - 1)
         y = torch.sin(self.frequency * x + 2 * math.pi * self.phase)
-        y = self.amplitude * (y + family.noise * torch.randn(y.shape, generator=own))
+        y = self.amplitude * (
+            y + family.noise * torch.randn(y.shape, generator=own, dtype=torch.float32)
+        )
         return x.to(family.device, family.dtype), y.to(family.device, family.dtype)

@@ -68,7 +68,9 @@ class SumRegressionTask(NetTask):
         check_split(split)
         family = self.family
         own = own_generator(generator, split == "query")
-        inputs = self.scale * torch.randn(family.batch_size, family.dim, generator=own)
-        noise = family.noise * torch.randn(family.batch_size, 1, generator=own)
+        inputs = self.scale * torch.randn(
+            family.batch_size, family.dim, generator=own, dtype=torch.float32
+        )
+        noise = family.noise * torch.randn(family.batch_size, 1, generator=own, dtype=torch.float32)
         targets = inputs.sum(1, keepdim=True) + noise
         return inputs.to(family.device, family.dtype), targets.to(family.device, family.dtype)

@@ -1,6 +1,7 @@
 """A learned rule in a stranger's loop: as the unroll moves, and as torch.optim behaves."""
 
 import copy
+import warnings
 
 import pytest
 import torch
@@ -8,7 +9,13 @@ from torch import nn
 
 from nested import MetaOptimizer, Step, UpdateRule, functional_loss, unroll
 from nested.conformance import check_optimizer
-from nested.rules import CoordinatewiseRule, LearnedOptimizer, PerTensorRule
+from nested.rules import (
+    CoordinatewiseRule,
+    LearnedOptimizer,
+    PerTensorRule,
+    load_rule,
+    save_rule,
+)
 from tests.problems import generator
 
 STEPS = 8
@@ -254,3 +261,127 @@ def test_float16_weights_are_moved_at_gradients_beyond_its_squares():
             p.grad = torch.full_like(p, 3e4)
         optimizer.step()
     assert all(p.isfinite().all() and p.dtype == torch.float16 for p in net.parameters())
+
+
+def states_of(rule, total_steps=None):
+    """A fresh optimizer of ``rule``, after one step."""
+    net = make_net()
+    optimizer = LearnedOptimizer(net.parameters(), rule, total_steps=total_steps)
+    train(net, optimizer, batches()[:1])
+    return optimizer
+
+
+OTHER_RULES = {
+    "width": lambda: CoordinatewiseRule(8),
+    "range": lambda: CoordinatewiseRule(lr_range=(1e-4, 1.0)),
+    "weights": lambda: CoordinatewiseRule(generator=generator(9)),
+    "one weight": lambda: nudged(CoordinatewiseRule()),
+}
+
+
+def nudged(rule):
+    with torch.no_grad():
+        rule.mix.weight[0, 0] += 1e-6
+    return rule
+
+
+@pytest.mark.parametrize("name", OTHER_RULES)
+def test_the_state_of_another_rule_is_refused(name):
+    ours, other = states_of(CoordinatewiseRule(), 10), states_of(OTHER_RULES[name](), 10)
+    before = copy.deepcopy(ours.state_dict())
+    with pytest.raises(ValueError, match="rule with other settings or weights.*: load the rule"):
+        ours.load_state_dict(other.state_dict())
+    assert str(ours.state_dict()) == str(before)
+
+
+@pytest.mark.parametrize("name", [n for n in RULES if n != "CoordinatewiseRule"])
+def test_rules_that_see_the_loss_have_fingerprints_too(name):
+    ours, other = states_of(RULES[name](5)), states_of(RULES[name](5, momentum_range=(0.1, 0.9)))
+    with pytest.raises(ValueError, match="rule with other settings or weights"):
+        ours.load_state_dict(other.state_dict())
+    ours.load_state_dict(states_of(RULES[name](5)).state_dict())
+
+
+def test_a_fingerprint_is_that_of_the_numbers_wherever_they_are(tmp_path):
+    rule = CoordinatewiseRule()
+    save_rule(tmp_path / "rule.safetensors", rule)
+    for same in (load_rule(tmp_path / "rule.safetensors"), copy.deepcopy(rule).double()):
+        ours = states_of(CoordinatewiseRule(), 10)
+        ours.load_state_dict(states_of(same, 10).state_dict())
+
+
+def test_an_old_state_without_a_fingerprint_is_taken_with_a_warning():
+    ours, saved = states_of(CoordinatewiseRule(), 10), states_of(CoordinatewiseRule(), 10)
+    old = copy.deepcopy(saved.state_dict())
+    for group in old["param_groups"]:
+        for name in ("fingerprint", "guard"):
+            del group[name]
+    for state in old["state"].values():
+        del state["kept weight"]
+    with pytest.warns(UserWarning, match="older version.*cannot tell"):
+        ours.load_state_dict(old)
+    assert ours.param_groups[0]["fingerprint"] == saved.param_groups[0]["fingerprint"]
+    for p in ours.param_groups[0]["params"]:
+        p.grad = torch.ones_like(p)
+    ours.step()
+
+
+def test_a_loss_may_come_first():
+    ends = []
+    for give in (
+        lambda o, x: o.step(x),
+        lambda o, x: o.step(loss=x),
+        lambda o, x: o.step(x.item()),
+    ):
+        net = make_net()
+        optimizer = LearnedOptimizer(net.parameters(), MetaOptimizer())
+        for inputs, targets in batches():
+            optimizer.zero_grad()
+            loss = nn.functional.mse_loss(net(inputs), targets)
+            loss.backward()
+            assert give(optimizer, loss) is None
+        ends.append(net[0].weight.detach())
+    assert torch.equal(ends[0], ends[1]) and torch.allclose(ends[0], ends[2], rtol=1e-5)
+    with pytest.raises(TypeError, match="step takes a closure or a loss, but got str"):
+        optimizer.step("loss")
+
+
+@pytest.mark.filterwarnings("ignore:the rule")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda params: LearnedOptimizer.from_pretrained(params, 20),
+        lambda params: LearnedOptimizer.from_pretrained(params, total_steps=20),
+        lambda params: LearnedOptimizer.from_pretrained([{"params": list(params)}], 20),
+        lambda params: LearnedOptimizer.from_pretrained("default", params, 20),
+        lambda params: LearnedOptimizer.from_pretrained(params, "default", 20),
+        lambda params: LearnedOptimizer.from_pretrained(params=params, total_steps=20),
+        lambda params: LearnedOptimizer.from_pretrained(
+            name="default", params=params, total_steps=20
+        ),
+    ],
+)
+def test_the_parameters_may_come_first(make):
+    net = make_net()
+    optimizer = make(net.parameters())
+    assert optimizer.param_groups[0]["params"] == list(net.parameters())
+    assert optimizer.defaults["total_steps"] == 20 and optimizer.defaults["lr"] == 1
+
+
+def test_two_sets_of_parameters_are_refused():
+    net = make_net()
+    with pytest.raises(TypeError, match="name is that of a rule, or a file, but got list"):
+        LearnedOptimizer.from_pretrained(list(net.parameters()), list(net.parameters()), 20)
+
+
+def test_steps_beyond_the_total_are_said_once():
+    net, data = make_net(), batches()
+    optimizer = LearnedOptimizer(net.parameters(), CoordinatewiseRule(), total_steps=3)
+    with pytest.warns(UserWarning, match="was told total_steps=3, and now come more") as warned:
+        train(net, optimizer, data)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for rule, steps in ((CoordinatewiseRule(), STEPS), (CoordinatewiseRule(progress=False), 3)):
+            net = make_net()
+            train(net, LearnedOptimizer(net.parameters(), rule, total_steps=steps), data)
