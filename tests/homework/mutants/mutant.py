@@ -10,7 +10,8 @@ ANSWERS = Path(__file__).parents[1] / "answers"
 
 class Mutant(NamedTuple):
     """``old``, in the right answer of ``slot``, becomes ``new``; ``check`` is to fail. ``added`` is
-    one more such pair, for what the fault needs besides."""
+    one more such pair, for what the fault needs besides. ``new`` is the whole file if ``old`` is
+    empty."""
 
     slot: str
     fault: str
@@ -38,10 +39,10 @@ def right_answer(slot: str) -> Path:
 def write(mutant: Mutant, folder: Path) -> Path:
     """Write the mutant's file, named as the student's, in ``folder``."""
     right = right_answer(mutant.slot)
-    text = right.read_text()
+    text = right.read_text() if mutant.old else mutant.new
     for old, new in [(mutant.old, mutant.new), mutant.added]:
         assert old in text, f"{mutant.slot} {mutant.fault}: the right answer has no {old!r}"
-        text = text.replace(old, new, 1)
+        text = text.replace(old, new, 1) if old else text
     path = folder / right.name
     path.write_text(text)
     return path
