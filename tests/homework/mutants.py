@@ -12,6 +12,7 @@ from nested.homework.sandbox import Sandbox
 from nested.homework.slots import SLOTS
 from nested.homework.wire import HEAD, pack, unpack
 from nested.homework.worker import answer, load
+from tests.homework.mutants_zero import ADDED_ZERO, ZERO
 
 ANSWERS = Path(__file__).parent / "answers"
 
@@ -461,6 +462,10 @@ ADDED = {  # what a fault needs besides its one line
 }
 
 
+MUTANTS += [Mutant("hw_zero", *row) for row in ZERO]
+ADDED |= ADDED_ZERO
+
+
 def right_answer(slot: str) -> Path:
     (path,) = ANSWERS.glob(f"{slot}_*.py")
     return path
@@ -482,7 +487,7 @@ class Box(Sandbox):
     """Answers as the student's process does, in this one: no start to wait for."""
 
     def __init__(self, path: Path, slot: str) -> None:
-        self.served = SLOTS[slot].serve(load(path))
+        self.file, self.served = path, SLOTS[slot].serve(load(path))
 
     def ask(self, function: str, *args: Any, **more: Any) -> dict[str, Any]:
         question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
