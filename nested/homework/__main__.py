@@ -40,6 +40,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     grade.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
     grade.add_argument("--seed", type=int, default=0, help="draws the problems (default: 0)")
     grade.add_argument(
+        "--jobs", type=int, metavar="N", help="processes at a time (default: one for each core)"
+    )
+    grade.add_argument(
         "--strict",
         action="store_true",
         help="for teachers: three seeds, of which the worst counts; slots not attempted fail",
@@ -65,7 +68,7 @@ def run_grade(args: argparse.Namespace) -> int:
     else 1. Raises ``ValueError`` for flags that make no sense together, or on Windows."""
     if os.name != "posix":
         raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
-    from nested.homework.grade import grade
+    from nested.homework.parallel import grade_all
     from nested.homework.report import FORMATS as reports
     from nested.support.files import prepare_folder, write_whole
 
@@ -77,13 +80,11 @@ def run_grade(args: argparse.Namespace) -> int:
     how = {"only": args.only, "check": args.check, "seed": args.seed, "strict": args.strict}
     if args.out is not None:
         prepare_folder(args.out.parent, args.out.name)  # before any work is lost
-    submissions = []
-    for folder in folders:
 
-        def say(slot: str, folder: Path = folder) -> None:
-            print(f"grading {folder}: {slot}", file=sys.stderr, flush=True)
+    def say(folder: Path, slot: str) -> None:
+        print(f"grading {folder}: {slot}", file=sys.stderr, flush=True)
 
-        submissions.append(grade(folder, **how, on_slot=say))
+    submissions = grade_all(folders, jobs=args.jobs, **how, on_slot=say)
     text = reports[args.format](submissions)
     if args.out is None:
         print(text)
