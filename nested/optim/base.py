@@ -5,29 +5,41 @@ Source: the conventions of ``torch.optim.Optimizer``.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_map_only
 
 INFINITY = math.inf
+NOT_SETTINGS = {  # what else a group may hold: the tensors, names, and what schedulers put there
+    *("params", "param_names", "name", "maximize"),
+    *("initial_lr", "max_lr", "min_lr", "swa_lr", "base_momentum", "max_momentum"),
+}
 
 
 class MemoryOptimizer(Optimizer):
     """A ``torch.optim.Optimizer`` that moves weights by what it remembers of their gradients.
 
-    A subclass writes ``move`` and gives the ``ranges`` of its settings, {name: (low, high)}: a
-    setting, of a group too, is at least low and below high, or ``ValueError`` is raised. Refused
-    with ``ValueError`` are also complex weights and ``maximize``; sparse gradients raise
-    ``RuntimeError``. Weights without a gradient, or without elements, stay as they are.
+    A subclass writes ``move``, and ``begin`` if it has a state. It gives the ``ranges`` of its
+    settings, {name: (low, high)}: a setting, of a group too, is at least low and below high, or
+    ``ValueError`` is raised. ``ValueError`` also refuses complex weights, ``maximize``, and keys of
+    a group that are no settings. Sparse gradients raise ``RuntimeError``. Weights without a
+    gradient, or without elements, stay as they are.
     """
 
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}
     switches: ClassVar[tuple[str, ...]] = ()  # settings that are True or False
     shaped: ClassVar[tuple[str, ...]] = ()  # what in the state of a weight is shaped as it
+    kept: ClassVar[tuple[str, ...]] = ()  # what the optimizer itself keeps in a group
+
+    def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Give ``params``, tensors (...) of ``group``, the state that they start from, unless they
+        have one. Called before each ``move``; by default there is no state."""
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Update ``params``, tensors (...) of ``group`` whose gradients are there, in place, under
@@ -46,7 +58,8 @@ class MemoryOptimizer(Optimizer):
         return loss
 
     def move_all(self) -> None:
-        """Call ``move`` for each group on its weights that have a gradient. Raises
+        """Call ``begin`` and ``move`` for each group on its weights that have a gradient. A step
+        that only looks at the state, see ``is_look``, calls ``begin`` alone. Raises
         ``RuntimeError`` for a sparse gradient."""
         moving = [
             (group, [p for p in group["params"] if p.grad is not None and p.numel()])
@@ -55,9 +68,12 @@ class MemoryOptimizer(Optimizer):
         if any(p.grad.is_sparse for _, params in moving for p in params):
             said = "takes no sparse gradients, but got one: use Embedding(sparse=False)"
             raise RuntimeError(f"{type(self).__name__} {said}")
+        only_looks = is_look(self.state, self.param_groups)
         for group, params in moving:
             if params:
-                self.move(group, params)
+                self.begin(group, params)
+                if not only_looks:
+                    self.move(group, params)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group of parameters, {"params": ..., setting: value}, whose other settings are the
@@ -70,25 +86,41 @@ class MemoryOptimizer(Optimizer):
             del self.param_groups[-1]  # an optimizer that refused a group goes on without it
             raise
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all weights, as ``torch.optim`` has it: also of those without one."""
+        if self.state:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    self.state[p]  # a dict that is empty, which loading by name asks for
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``. Raises ``ValueError``, before anything changes, for the
-        state of another optimizer, of weights of other shapes, or with settings out of range."""
+        """Go on from a copy of ``state_dict``. Raises ``ValueError``, before anything changes, for
+        the state of another optimizer, of weights of other shapes, or with settings that are not
+        allowed."""
         check_saved(type(self).__name__, self.defaults, state_dict, "state", "param_groups")
         groups = state_dict["param_groups"]
         for group in groups:
             self.check_group({**group, "params": []})
+        state = state_of(state_dict)
         ours = [p for group in self.param_groups for p in group["params"]]
         theirs = [i for group in groups for i in group["params"]]
         for p, i in zip(ours, theirs):
-            for name, kept in state_dict["state"].get(i, {}).items():
+            for name, kept in state.get(i, {}).items():
                 if name in self.shaped and kept.shape != p.shape:
                     shapes = f"{tuple(kept.shape)}, but here one is {tuple(p.shape)}"
                     raise ValueError(f"this is the state of other weights: one was {shapes}")
-        super().load_state_dict(state_dict)
+        super().load_state_dict({**state_dict, "state": state})
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch adds this setting, which we do not have
 
     def check_group(self, group: dict[str, Any]) -> None:
-        """Raise ``ValueError`` if the settings or the parameters of ``group`` are not allowed."""
+        """Raise ``ValueError`` if the settings or the parameters of ``group`` are not allowed, or
+        if it has a key that is no setting."""
         name = type(self).__name__
+        check_keys(name, group, {*self.defaults, *self.kept})
         for setting, (low, high) in self.ranges.items():
             value = group[setting]
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -106,6 +138,42 @@ class MemoryOptimizer(Optimizer):
             raise ValueError(
                 f"{name} takes real parameters, but got a complex one: split it in two"
             )
+
+
+def is_look(state: Mapping[Any, Any], groups: list[dict[str, Any]]) -> bool:
+    """Tell whether a step is only made to look at the state of a new optimizer.
+
+    ``torch.distributed.checkpoint`` makes such a step: the ``state`` is still empty, and in all
+    ``groups`` the rates and the gradients are zero. No clock may advance in it.
+    """
+    if state or any(float(group.get("lr", 0)) for group in groups):
+        return False
+    grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    return bool(grads) and not any(grad.any() for grad in grads)
+
+
+def check_keys(name: str, group: Mapping[str, Any], settings: Iterable[str]) -> None:
+    """Raise ``ValueError`` if ``group``, of the optimizer called ``name``, has a key that is not in
+    ``settings``, no key of a scheduler, and does not begin with an underscore."""
+    known = sorted({*settings} - NOT_SETTINGS)
+    for key in group:
+        if key not in NOT_SETTINGS and key not in known and not str(key).startswith("_"):
+            close = difflib.get_close_matches(str(key), known, 1)
+            meant = f"did you mean {close[0]!r}?" if close else f"settings are {', '.join(known)}."
+            raise ValueError(
+                f"{name}: {key!r} is no setting of a group: {meant} A key of your own begins"
+                " with an underscore"
+            )
+
+
+def state_of(state_dict: Mapping[str, Any]) -> dict[Any, dict[str, Any]]:
+    """Copy the state of each weight from ``state_dict``, with all tensors (...) in it.
+
+    An empty dict in place of a value is left out: ``torch.distributed.checkpoint`` gives it for
+    what a flat state does not have.
+    """
+    state = tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), dict(state_dict["state"]))
+    return {i: {n: v for n, v in values.items() if v != {}} for i, values in state.items()}
 
 
 def check_saved(

@@ -71,6 +71,15 @@ class DeepMomentum(MemoryOptimizer):
         if group["shared"] not in SHARED:
             raise ValueError(f"shared is one of {SHARED}, but got {group['shared']!r}")
 
+    def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for p in params:
+            if "momentum" not in self.state[p]:
+                self.state[p]["momentum"] = zeros_for(p)
+        present = set(params)
+        for sharing, width in _sharings(group):
+            if group["hidden"] and not present.isdisjoint(sharing):
+                self._net(group, sharing, width)
+
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
         lr, momentum, present = group["lr"], group["momentum"], set(params)
         for sharing, width in _sharings(group):
@@ -79,8 +88,6 @@ class DeepMomentum(MemoryOptimizer):
                 continue
             moves = []
             for p in members:
-                if "momentum" not in self.state[p]:
-                    self.state[p]["momentum"] = zeros_for(p)
                 # b <- a b - n u
                 moves.append(self.state[p]["momentum"].mul_(momentum).sub_(p.grad, alpha=lr))
             if group["hidden"]:

@@ -40,10 +40,13 @@ class DeltaMomentum(MemoryOptimizer):
     ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "unit_key": unit_key})
 
-    def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:
             if "momentum" not in self.state[p]:
                 self.state[p]["momentum"] = zeros_for(p)
+
+    def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for p in params:
             buffer, grad = self.state[p]["momentum"], as_rows(p.grad)
             key = _unit(grad) if group["unit_key"] else grad
             delta_step(as_rows(buffer), grad, key, group["lr"], group["momentum"])

@@ -97,6 +97,18 @@ class M3(MemoryOptimizer):
         if group["form"] not in FORMS:
             raise ValueError(f"M3: form is one of {FORMS}, but got {group['form']!r}")
 
+    def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        for p in params:
+            if "step" in self.state[p]:
+                continue
+            if p.dim() < 2:
+                zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.state[p].update(zeros, step=torch.zeros((), dtype=torch.float32))
+                continue
+            names = ["fast"] + ["slow", "slow_direction"] * (group["slow_weight"] > 0)
+            names += ["square"] * group["second_moment"]
+            self.state[p].update({name: zeros_for(p) for name in names}, step=0)
+
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
         vectors = [p for p in params if p.dim() < 2]
         if vectors:
@@ -112,7 +124,7 @@ class M3(MemoryOptimizer):
         """What a matrix moves against, (R, C), after its memories have taken its gradient in."""
         state, grad, is_ema = self.state[p], as_rows(p.grad), group["form"] == "ema"
         (b1, b2), b3 = group["betas"], group["slow_beta"]
-        state["step"] = step = state.get("step", 0) + 1
+        state["step"] = step = state["step"] + 1
         tiny = torch.finfo(grad.dtype).tiny
         # M1 <- b1 M1 + (1 - b1) g,   or M1 + b1 g
         fast = _memory(state, "fast", p, b1 if is_ema else 1.0)
@@ -142,10 +154,6 @@ class M3(MemoryOptimizer):
         return direction
 
     def _move_vectors(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        for p in params:
-            if "step" not in self.state[p]:
-                zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-                self.state[p].update(zeros, step=torch.zeros(()))
         states = [self.state[p] for p in params]
         adamw(
             params,

@@ -1,11 +1,12 @@
 """Any optimizer at many frequencies: each group of parameters has a clock of its own.
 
-State: what the base optimizer keeps, and a running sum of gradients.  It sees: gradients.  Clock:
+State: what the base optimizer keeps, and a sum of gradients.  It sees: gradients.  Clock:
 each group's ``period``. Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 70-71 and Definition 2.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from nested.levels.clock import Clock
-from nested.optim.base import check_saved
+from nested.optim.base import check_keys, check_saved, is_look, state_of
 from nested.optim.dgd import DGD
 
 REDUCTIONS = ("sum", "mean")
@@ -24,16 +25,17 @@ class NestedOptimizer(Optimizer):
     """A ``torch.optim`` class whose groups move every ``"period"`` steps, on all gradients since.
 
     ``params`` are parameters, or groups {"params": ..., "period": steps, ...}; a group without a
-    period has 1. In between, a group's gradients (...) are added up; at every period-th step its
-    weights are moved by ``base`` on their sum, the last one included (``reduction="sum"``), or on
-    the sum over the period (``"mean"``). The weights take part in every forward pass all the same.
-    With all periods 1 it is ``base``. ``base_kwargs`` go to ``base``. Memory: that of ``base``, and
-    one gradient for each weight of period 2 or more.
+    period has 1. In between, a group's gradients (...) are added up. At every period-th step
+    ``base`` moves its weights by the sum, the last gradient included (``reduction="sum"``), or by
+    the mean over these steps (``"mean"``). The weights take part in every forward pass all the
+    same. With all periods 1 it is ``base``. ``base_kwargs`` go to ``base``. Memory: that of
+    ``base``, and one gradient for each weight of period 2 or more.
 
-    Sums are in the gradient's dtype. Raises ``ValueError`` for a period that is no whole number
-    from 1, another reduction, no parameters, or a base that cannot wait: LBFGS asks for the loss
-    many times a step, DGD for the inputs of all steps, M3 and this class have periods already;
-    ``TypeError`` for params that are no iterable of parameters or groups.
+    Call ``flush`` after the last step: it applies the gradients that still wait. Sums are in the
+    gradient's dtype. Raises ``ValueError`` for a period that is no whole number from 1, another
+    reduction, no parameters, a key of a group that is no setting, or a base that cannot wait:
+    LBFGS asks for the loss many times a step, DGD for the inputs of all steps, M3 and this class
+    have periods already; ``TypeError`` for params that are no iterable of parameters or groups.
     """
 
     def __init__(
@@ -56,21 +58,50 @@ class NestedOptimizer(Optimizer):
             raise ValueError("optimizer got an empty parameter list: was a generator used twice?")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
-        # both optimizers hold the same dicts, so that a scheduler's lr reaches the base
-        groups = [_with_clock(group, reduction) for group in groups]
-        self.base = base(groups, **base_kwargs)
+        clocks = {**CLOCKS, "reduction": reduction, "base": base.__name__}
+        parts = [_cut_clocks(group, clocks) for group in groups]
+        self.base = base([group for group, _ in parts], **base_kwargs)
         if taken := sorted(CLOCKS.keys() & self.base.defaults.keys()):
             raise ValueError(
                 f"base is not to be {base.__name__}, which has a {taken[0]} of its own"
             )
-        super().__init__(self.base.param_groups, self.base.defaults)
+        self.sums: dict[Tensor, dict[str, Any]] = {}  # of each weight that waits
+        self.starts_empty = not self.base.state
+        # both optimizers hold the same dicts, so that a scheduler's lr reaches the base
+        for group, (_, clock) in zip(self.base.param_groups, parts):
+            self._check_keys(group)
+            group.update(clock)
+        super().__init__(self.base.param_groups, {**self.base.defaults})
+
+    @property
+    def state(self) -> dict[Any, dict[str, Any]]:
+        """What ``base`` keeps of each weight, and the sum that waits: copies of the dicts, but not
+        of the tensors (...) in them."""
+        found: dict[Any, dict[str, Any]] = defaultdict(dict)
+        if self.base.state or self.sums:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    waiting = self.sums.get(p)
+                    if group["period"] > 1 and not waiting:  # the same names at every step
+                        waiting = _no_sum(p)
+                    found[p] = {**self.base.state.get(p, {}), **(waiting or {})}
+        return found
+
+    @state.setter
+    def state(self, _: Any) -> None:
+        """Nothing is set: ``torch.optim.Optimizer`` begins with a state, but ``base`` has it."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group {"params": ..., "period": steps, ...}; its clock starts now. Raises
         ``ValueError`` and ``TypeError`` as the constructor does."""
         if all(param_group is not group for group in self.base.param_groups):
-            param_group = _with_clock(param_group, self.param_groups[0]["reduction"])
-            self.base.add_param_group(param_group)
+            first = self.param_groups[0]
+            clocks = {**CLOCKS, "reduction": first["reduction"], "base": first["base"]}
+            group, clock = _cut_clocks(param_group, clocks)
+            self._check_keys(group)
+            self.base.add_param_group(group)
+            param_group = self.base.param_groups[-1]
+            param_group.update(clock)
         super().add_param_group(param_group)
 
     @torch.no_grad()
@@ -81,37 +112,31 @@ class NestedOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        put_back = []
+        if is_look(self.base.state or self.sums, self.param_groups):
+            self.base.step()
+            for group in self.param_groups:
+                if group["period"] > 1:
+                    self.sums |= {p: _no_sum(p) for p in group["params"] if p.grad is not None}
+            return loss
+        due = []
         for group in self.param_groups:
             group["steps"] += 1
-            is_due = Clock(group["period"]).due(group["steps"])
-            group["moves"] += is_due
-            if group["period"] > 1:
-                put_back += [(p, p.grad) for p in group["params"]]
-                self._gather(group, is_due)
-        try:
-            self.base.step()
-        finally:
-            for p, grad in put_back:
-                p.grad = grad
+            if group["period"] > 1 or group["waiting"]:
+                self._gather(group)
+            due.append(Clock(group["period"]).due(group["steps"]))
+        self._move(due)
         return loss
 
-    def _gather(self, group: dict[str, Any], is_due: bool) -> None:
-        """Add the gradients to their sums; show the sums to the base if the group is due."""
-        old, new = [], []  # sums, and the gradients that belong to them
-        for p in group["params"]:
-            state = self.state[p]
-            if p.grad is not None and "sum" in state:
-                old.append(state["sum"])
-                new.append(p.grad)
-            elif p.grad is not None:
-                state["sum"] = p.grad.clone()
-        if old:
-            torch._foreach_add_(old, new)
-        for p in group["params"]:
-            p.grad = self.state[p].pop("sum", None) if is_due else None
-            if p.grad is not None and group["reduction"] == "mean":
-                p.grad.div_(group["period"])
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Apply the gradients that still wait in a sum, as after the last step of a training loop.
+
+        A mean is one over the steps that waited. Clocks go on as they are: the next move comes when
+        it would have come. Weights that wait for nothing stay. Raises what ``base`` raises.
+        """
+        waiting = [group["waiting"] > 0 for group in self.param_groups]
+        if any(waiting):
+            self._move(waiting)
 
     def moves(self) -> dict[str, int]:
         """How often each group has moved: {its "name", or "group 0", ...: moves}; a name that is
@@ -122,21 +147,94 @@ class NestedOptimizer(Optimizer):
             found[f"{name} ({i})" if name in found else name] = group["moves"]
         return found
 
-    def state_dict(self) -> dict[str, Any]:
-        """The sums and groups, and the state of ``base`` under "base"."""
-        return {**super().state_dict(), "base": self.base.state_dict()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``, also off the clock. Raises ``ValueError`` for other groups,
-        or the state of another optimizer."""
-        settings = {**CLOCKS, **self.base.defaults}
-        check_saved("NestedOptimizer", settings, state_dict, "state", "param_groups", "base")
-        self.base.load_state_dict(state_dict["base"])
-        super().load_state_dict({name: state_dict[name] for name in ("state", "param_groups")})
-        self.param_groups = self.base.param_groups
+        """Go on from a copy of ``state_dict``, also off the clock. Raises ``ValueError`` for other
+        groups, or the state of another optimizer or base."""
+        settings = {**CLOCKS, "base": None, **self.base.defaults}
+        check_saved("NestedOptimizer", settings, state_dict, "state", "param_groups")
+        groups, ours = state_dict["param_groups"], self.param_groups[0]["base"]
+        for group in groups:
+            self._check_keys({name: value for name, value in group.items() if name != "base"})
+            if group["base"] != ours:
+                said = f"this state is of a NestedOptimizer with base {group['base']}"
+                raise ValueError(f"{said}, but here it is {ours}: make one with the same")
+        state = state_of(state_dict)
+        sums = {i: {n: values.pop(n) for n in SUM if n in values} for i, values in state.items()}
+        for group in groups:
+            if not group["moves"] and self.starts_empty:
+                for i in group["params"]:  # what a look began is not the state of a first move
+                    state.pop(i, None)
+        bare = [
+            {name: group[name] for name in group if name not in {*CLOCKS, "base"}}
+            for group in groups
+        ]
+        self.base.load_state_dict({"state": state, "param_groups": bare})
+        super().load_state_dict({**state_dict, "state": sums})
+        sums = self.__dict__.pop("state")
+        self.sums = {p: values for p, values in sums.items() if values.get("waiting")}
+        for group, loaded in zip(self.base.param_groups, self.param_groups):
+            group.update({name: loaded[name] for name in (*CLOCKS, "base")})
+        self.param_groups = list(self.base.param_groups)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "base": self.base}
+        names = ("defaults", "param_groups", "base", "sums", "starts_empty")
+        return {name: getattr(self, name) for name in names}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.defaults = {**self.base.defaults}  # without what torch adds to them
+
+    def _check_keys(self, group: dict[str, Any]) -> None:
+        check_keys("NestedOptimizer", group, {*CLOCKS, *self.base.defaults})
+
+    def _gather(self, group: dict[str, Any]) -> None:
+        """Add the gradients to their sums."""
+        group["waiting"] += 1
+        olds, firsts = ([], []), ([], [])  # sums, and the gradients that belong to them
+        for p in group["params"]:
+            kept = self.sums.get(p)
+            if p.grad is not None and kept is None:
+                self.sums[p] = {"waiting_sum": p.grad.clone(), "waiting": 1}
+            elif p.grad is not None:
+                sums, grads = olds if kept["waiting"] else firsts
+                sums.append(kept["waiting_sum"])
+                grads.append(p.grad)
+                kept["waiting"] += 1
+        if olds[0]:
+            torch._foreach_add_(*olds)
+        if firsts[0]:
+            torch._foreach_copy_(*firsts)
+
+    def _move(self, is_moving: list[bool]) -> None:
+        """Let the base move these groups, on their sums where they have one."""
+        pairs = list(zip(self.param_groups, is_moving, strict=True))
+        put_back = []
+        for group, moves in pairs:
+            if not moves or group["waiting"]:
+                put_back += [(p, p.grad) for p in group["params"]]
+                self._show_sums(group, moves)
+            if moves and not group["moves"] and self.starts_empty:
+                for p in group["params"]:  # what a look began is not the state of a first move
+                    self.base.state.pop(p, None)
+        try:
+            self.base.step()
+        finally:
+            for p, grad in put_back:
+                p.grad = grad
+        for group, moves in pairs:
+            group["moves"] += moves
+            if moves and group["waiting"]:
+                group["waiting"] = 0
+                for p in group["params"]:
+                    self.sums.get(p, {})["waiting"] = 0
+
+    def _show_sums(self, group: dict[str, Any], moves: bool) -> None:
+        """Put the sums in the place of the gradients, and nothing in a group that stays."""
+        for p in group["params"]:
+            kept = self.sums.get(p) if moves else None
+            p.grad = kept["waiting_sum"] if kept and kept["waiting"] else None
+            if p.grad is not None and group["reduction"] == "mean":
+                p.grad = p.grad / group["waiting"]
 
 
 def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -196,7 +294,8 @@ def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str
     return [group for group in groups if group["params"]]
 
 
-CLOCKS = {"period": 1, "reduction": "sum", "steps": 0, "moves": 0}  # what a group gets
+CLOCKS = {"period": 1, "reduction": "sum", "steps": 0, "moves": 0, "waiting": 0}
+SUM = ("waiting_sum", "waiting")  # of a weight: what waits, and of how many gradients
 REFUSED = {  # bases, and what they would need at each step
     LBFGS: "asks for the loss many times a step",
     DGD: "needs the inputs of every step, not their gradients' sum",
@@ -204,13 +303,22 @@ REFUSED = {  # bases, and what they would need at each step
 }
 
 
-def _with_clock(group: dict[str, Any], reduction: str) -> dict[str, Any]:
+def _no_sum(p: Tensor) -> dict[str, Any]:
+    """What belongs to a weight (...) for which no gradient waits."""
+    return {"waiting_sum": torch.zeros_like(p), "waiting": 0}
+
+
+def _cut_clocks(
+    group: dict[str, Any], clocks: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Cut a user's group in two: what the base is to see, and what is ours."""
     if not isinstance(group, dict) or "params" not in group:
         raise TypeError(f'a group is a dict {{"params": ..., "period": ...}}, but got {group!r}')
-    group = {**CLOCKS, "reduction": reduction, **group}
-    Clock(group["period"])
-    if group["reduction"] not in REDUCTIONS:
-        raise ValueError(f"reduction is one of {REDUCTIONS}, but got {group['reduction']!r}")
-    if isinstance(group["params"], Iterable) and not isinstance(group["params"], (Tensor, set)):
-        group["params"] = list(group["params"])
-    return group
+    clock = {**clocks, **{name: group[name] for name in CLOCKS if name in group}}
+    Clock(clock["period"])
+    if clock["reduction"] not in REDUCTIONS:
+        raise ValueError(f"reduction is one of {REDUCTIONS}, but got {clock['reduction']!r}")
+    rest = {name: value for name, value in group.items() if name not in CLOCKS}
+    if isinstance(rest["params"], Iterable) and not isinstance(rest["params"], (Tensor, set)):
+        rest["params"] = list(rest["params"])
+    return rest, clock
