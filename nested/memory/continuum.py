@@ -19,7 +19,13 @@ from nested.levels.forward import Params, State
 from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit
-from nested.memory.sequence import ChunkedMemory, SequenceMemory, check_cut, cut
+from nested.memory.sequence import (
+    ChunkedMemory,
+    SequenceMemory,
+    check_cut,
+    check_gathered,
+    cut,
+)
 
 FORMS = ("sequential", "independent", "nested")
 
@@ -111,6 +117,7 @@ class ContinuumMemory(SequenceMemory):
 
     def begin(self, batch_size: int) -> State:
         levels = [level.begin(batch_size) for level in self.levels]
+        check_gathered(levels, type(self).__name__)
         return self._restarted(levels, 0) if self.form == "nested" else tuple(levels)
 
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:

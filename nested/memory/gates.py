@@ -14,9 +14,9 @@ from torch import Tensor, nn
 class Gate(nn.Module):
     """A number between ``low`` and ``top``: ``low^(1 - s) top^s`` with ``s = sigmoid(raw + bias)``.
 
-    Raw numbers (...) of any size come in, gates (...) go out. At ``raw`` = 0 a gate is ``start``,
-    until ``bias``, a parameter, has learned better; bounds are settings, no part of a saved model.
-    Raises ``ValueError`` unless 0 < low < start < top."""
+    Raw numbers (...) of any size come in, gates (...) go out; a single number gives (1,). At
+    ``raw`` = 0 a gate is ``start``, until ``bias`` (1,), a parameter, has learned better; bounds
+    are settings, no part of a saved model. Raises ``ValueError`` unless 0 < low < start < top."""
 
     def __init__(self, low: float, start: float, top: float) -> None:
         super().__init__()
@@ -24,10 +24,16 @@ class Gate(nn.Module):
             raise ValueError(f"a gate has 0 < low < start < top, but got {low}, {start}, {top}")
         self.top, self.span = top, math.log(top / low)
         share = math.log(start / low) / self.span
-        self.bias = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
+        self.bias = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
 
     def forward(self, raw: Tensor | float) -> Tensor:
         return self.top * torch.exp(self.span * (torch.sigmoid(raw + self.bias) - 1))
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        bias = state_dict.get(prefix + "bias")
+        if isinstance(bias, Tensor) and bias.dim() == 0:  # saved before fully_shard was supported
+            state_dict[prefix + "bias"] = bias.reshape(1)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def shut(self) -> None:
         """From now on give 0, whatever comes."""

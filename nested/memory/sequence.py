@@ -56,8 +56,11 @@ class SequenceMemory(nn.Module):
         raise NotImplementedError
 
     def init(self, batch_size: int) -> State:
-        """The state before the first token: the position (), and nested tensors (B, ...)."""
-        return {"position": torch.tensor(0), "memory": self.begin(batch_size)}
+        """The state before the first token: the position (), and nested tensors (B, ...). Raises
+        ``ValueError`` where FSDP2 has sharded the weights: forward starts the state then."""
+        memory = self.begin(batch_size)
+        check_gathered(memory, type(self).__name__)
+        return {"position": torch.tensor(0), "memory": memory}
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_vectors(x, self.dim)
@@ -160,6 +163,16 @@ def check_state(state: State, like: State, name: str) -> None:
             )
 
 
+def check_gathered(state: State, name: str) -> None:
+    """Raise ``ValueError`` if ``state``, nested dicts and tuples of tensors (...), begins with
+    weights that FSDP2 has sharded; ``name`` says whose state it is."""
+    if any(hasattr(leaf, "full_tensor") for leaf in _leaves(state)):
+        raise ValueError(
+            f"a state of {name} cannot begin with sharded weights: apply fully_shard to whole"
+            " memories, blocks or models, and let forward start the state (None)"
+        )
+
+
 def check_cut(detach_every: int | None, period: int) -> None:
     """Raise ``ValueError`` if weights that move every ``period`` tokens would never have a
     gradient, because the graph is cut just where they move."""
@@ -189,6 +202,14 @@ def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
         yield path, f"{tuple(state.shape)} {state.dtype}" if state.dim() else "a number"
     else:
         yield path, type(state).__name__
+
+
+def _leaves(state: State) -> Iterator[object]:
+    if isinstance(state, (dict, tuple, list)):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _leaves(part)
+    else:
+        yield state
 
 
 def detached(state: State) -> State:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
-from nested.memory.sequence import check_state
+from nested.memory.sequence import check_gathered, check_state
 
 
 class Attention(nn.Module):
@@ -30,9 +30,11 @@ class Attention(nn.Module):
         self.project, self.out = (nn.Linear(dim, n * dim, bias=False) for n in (3, 1))
 
     def init(self, batch_size: int) -> State:
-        """The state before the first token, {"keys", "values": (B, H, 0, E)}."""
+        """The state before the first token, {"keys", "values": (B, H, 0, E)}. Raises
+        ``ValueError`` where FSDP2 has sharded the weights."""
         size = self.out.in_features // self.heads
         empty = self.out.weight.new_zeros(batch_size, self.heads, 0, size)
+        check_gathered(empty, "this attention")
         return {"keys": empty, "values": empty}
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:

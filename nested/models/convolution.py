@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
-from nested.memory.sequence import check_state
+from nested.memory.sequence import check_gathered, check_state
 
 
 class Convolution(nn.Module):
@@ -23,9 +23,12 @@ class Convolution(nn.Module):
         self.weight = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
 
     def init(self, batch_size: int) -> State:
-        """The state before the first token, zeros (B, S - 1, D)."""
+        """The state before the first token, zeros (B, S - 1, D). Raises ``ValueError`` where
+        FSDP2 has sharded the weights."""
         taps, dim = self.weight.shape
-        return self.weight.new_zeros(batch_size, taps - 1, dim)
+        first = self.weight.new_zeros(batch_size, taps - 1, dim)
+        check_gathered(first, "this convolution")
+        return first
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.init(len(x)) if state is None else state

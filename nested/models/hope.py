@@ -63,8 +63,8 @@ class HopeBlock(Block):
         self.out = nn.Linear(dim, dim, bias=False)
         self.continuum = ContinuumMemory(dim, config.periods, **cut)
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        self.check(state)
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.states(state)
         seen, convolution = self.convolution(self.before_mixer(x), state["convolution"])
         y, mixer = self.mixer(seen, state["mixer"])
         x = x + self.out(self.after_mixer(y))

@@ -37,16 +37,15 @@ class SequenceModel(nn.Module):
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_text(tokens, self.config.vocab)
-        states = self._states(state, len(tokens))
         x, after = self.embed(tokens), []
-        for block, own in zip(self.blocks, states, strict=True):
+        for block, own in zip(self.blocks, self._states(state), strict=True):
             x, own = block(x, own)
             after.append(own)
         return self.head(self.norm(x)), {"blocks": tuple(after)}
 
-    def _states(self, state: State | None, batch_size: int) -> tuple[State, ...]:
+    def _states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:
-            return self.init(batch_size)["blocks"]
+            return (None,) * len(self.blocks)  # each begins when its weights are gathered
         is_ours = isinstance(state, dict) and isinstance(state.get("blocks"), (tuple, list))
         if not is_ours or len(state["blocks"]) != len(self.blocks):
             count = f"{len(state['blocks'])} blocks" if is_ours else type(state).__name__
@@ -58,8 +57,8 @@ class SequenceModel(nn.Module):
 
 
 class Block(nn.Module):
-    """Parts that each take and give a state, {name: state}: ``x, state = block(x, state)``, x (B,
-    T, D). A subclass names its ``parts``."""
+    """Parts that each take and give a state, {name: state}: ``x, state = block(x, state=None)``, x
+    (B, T, D). A subclass names its ``parts``."""
 
     parts: tuple[str, ...] = ()
 
@@ -67,14 +66,18 @@ class Block(nn.Module):
         """The states of its parts before the first token, {name: nested tensors (B, ...)}."""
         return {name: getattr(self, name).init(batch_size) for name in self.parts}
 
-    def check(self, state: State) -> None:
-        """Raise ``ValueError`` unless ``state`` has the states of its parts, {name: (B, ...)}."""
+    def states(self, state: State | None) -> State:
+        """Return ``state``, {name: nested tensors (B, ...)}, with None for each part if it is None.
+        Raises ``ValueError`` unless it has the states of the block's parts."""
+        if state is None:
+            return dict.fromkeys(self.parts)
         if not isinstance(state, dict) or state.keys() != set(self.parts):
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(
                 f"a block's state here is that of its {' and '.join(self.parts)}, but got {got}:"
                 " it is of another model; None starts anew"
             )
+        return state
 
 
 def check_text(tokens: Tensor, vocab: int) -> None:

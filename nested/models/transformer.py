@@ -36,8 +36,8 @@ class TransformerBlock(Block):
         up, down = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
         self.net = nn.Sequential(up, nn.GELU(), down)
 
-    def forward(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        self.check(state)
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        state = self.states(state)
         y, attention = self.attention(self.before_attention(x), state["attention"])
         x = x + y
         return x + self.net(self.before_net(x)), {"attention": attention}

@@ -251,3 +251,18 @@ def test_tokens_missing_or_too_many_are_refused_in_words():
         for read in (by_chunks, by_tokens):
             with pytest.raises(ValueError, match="same samples and tokens"):
                 read(keys, x[:, : keys.shape[1]], keys, some, some, matrix)
+
+
+@pytest.mark.parametrize("name", MEMORIES)
+def test_checkpoints_whose_gates_had_no_dimension_still_load(name):
+    memory, x = MEMORIES[name](6, 4), torch.randn(1, 9, 6, generator=generator())
+    own = memory.state_dict()
+    saved = {n: w.squeeze() if n.endswith("bias") else w for n, w in own.items()}
+    assert any(w.dim() == 0 for w in saved.values())
+    before = dict(saved)
+    for assign in (False, True):
+        other = MEMORIES[name](6, 4)
+        other.load_state_dict(saved, assign=assign)
+        assert torch.equal(other(x)[0], memory(x)[0])
+        assert all(w.dim() > 0 for w in other.parameters())
+    assert all(w is before[n] for n, w in saved.items())  # the caller's dict stays as it was
