@@ -3,6 +3,7 @@
 python -m nested.homework                          grade examples/homework
 python -m nested.homework grade DIR ...            grade the files in one or more folders
 python -m nested.homework grade DIR --only hw3     one slot; --check NAME: one check of it
+python -m nested.homework grade --only hw3 --hint  a hint at what was lost; --hint 2: one more
 python -m nested.homework class DIR ...            a table of a class, and whose files are alike
 python -m nested.homework export DIR               a course copy, without reference answers
 python -m nested.homework fingerprint FILE         what homework.toml keeps of an untouched file
@@ -35,6 +36,15 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     grade.add_argument("folders", nargs="*", type=Path, metavar="DIR", help=f"default: {HOMEWORK}")
     grade.add_argument("--check", default="", metavar="NAME", help="one check alone")
     grade.add_argument("--format", choices=FORMATS, default="text", help="default: text")
+    grade.add_argument(
+        "--hint",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="N",
+        help="the first N hints (1 if N is not given) for what was lost",
+    )
     table = commands.add_parser(
         "class", help="grade a class; who has how many points, who is alike"
     )
@@ -81,12 +91,17 @@ def run_grade(args: argparse.Namespace) -> int:
     if os.name != "posix":
         raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
     from nested.homework.parallel import grade_all
+    from nested.homework.registry import read_hints
     from nested.homework.report import FORMATS as reports
+    from nested.homework.report import as_hints
     from nested.support.files import prepare_folder, write_whole
 
     is_class, folders = args.command == "class", args.folders or [HOMEWORK]
     if not is_class and args.format == "gradescope" and len(folders) > 1:
         raise ValueError("the gradescope format takes one folder")
+    hint = 0 if is_class else args.hint
+    if hint < 0 or hint and args.format != "text":
+        raise ValueError("--hint counts from 1, and goes with the text format")
     if not 0 <= args.seed < 2**31:
         raise ValueError(f"--seed is a whole number from 0 to 2**31 - 1, but got {args.seed}")
     if args.out is not None:
@@ -95,6 +110,8 @@ def run_grade(args: argparse.Namespace) -> int:
     check = "" if is_class else args.check
     submissions = grade_all(folders, check=check, **how, on_slot=_say)
     text = _class_table(folders, submissions) if is_class else reports[args.format](submissions)
+    if hint:
+        text += "\n" + as_hints(submissions, read_hints(), hint, args.only)
     if args.out is None:
         print(text)
     else:
