@@ -21,6 +21,7 @@ The grader gives it pasts that differ in one loss, up to five steps back, and lo
 tell.
 
 Grade it:  python -m nested.homework grade --only hw3
+Time: about 2 hours. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. What breaks if h is kept in self instead of the state? Name two things.

@@ -23,6 +23,7 @@ between. The values are those of torch.optim.SGD, the hypergradients those of wi
 on 250,000 weights need no more memory than 2. (0 < momentum < 1 may be taken for granted.)
 
 Grade it:  python -m nested.homework grade --only hw5
+Time: about 2 hours. Difficulty: 5 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. By how much does a rounding error in v_K grow until v_0? What would float32 do at K = 100?

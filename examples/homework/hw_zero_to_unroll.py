@@ -58,7 +58,7 @@ out as changing lr, momentum or w_0 by 1e-5 says. Task 4: the rule is bounded, a
 from its signals. Task 5: after 60 meta-steps the rule trains nets better that it never met.
 
 Grade it:  python -m nested.homework grade --only hw_zero
-Stuck?     python -m nested.homework grade --only hw_zero --hint
+Time: about 4 hours. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. Which line of yours would you change to forget the second derivative, and what would be lost?

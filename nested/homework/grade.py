@@ -44,6 +44,7 @@ class SlotReport:
     bonus: bool
     seconds: float = 0.0
     checks: list[CheckReport] = field(default_factory=list)
+    effort: str = ""  # how long it takes and how hard it is, in words
 
     @property
     def points(self) -> float:
@@ -160,7 +161,8 @@ def without_grading(name: str, folder: Path | str, worth: Worth) -> SlotReport |
     if path is not None and not _is_untouched(path, worth):
         return None
     status = "missing" if path is None else "not attempted"
-    return SlotReport(slot.name, slot.title, status, worth.points, worth.bonus)
+    about = slot.name, slot.title, status, worth.points, worth.bonus
+    return SlotReport(*about, effort=worth.effort)
 
 
 def grade_slot(
@@ -207,7 +209,8 @@ def report_checks(
             lines.append(CheckReport(check.name, points, out_of, *said, command))
     seconds = round(time.monotonic() - began, 1)
     out_of = math.fsum(line.out_of for line in lines)  # of the checks that were looked at
-    return SlotReport(slot.name, slot.title, "graded", out_of, worth.bonus, seconds, checks=lines)
+    about = slot.name, slot.title, "graded", out_of, worth.bonus, seconds
+    return SlotReport(*about, checks=lines, effort=worth.effort)
 
 
 def _is_untouched(path: Path, worth: Worth) -> bool:

@@ -2,7 +2,8 @@
 
 from nested.homework.slots import hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_zero
 
-_MODULES = (hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_zero)
-SLOTS = {module.SLOT.name: module.SLOT for module in _MODULES}
+SLOTS = {
+    module.SLOT.name: module.SLOT for module in (hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_zero)
+}
 
 __all__ = ["SLOTS"]
