@@ -16,7 +16,10 @@ import torch
 from torch import Generator, Tensor
 
 from nested.optim.base import INFINITY, MemoryOptimizer, as_rows, zeros_for
+from nested.optim.sharded import cut_as, whole
 
+Sizes = tuple[Tensor, Tensor]  # of a gradient, see _size
+NUMBERS = 2**18  # in the largest tensor of a part, on a CPU
 SHARED = ("coordinate", "shape")
 
 
@@ -82,23 +85,21 @@ class DeepMomentum(MemoryOptimizer):
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
         lr, momentum, present = group["lr"], group["momentum"], set(params)
+        for p in params:
+            # b <- a b - n u
+            self.state[p]["momentum"].mul_(momentum).sub_(p.grad, alpha=lr)
         for sharing, width in _sharings(group):
             members = [p for p in sharing if p in present]
-            if not members:
-                continue
-            moves = []
-            for p in members:
-                # b <- a b - n u
-                moves.append(self.state[p]["momentum"].mul_(momentum).sub_(p.grad, alpha=lr))
-            if group["hidden"]:
-                errors = [p.grad.reshape(-1, width) for p in members]
-                keys = [_of_size_one(u) for u in errors]
+            if not group["hidden"]:
+                for p in members:
+                    p.add_(self.state[p]["momentum"])
+            elif members:
                 net = self._net(group, sharing, width)
-                answers = _learn_and_answer(net, torch.cat(keys), torch.cat(errors), lr, momentum)
-                parts = answers.split([len(u) for u in errors])
-                moves = [b + part.reshape(b.shape) for b, part in zip(moves, parts, strict=True)]
-            for p, move in zip(members, moves, strict=True):
-                p.add_(move)
+                sizes = {p: _size(whole(p.grad)) for p in members}
+                _learn(net, [(whole(p.grad), sizes[p]) for p in members], lr, momentum)
+                for p in members:
+                    answer = cut_as(_answer(net, whole(p.grad), sizes[p]), p)
+                    p.add_(answer.add_(self.state[p]["momentum"]))
 
     def _net(self, group: dict[str, Any], sharing: list[Tensor], width: int) -> dict[str, Tensor]:
         """The net of parameters that share one: it is kept with the first of them."""
@@ -106,25 +107,64 @@ class DeepMomentum(MemoryOptimizer):
         if "A" not in state:
             rows = sum(p.numel() for p in sharing) // width
             hidden = min(group["hidden"], rows)
-            drawn = torch.randn(hidden, width, generator=Generator().manual_seed(group["seed"]))
-            start = (drawn / math.sqrt(width)).to(sharing[0])
+            generator = Generator().manual_seed(group["seed"])
+            drawn = torch.randn(hidden, width, generator=generator, dtype=torch.float32)
+            like = sharing[0]
+            start = (drawn / math.sqrt(width)).to(device=like.device, dtype=like.dtype)
             state |= {"A": start.new_zeros(width, hidden), "B": start.clone(), "B_start": start}
             state["rows"] = rows
         return state
 
 
-def _learn_and_answer(
-    net: dict[str, Tensor], keys: Tensor, errors: Tensor, lr: float, momentum: float
-) -> Tensor:
-    """Train the net on (keys, errors), both (N, C), and return what it then says, (N, C)."""
+def _learn(
+    net: dict[str, Tensor], seen: list[tuple[Tensor, Sizes]], lr: float, momentum: float
+) -> None:
+    """Train the net, in place, on gradients (...) with their sizes."""
     scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
-    hidden = torch.tanh(keys @ net["B"].T)  # (N, H)
-    d_outer = errors.T @ hidden * scale  # (C, H)
-    d_inner = ((errors @ net["A"]) * (1 - hidden * hidden)).T @ keys * scale  # (H, C)
+    outer, inner = _wide(net["A"]), _wide(net["B"])
+    d_outer, d_inner = torch.zeros_like(outer), torch.zeros_like(inner)
+    for grad, size in seen:
+        for errors in _parts(grad, net):
+            keys = errors / size[0] / size[1]
+            hidden = _hidden(inner, keys)  # (H, n)
+            d_outer += (hidden @ errors).T
+            slopes = outer.T @ errors.T
+            d_inner += slopes.addcmul_(slopes, hidden.square_(), value=-1) @ keys
     # theta <- theta_0 + a (theta - theta_0) - n dL/dtheta
-    net["A"].mul_(momentum).sub_(d_outer, alpha=lr)
-    net["B"].lerp_(net["B_start"], 1 - momentum).sub_(d_inner, alpha=lr)
-    return torch.tanh(keys @ net["B"].T) @ net["A"].T * scale
+    net["A"].mul_(momentum).sub_(d_outer * scale, alpha=lr)
+    net["B"].lerp_(net["B_start"], 1 - momentum).sub_(d_inner * scale, alpha=lr)
+
+
+def _answer(net: dict[str, Tensor], grad: Tensor, size: Sizes) -> Tensor:
+    """What the net says to a gradient (...), in its shape."""
+    scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
+    outer, inner = _wide(net["A"]) * scale, _wide(net["B"])
+    answer = torch.empty_like(grad, memory_format=torch.contiguous_format)
+    places = answer.view(-1, len(outer)).split(_at_a_time(grad, net))
+    for place, errors in zip(places, _parts(grad, net), strict=True):
+        place.copy_(_hidden(inner, errors / size[0] / size[1]).T @ outer.T)
+    return answer
+
+
+def _hidden(inner: Tensor, keys: Tensor) -> Tensor:
+    """``tanh(B k)``, (H, n), of keys (n, C): as 2 sigmoid(2 B k) - 1, which is faster."""
+    return (2 * inner @ keys.T).sigmoid_().mul_(2).sub_(1)
+
+
+def _parts(grad: Tensor, net: dict[str, Tensor]) -> Iterator[Tensor]:
+    """The rows of a gradient, some at a time, (n, C) in float32 or more: all hidden units of all
+    rows would take many times the memory of the weights."""
+    rows = grad.reshape(-1, len(net["A"]))
+    return map(_wide, rows.split(_at_a_time(grad, net)))
+
+
+def _at_a_time(grad: Tensor, net: dict[str, Tensor]) -> int:
+    numbers = NUMBERS if grad.device.type == "cpu" else 16 * NUMBERS
+    return max(1, numbers // max(net["A"].shape))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _sharings(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], int]]:
@@ -138,8 +178,18 @@ def _sharings(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], int]]:
         yield sharing, 1 if shape is None else as_rows(sharing[0]).shape[1]
 
 
+def _size(x: Tensor) -> Sizes:
+    """The largest entry of x (...), and the root mean square of x over it: of the two, no square
+    overflows or vanishes. By both, zero stays zero."""
+    low, high = x.aminmax()
+    largest = _wide(torch.maximum(-low, high))
+    largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
+    squares = [(_wide(part) / largest).square_().sum() for part in x.flatten().split(NUMBERS)]
+    root = (sum(squares) / x.numel()).sqrt()
+    return largest, root.clamp(min=torch.finfo(root.dtype).tiny)
+
+
 def _of_size_one(x: Tensor) -> Tensor:
-    """x over its root mean square; zero stays zero, and no square overflows or vanishes."""
-    tiny = torch.finfo(x.dtype).tiny
-    x = x / x.abs().amax().clamp(min=tiny)
-    return x / x.square().mean().sqrt().clamp(min=tiny)
+    """x (...) with a root mean square of 1; zero stays zero."""
+    largest, root = _size(x)
+    return x / largest / root

@@ -14,11 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from nested.optim.base import INFINITY, MemoryOptimizer
+from nested.optim.sharded import is_sharded
 
 REDUCTIONS = ("mean", "sum")
-LARGE = 1e6  # beside the 1 of I: of float64's 16 digits, 10 are left
+COMPILED = (
+    "DGD watches layers by hooks, which a compiled module may skip: give it the module as it is,"
+    " and compile the module after that"
+)
+ONE_GRAPH = "DGD must see the inputs of each layer: compile without fullgraph=True"
+WIDEST = 1024  # columns of a matrix that is tried although there are fewer rows
+LEAST = {torch.float32: 1e-2, torch.float64: 1e-6}  # share of a pivot that must be left
+MOST = 10.0  # times what comes out may go in: float32 would lose more digits
 
 
 class DGD(MemoryOptimizer):
@@ -39,8 +48,14 @@ class DGD(MemoryOptimizer):
     Biases, and all parameters that are no weight of such a layer, take plain gradient descent with
     the same ``lr`` (n, at least 0); those other than biases are named in a warning, once. Rows are
     kept until ``step``, ``zero_grad``, or a backward pass that finds the gradient gone (``None``).
-    Raises ``ValueError`` for settings out of range and lazy modules, ``TypeError`` when copied: the
-    hooks belong to one module.
+    Hooks go when the optimizer goes, and a copy of the module has none that act.
+
+    Compile a module after its optimizer is made, and not to one graph. Under
+    ``DistributedDataParallel`` a step takes the rows of all processes: with as many rows in each,
+    it is the step of one process on the mean of their losses.
+
+    Raises ``ValueError`` for settings out of range, and for modules that are lazy, compiled or
+    sharded; ``TypeError`` when copied, since the hooks belong to one module.
 
     It makes each layer's output equal -dL/dy. For logits under cross entropy that is under 1 in
     size, so that the loss stays high, whatever ``lr`` is: 1.86 on digits where a tuned AdamW
@@ -56,11 +71,15 @@ class DGD(MemoryOptimizer):
             raise ValueError(f"DGD watches the layers of a module, but got {module!r}")
         if any(map(nn.parameter.is_lazy, module.parameters())):
             raise ValueError("the module has lazy parameters: run a batch through it first")
+        if any(map(_is_compiled, module.modules())):
+            raise ValueError(COMPILED)
         self.mine: set[Tensor] = set()  # all parameters of the groups
         # of each weight, since its last step, by forward pass: two backward passes count it once
         self.rows: dict[Tensor, dict[object, Tensor]] = {}
         self.pending: dict[Tensor, tuple[int, dict[object, Tensor]]] = {}  # of one backward pass
         self.reported: set[Tensor] = set()
+        self.has_seen = False  # any input of any layer
+        self.processes: Any = None  # the group whose gradients are averaged, under DDP
         self.names = {p: name for name, p in module.named_parameters()}
         super().__init__(params, {"lr": lr, "reduction": reduction})
         # a weight that is computed anew at each pass (weight_norm) is no parameter of the layer
@@ -71,8 +90,12 @@ class DGD(MemoryOptimizer):
             and "weight" in dict(layer.named_parameters(recurse=False))
         ]
         self.biases = {layer.bias for layer in layers}
+        self.weights = {layer.weight for layer in layers}
+        handles: list[RemovableHandle] = []
         for layer in layers:
-            _listen(layer, weakref.ref(self))
+            watch = _Watch(weakref.ref(self), handles)
+            handles.append(layer.register_forward_hook(watch, with_kwargs=True))
+        weakref.finalize(self, _remove, handles).atexit = False
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         super().add_param_group(param_group)
@@ -82,6 +105,11 @@ class DGD(MemoryOptimizer):
         super().check_group(group)
         if group["reduction"] not in REDUCTIONS:
             raise ValueError(f"reduction is one of {REDUCTIONS}, but got {group['reduction']!r}")
+        if any(map(is_sharded, group["params"])):
+            raise ValueError(
+                "DGD takes no sharded weights, since no process sees all inputs of a layer: use"
+                " DistributedDataParallel"
+            )
 
     def note(self, weight: Tensor, rows: Tensor, forward_pass: object) -> None:
         """Hold the rows (N, D) of one backward pass until it has reached ``weight`` (O, D). Rows of
@@ -105,66 +133,156 @@ class DGD(MemoryOptimizer):
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
         lr, plain = group["lr"], []
-        for p in params:
-            rows = self.rows.pop(p, None)
-            self.pending.pop(p, None)
-            if rows is None:
+        rows_of = {p: self._rows(p) for p in params}
+        if self.processes is not None:
+            rows_of = _of_all_processes(rows_of, self.weights, self.processes)
+        for p, inputs in rows_of.items():
+            if inputs is None:
                 p.add_(p.grad, alpha=-lr)
                 plain += [p] if p not in self.biases and p not in self.reported else []
                 continue
-            inputs = torch.cat(list(rows.values()))
             rate = lr / max(len(inputs), 1) if group["reduction"] == "sum" else lr
-            p.copy_(forget(p.double() - rate * p.grad.double(), inputs, lr))
+            p.copy_(forget(p, inputs, lr, p.grad, rate))
         if plain:
             self.reported.update(plain)
             names = ", ".join(self.names.get(p, "a parameter outside the module") for p in plain)
-            warnings.warn(f"DGD saw no inputs of {names}: plain gradient descent", stacklevel=5)
+            hint = "" if self.has_seen else " (was the model compiled and run before its DGD?)"
+            warnings.warn(
+                f"DGD saw no inputs of {names}: plain gradient descent{hint}", stacklevel=5
+            )
+
+    def _rows(self, p: Tensor) -> Tensor | None:
+        """The inputs (N, D) that ``p`` (O, D) met since the last step, which are then forgotten."""
+        self.pending.pop(p, None)
+        rows = self.rows.pop(p, None)
+        return None if rows is None else torch.cat(list(rows.values()))
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError("a DGD cannot be copied or pickled: make a new one and load its state_dict")
 
 
-def _listen(layer: nn.Linear, reference: weakref.ref[DGD]) -> None:
-    """Tell the optimizer of the layer's inputs; a module must not keep its optimizer alive."""
-    told: set[Tensor] = set()
+class _Watch:
+    """A forward hook that tells the optimizer of a layer's inputs. It does not keep the optimizer
+    alive, and a copy of it does nothing: the module that was copied has no optimizer."""
 
-    def keep(weight: Tensor) -> None:
-        if (optimizer := reference()) is not None:
-            optimizer.keep(weight)
+    def __init__(
+        self,
+        reference: weakref.ref[DGD] | None = None,
+        handles: list[RemovableHandle] | None = None,
+    ) -> None:
+        self.reference, self.handles = reference, handles
+        self.known: set[Tensor] = set()  # weights that have a hook of ours
 
-    def watch(layer: nn.Linear, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-        optimizer, weight = reference(), layer.weight
-        if optimizer is None or weight not in optimizer.mine:  # a copy of the module has its own
+    def __call__(
+        self, layer: nn.Linear, args: tuple, kwargs: dict[str, Any], output: Tensor
+    ) -> None:
+        if torch.compiler.is_compiling():
+            torch._dynamo.graph_break(msg=ONE_GRAPH)
+        optimizer, weight = self.reference and self.reference(), layer.weight
+        if optimizer is None or weight not in optimizer.mine:
             return
+        optimizer.has_seen = True
         if output.requires_grad and weight.requires_grad:
-            if weight not in told:
-                told.add(weight)
-                weight.register_post_accumulate_grad_hook(keep)
+            optimizer.processes = _processes_of_ddp()
+            if weight not in self.known:
+                self.known.add(weight)
+                self.handles.append(weight.register_post_accumulate_grad_hook(self._keep))
             seen = (args[0] if args else kwargs["input"]).detach()
             seen = seen.flatten(0, -2) if seen.dim() > 1 else seen[None]  # (N, D)
             this = object()
             output.register_hook(lambda _: optimizer.note(weight, seen, this))
 
-    layer.register_forward_hook(watch, with_kwargs=True)
+    def _keep(self, weight: Tensor) -> None:
+        if (optimizer := self.reference()) is not None:
+            optimizer.keep(weight)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Watch, ()
 
 
-def forget(weight: Tensor, inputs: Tensor, lr: float) -> Tensor:
-    """Return ``W (I + n/N X^T X)^-1``, (O, D), for W (O, D) and N rows X (N, D), solved in the
-    smaller of N and D, in float64: large inputs that depend on each other make it ill-conditioned.
-    Source: eq. 56 with u = 0; for N < D by Woodbury's identity, ``(I + n/N X^T X)^-1 = I - n/N X^T
-    (I + n/N X X^T)^-1 X``. Where squares of X would swallow the I, by ``X = U S V^T``: ``W - W V
-    (n/N S^2 / (1 + n/N S^2)) V^T``, which takes longer. Raises ``torch.linalg.LinAlgError`` should
-    that not converge."""
+def _remove(handles: list[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def _processes_of_ddp() -> Any:
+    """The process group of the ``DistributedDataParallel`` that makes this forward pass, if any."""
+    if not torch.distributed.is_available():
+        return None
+    ddp = nn.parallel.DistributedDataParallel._get_active_ddp_module()
+    return None if ddp is None else ddp.process_group
+
+
+def _of_all_processes(
+    rows_of: dict[Tensor, Tensor | None], weights: set[Tensor], processes: Any
+) -> dict[Tensor, Tensor | None]:
+    """The inputs (N, D) that each of these weights met in any process, one after another."""
+    from torch import distributed
+
+    for p in rows_of:
+        if p in weights:
+            mine = p.new_empty(0, p.shape[1]) if rows_of[p] is None else rows_of[p]
+            counts = torch.empty(processes.size(), dtype=torch.int64, device=p.device)
+            counts = list(counts.split(1))
+            distributed.all_gather(counts, torch.full_like(counts[0], len(mine)), group=processes)
+            most = max(map(int, counts))
+            parts = [mine.new_empty(most, p.shape[1]) for _ in counts]
+            padded = nn.functional.pad(mine, (0, 0, 0, most - len(mine)))
+            distributed.all_gather(parts, padded, group=processes)
+            rows = torch.cat([part[:count] for part, count in zip(parts, counts)])
+            rows_of[p] = rows if most else rows_of[p]
+    return rows_of
+
+
+def forget(
+    weight: Tensor, inputs: Tensor, lr: float, grad: Tensor | None = None, rate: float = 0.0
+) -> Tensor:
+    """Return ``(W - rate G) (I + n/N X^T X)^-1``, (O, D), for a weight W and its gradient G, both
+    (O, D), and N rows of inputs X (N, D), in the dtype of W.
+
+    Float32 serves where rounding does no harm. Otherwise, and for W in float64, it is float64, on
+    the CPU for other weights, since some devices have none. Cholesky's decomposition solves it in
+    the smaller of N and D; for N < D by Woodbury's identity, ``(I + n/N X^T X)^-1 = I - n/N X^T (I
+    + n/N X X^T)^-1 X``. Where rounding would swallow a pivot, the other dimension is tried, and
+    then ``X = U S V^T``: ``W - W V (n/N S^2 / (1 + n/N S^2)) V^T``, which takes longer. Inputs that
+    are no numbers give none. Source: eq. 56. Raises ``torch.linalg.LinAlgError`` should the last
+    not converge.
+    """
     if not inputs.numel():
-        return weight
-    w, x = weight.double(), inputs.double()
-    rate, (rows, width) = lr / len(inputs), x.shape
-    gram = rate * (x.T @ x if width <= rows else x @ x.T)
-    if LARGE < gram.diagonal().max() < INFINITY:
-        _, s, v = torch.linalg.svd(x * math.sqrt(rate), full_matrices=False)
-        return (w - (w @ v.T * (s * s / (1 + s * s))) @ v).to(weight.dtype)
-    gram.diagonal().add_(1)
-    root = torch.linalg.cholesky_ex(gram).L  # of what is no number: NaN, as in any optimizer
-    if width <= rows:
-        return torch.cholesky_solve(w.T, root).T.to(weight.dtype)
-    return (w - rate * torch.cholesky_solve(x @ w.T, root).T @ x).to(weight.dtype)
+        return weight if grad is None else weight - rate * grad
+    parts = [weight, inputs] if grad is None else [weight, inputs, grad]
+    if weight.dtype != torch.float64:
+        w, x, *g = (part.float() for part in parts)
+        w = w - rate * g[0] if g else w
+        found = _by_cholesky(w, x, lr)
+        if found is not None and w.abs().amax() <= MOST * found.abs().amax():
+            return found.to(weight.dtype)
+        parts = [part.cpu().double() for part in parts]
+    w, x, *g = parts
+    w, x = w - rate * g[0] if g else w, x.to(w)
+    found = _by_cholesky(w, x, lr)
+    if found is None and x.isfinite().all():
+        _, s, v = torch.linalg.svd(x * math.sqrt(lr / len(x)), full_matrices=False)
+        found = w - (w @ v.T * (s * s / (1 + s * s))) @ v
+    if found is None:
+        found = torch.full_like(w, math.nan)
+    return found.to(weight.dtype).to(weight.device)
+
+
+def _by_cholesky(w: Tensor, x: Tensor, lr: float) -> Tensor | None:
+    """``W (I + n/N X^T X)^-1``, or nothing where rounding would swallow a pivot."""
+    rate, (rows, width) = lr / len(x), x.shape
+    for is_by_row in (width > rows, width <= rows)[: 1 + (width <= WIDEST)]:
+        gram = rate * (x @ x.T if is_by_row else x.T @ x)
+        gram.diagonal().add_(1)
+        root, failed = torch.linalg.cholesky_ex(gram)
+        left = (root.diagonal().square() / gram.diagonal()).amin()
+        if left > LEAST[w.dtype] and not failed:
+            if is_by_row:
+                return w - rate * torch.cholesky_solve(x @ w.T, root).T @ x
+            return torch.cholesky_solve(w.T, root).T
+    return None

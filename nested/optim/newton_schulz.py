@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nested.optim.sharded import cut_as, is_sharded, whole
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c
 WIDE = 1.5  # C / R from which steps on the Gram matrix (R, R) are fewer multiplications; they need
 #             more than half precision
@@ -31,7 +33,7 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
     differentiable. At the zero matrix, where it has no derivative, its gradient is zero. Matrices
     whose entries are all below ``4096 tiny`` of the dtype count as zero; in float16 none does, and
     gradients stop at its largest number. Raises ``ValueError`` for other dimensions than two or
-    three.
+    three. A matrix that is cut over processes (``DTensor``) is gathered, and its result cut again.
 
     ``torch.optim.Muon`` computes the same in bfloat16. Rounding gives its result singular values of
     their own: on matrices of low rank it is wrong by a third.
@@ -39,6 +41,8 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
     a, b, c = COEFFICIENTS
     if matrix.dim() not in (2, 3):
         raise ValueError(f"only matrices (R, C) are orthogonal, but got {tuple(matrix.shape)}")
+    if is_sharded(matrix):
+        return cut_as(newton_schulz(whole(matrix), steps), matrix)
     rows, columns = matrix.shape[-2:]
     is_tall = rows > columns
     x = matrix.mT if is_tall else matrix

@@ -1,8 +1,12 @@
 """Deep momentum against eq. 50 with the objective of eq. 34, differentiated by autograd."""
 
+import weakref
+
 import pytest
 import torch
-from torch import Generator, nn
+from torch import Generator, is_tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from nested.optim import DeepMomentum
 from nested.optim.deep_momentum import _of_size_one
@@ -182,3 +186,67 @@ def test_keys_have_size_one_for_gradients_of_any_size(scale):
     key = _of_size_one(scale * torch.tensor([1.0, -2.0, 3.0]))
     assert torch.allclose(key, _of_size_one(torch.tensor([1.0, -2.0, 3.0])))
     assert key.square().mean().item() == pytest.approx(1)
+
+
+class Live(TorchDispatchMode):
+    """The most bytes that tensors made in it take at one time, as a share of ``weights``."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.weights, self.now, self.most, self.known = weights, 0, 0, set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        before = {
+            x.untyped_storage().data_ptr() for x in tree_leaves([args, kwargs]) if is_tensor(x)
+        }
+        out = function(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if is_tensor(x) and x.untyped_storage().data_ptr() not in before | self.known:
+                storage = x.untyped_storage()
+                place, size = storage.data_ptr(), storage.nbytes()
+                self.known.add(place)
+                self.now += size
+                weakref.finalize(storage, self.free, place, size)
+        self.most = max(self.most, self.now)
+        return out
+
+    def free(self, place, size):
+        self.known.discard(place)
+        self.now -= size
+
+    @property
+    def share(self):
+        return self.most / sum(p.nbytes for p in self.weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", ["coordinate", "shape"])
+def test_temporaries_are_less_than_four_times_the_weights(shared, dtype):
+    params = [nn.Parameter(torch.randn(shape, dtype=dtype)) for shape in [(1024, 1024), (512, 700)]]
+    for p in params:
+        p.grad = torch.randn_like(p)
+    optimizer = DeepMomentum(params, 1e-3, shared=shared)
+    optimizer.step()
+    with Live(params) as live:
+        optimizer.step()
+    assert 0.1 < live.share < 4
+
+
+@pytest.mark.parametrize("shared", ["coordinate", "shape"])
+def test_a_step_in_parts_is_a_step_at_once(shared, monkeypatch):
+    runs = []
+    for numbers in (2**18, 7):
+        monkeypatch.setattr("nested.optim.deep_momentum.NUMBERS", numbers)
+        runs.append(train(lambda params: DeepMomentum(params, 0.1, 0.9, shared=shared))[0])
+    assert torch.allclose(*runs, rtol=1e-11)
+
+
+def test_half_precision_is_computed_in_single():
+    moved = []
+    for dtype in (torch.bfloat16, torch.float64):
+        p, g = nn.Parameter(torch.zeros(50, 40, dtype=dtype)), draw((50, 40), 1).bfloat16()
+        optimizer = DeepMomentum([p], 1.0)
+        p.grad = g.to(dtype)
+        optimizer.step()
+        moved.append(p.detach().double())
+    assert (moved[0] - moved[1]).norm() < 0.01 * moved[1].norm()

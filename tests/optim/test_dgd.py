@@ -355,3 +355,145 @@ def test_layers_and_batches_of_nothing():
     assert torch.equal(layer.weight, before)
     layer(draw(6)).sum().backward()  # one input without a batch
     assert next(iter(optimizer.rows[layer.weight].values())).shape == (1, 6)
+
+
+def hooks_of(net):
+    hooks = [h for layer in net.modules() for h in layer._forward_hooks.values()]
+    return hooks + [h for p in net.parameters() for h in (p._post_accumulate_grad_hooks or {})]
+
+
+def test_a_net_whose_optimizer_is_gone_keeps_no_hooks_and_pickles(tmp_path):
+    net = nn.Sequential(linear(6, 6), nn.Tanh(), linear(6, 4))
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    net(draw(5, 6)).square().mean().backward()
+    optimizer.step()
+    assert hooks_of(net)
+    del optimizer
+    gc.collect()
+    assert not hooks_of(net)
+    torch.save(net, tmp_path / "net")
+    again = torch.load(tmp_path / "net", weights_only=False)
+    assert torch.equal(again(draw(5, 6)), net(draw(5, 6))) and not hooks_of(again)
+
+
+@pytest.mark.parametrize("how", ["pickle", "deepcopy"])
+def test_a_net_with_an_optimizer_is_copied_without_it(how, tmp_path):
+    net = nn.Sequential(linear(6, 6), nn.Tanh(), linear(6, 4))
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    net(draw(5, 6)).square().mean().backward()
+    if how == "pickle":
+        torch.save(net, tmp_path / "net")
+        again = torch.load(tmp_path / "net", weights_only=False)
+    else:
+        again = copy.deepcopy(net)
+    rows = {p: list(kept.values()) for p, kept in optimizer.rows.items()}
+    again(draw(5, 6)).square().mean().backward()
+    assert {p: list(kept.values()) for p, kept in optimizer.rows.items()} == rows
+    other = DGD(again.parameters(), 0.1, module=again)
+    for one, its in ((net, optimizer), (again, other)):
+        its.zero_grad()
+        one(draw(5, 6)).square().mean().backward()
+        its.step()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), again.parameters()))
+
+
+def test_two_optimizers_of_one_net_do_not_take_each_others_hooks():
+    net = nn.Sequential(linear(6, 6), linear(6, 4))
+    first = DGD(net[0].parameters(), 0.1, module=net)
+    second = DGD(net[1].parameters(), 0.1, module=net)
+    net(draw(5, 6)).square().mean().backward()
+    assert set(first.rows) == {net[0].weight} and set(second.rows) == {net[1].weight}
+    del first
+    gc.collect()
+    second.zero_grad()
+    net(draw(5, 6)).square().mean().backward()
+    assert set(second.rows) == {net[1].weight}
+
+
+def compiled(net, how):
+    if how == "in place":
+        net.compile(backend="eager")
+        return net
+    if how == "a part":
+        net[0].compile(backend="eager")
+        return net
+    return torch.compile(net, backend="eager")
+
+
+@pytest.mark.parametrize("how", ["a wrapper", "in place", "a part"])
+def test_a_compiled_module_is_refused(how):
+    net = nn.Sequential(linear(6, 6), linear(6, 4))
+    with pytest.raises(ValueError, match="a compiled module may skip.* compile the module after"):
+        DGD(net.parameters(), 0.1, module=compiled(net, how))
+
+
+def test_a_net_that_is_compiled_after_its_optimizer_was_made_is_seen():
+    torch._dynamo.reset()
+    runs = []
+    for is_compiled in (False, True):
+        net = nn.Sequential(linear(6, 6), nn.Tanh(), linear(6, 4))
+        optimizer = DGD(net.parameters(), 0.1, module=net)
+        call = torch.compile(net, backend="eager") if is_compiled else net
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "DGD")
+            for _ in range(3):
+                optimizer.zero_grad()
+                call(draw(5, 6)).square().mean().backward()
+                optimizer.step()
+        runs.append([p.detach().clone() for p in net.parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*runs))
+
+
+def test_compiling_to_one_graph_says_what_to_do():
+    torch._dynamo.reset()
+    net = nn.Sequential(linear(6, 6), linear(6, 4))
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    with pytest.raises(Exception, match="compile without fullgraph=True"):
+        torch.compile(net, backend="eager", fullgraph=True)(draw(5, 6))
+    assert not optimizer.rows
+
+
+def test_a_net_that_was_compiled_and_run_before_its_optimizer_is_told():
+    torch._dynamo.reset()
+    net = nn.Sequential(linear(6, 6), linear(6, 4))
+    call = torch.compile(net, backend="eager")
+    call(draw(5, 6)).sum().backward()
+    optimizer = DGD(net.parameters(), 0.1, module=net)
+    optimizer.zero_grad()
+    call(draw(5, 6)).square().mean().backward()
+    with pytest.warns(UserWarning, match="compiled and run before"):
+        optimizer.step()
+
+
+SCALES = [(5, 1.0), (5, 1e3), (5, 1e9), (40, 1e3), (40, 1e9)]
+
+
+@pytest.mark.parametrize("rows, large", SCALES)
+@pytest.mark.parametrize("is_offset", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_in_float32_it_is_exact_for_features_of_any_size(rows, large, is_offset, seed):
+    weight, inputs, lr = draw(3, 12, seed=seed).float(), draw(rows, 12, seed=seed + 9).float(), 0.7
+    inputs[:, 0] = inputs[:, 0] + large if is_offset else inputs[:, 0] * large
+    gram = torch.eye(12).double() + lr / rows * inputs.double().T @ inputs.double()
+    expected = weight.double() @ torch.inverse(gram)
+    found = forget(weight, inputs, lr)
+    assert found.dtype == torch.float32
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype, within", [(torch.float32, 1e-5), (torch.float64, 1e-8)])
+@pytest.mark.parametrize("lr", [0.1, 10.0, 1e4])
+def test_inputs_of_low_rank_with_a_little_noise(lr, dtype, within):
+    inputs = draw(30, 3) @ draw(3, 12, seed=1) + 1e-3 * draw(30, 12, seed=2)
+    weight, inputs = draw(3, 12, seed=3).to(dtype), inputs.to(dtype)
+    expected = least_squares(weight.double(), inputs.double(), torch.zeros(30, 3).double(), lr)
+    found = forget(weight, inputs, lr)
+    assert torch.allclose(found.double(), expected, rtol=0, atol=within)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_inputs_that_are_no_numbers_give_no_numbers(dtype):
+    for wrong in (float("nan"), float("inf")):
+        inputs = draw(4, 6).to(dtype)
+        inputs[1, 2] = wrong
+        assert forget(draw(3, 6).to(dtype), inputs, 0.1).isnan().any()

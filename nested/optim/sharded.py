@@ -1,0 +1,30 @@
+"""Tensors that are cut over processes, such as the weights of FSDP2: taken whole, and cut again.
+
+What works on whole matrices gathers them, computes, and keeps its own part of the result.
+Source: ``torch.distributed.tensor``, whose tensors are known here by their ``full_tensor``.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Tell whether ``tensor`` (...) is a ``DTensor``, of which each process has a part."""
+    return hasattr(tensor, "full_tensor")
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Gather the whole of ``tensor`` (...) from all processes; one that is not cut is returned."""
+    return tensor.full_tensor() if is_sharded(tensor) else tensor
+
+
+def cut_as(full: Tensor, like: Tensor) -> Tensor:
+    """Cut ``full`` (...), which every process has, as ``like`` (...) is cut. Differentiable."""
+    if not is_sharded(like):
+        return full
+    from torch.distributed.tensor import DTensor, Replicate
+
+    mesh = like.device_mesh
+    everywhere = DTensor.from_local(full, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    return everywhere.redistribute(placements=like.placements)
