@@ -22,18 +22,22 @@ from nested.rules.features import (
     DIRECTIONS,
     MIDDLE,
     TENSOR_FEATURES,
+    TINY,
     Memories,
+    Moment,
     Seen,
+    features_of_tensor,
     look_at,
     moment_of,
     remember,
     within_reach,
 )
+from nested.rules.large import Large, Plan, direct_large, remember_large
 
 START_LR = 0.02
 START_MIX = {2 + MIDDLE: 0.5, len(DIRECTIONS) - 1: 0.5}  # half Adam's direction, half Muon's
 AT_ONCE = 16384  # coordinates, where no graph is kept: what is made on the way fits a cache
-TINY = 1e-24
+LARGE = 2**15  # coordinates of a tensor, from which on it moves block by block
 
 
 class CoordinatewiseRule(UpdateRule):
@@ -130,36 +134,84 @@ class CoordinatewiseRule(UpdateRule):
         moment = moment_of(step, state["total"].unsqueeze(-1) if self.progress else None)
         moved, momenta, squares, lrs = {}, {}, {}, []
         for name, p in params.items():
-            weight, grad = (_as_matrix(_wide(x), loss.dim()) for x in (p, grads[name]))
-            grad = within_reach(grad)
-            old = Memories(_wide(state["momenta"][name]), _wide(state["square"][name]))
-            memories = remember(old, grad.reshape(old.square.shape))
-            own = state["square"][name].dtype
-            momenta[name], squares[name] = (memory.to(own) for memory in memories)
-            lr, direction = self.decide(look_at(weight, grad, memories, moment))
-            moved[name] = p - (lr * direction).reshape(p.shape).to(p.dtype)
+            memories = Memories(state["momenta"][name], state["square"][name])
+            moved[name], memories, lr = self._move(p, grads[name], memories, moment, loss.dim())
+            momenta[name], squares[name] = memories
             lrs.append(lr)
         kept = {"momenta": momenta, "square": squares, "step": state["step"] + 1}
         if self.progress:
             kept["total"] = state["total"] + 0
         return Step(moved, kept, {"lr": torch.cat(lrs, dim=-1)})
 
-    def decide(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """The step size (1,) and the direction (n,), of root mean square 1, of one tensor. Raises
-        ``RuntimeError`` for features of another number."""
-        own = self.see.weight.dtype
-        tensor = seen.tensor.to(own)
+    def _move(
+        self, p: Tensor, grad: Tensor, memories: Memories, moment: Moment, tasks: int
+    ) -> tuple[Tensor, Memories, Tensor]:
+        """One tensor of weights (...) moved, its memories, and its lr (1,)."""
+        weight, grad = (_as_matrix(_wide(x), tasks) for x in (p, grad))
+        grad, own = within_reach(grad), memories.square.dtype
+        old = Memories(*map(_wide, memories))
+        new = remember(old, grad.reshape(old.square.shape))
+        lr, direction = self.decide(look_at(weight, grad, new, moment))
+        moved = p - (lr * direction).reshape(p.shape).to(p.dtype)
+        return moved, Memories(*(memory.to(own) for memory in new)), lr
+
+    @torch.no_grad()
+    def move_in_place(
+        self, params: Params, grads: Params, state: State, scale: float = 1.0
+    ) -> None:
+        """Make the move of ``forward``, times ``scale``, by changing ``params`` {name: (...)}, all
+        contiguous, and ``state``. Takes little memory beside them, and on large tensors less time.
+        Raises ``RuntimeError`` for shapes that do not fit."""
+        step = (state["step"] + 1).unsqueeze(-1)
+        moment = moment_of(step, state["total"].unsqueeze(-1) if self.progress else None)
+        for name, p in params.items():
+            memories = Memories(state["momenta"][name], state["square"][name])
+            if p.numel() >= LARGE:
+                self._move_large(p, grads[name], memories, moment, scale)
+                continue
+            moved, new, _ = self._move(p, grads[name], memories, moment, 0)
+            for memory, after in zip(memories, new):
+                memory.copy_(after)
+            p.copy_(moved) if scale == 1 else p.lerp_(moved, scale)
+        state["step"] += 1
+
+    def _move_large(
+        self, p: Tensor, grad: Tensor, memories: Memories, moment: Moment, scale: float
+    ) -> None:
+        is_matrix, count = p.dim() > 1, p.numel()
+        shape = (p.shape[0], count // p.shape[0]) if is_matrix else (1, count)
+        large = Large(p.view(-1), grad.reshape(-1), memories, moment, shape, is_matrix)
+        summary = remember_large(large)
+        columns = shape[1] if is_matrix else 1
+        _, tensor, pulse = features_of_tensor(summary, moment, is_matrix, columns, count)
+        lr, plan = self._plan(tensor)
+        direction = direct_large(large, summary, plan)
+        size = (direction.dot(direction) / len(direction) + TINY).sqrt()
+        direction *= scale * lr.to(size.dtype) * pulse / size
+        large.weight.sub_(direction.to(p.dtype))
+
+    def _plan(self, tensor: Tensor) -> tuple[Tensor, Plan]:
+        """The step size (1,), before its pulse, and what the nets make of the features (H,) of a
+        tensor."""
+        tensor = tensor.to(self.see.weight.dtype)
         low, high = map(math.log, self.lr_range)
         share, plain = self.schedule(tensor).split([1, len(DIRECTIONS)], dim=-1)
         lr = torch.exp(low + (high - low) * torch.sigmoid(share))
         shift = self.see.bias + self.see_tensor(tensor)  # (U,)
+        return lr, Plan(plain, shift, self.see.weight, self.mix.weight)
+
+    def decide(self, seen: Seen) -> tuple[Tensor, Tensor]:
+        """The step size (1,) and the direction (n,), of root mean square 1, of one tensor. Raises
+        ``RuntimeError`` for features of another number."""
+        own = self.see.weight.dtype
+        lr, (plain, shift, see, mixing) = self._plan(seen.tensor)
         count = seen.weight.shape[-1]
         at_once = max(count, 1) if torch.is_grad_enabled() else AT_ONCE
         parts = []
         for start in range(0, max(count, 1), at_once):
             x, directions = seen.at(slice(start, start + at_once))
-            hidden = torch.relu(_affine(self.see.weight, x.to(own), shift))  # (U, n)
-            mix = _affine(self.mix.weight, hidden, plain)  # (J, n)
+            hidden = torch.relu(_affine(see, x.to(own), shift))  # (U, n)
+            mix = _affine(mixing, hidden, plain)  # (J, n)
             parts.append((mix * directions).sum(-2))
         direction = torch.cat(parts, dim=-1)
         size = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()

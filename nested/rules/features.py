@@ -130,8 +130,7 @@ def look_at(weight: Tensor, grad: Tensor, memories: Memories, moment: Moment) ->
     """What there is to see of ``weight`` (n,), or a matrix (R, C), with its ``grad``, of the same
     shape, after ``memories`` took it in at that ``moment``. Raises ``RuntimeError`` for shapes that
     do not fit."""
-    first, *rest = moment.clock
-    is_matrix = weight.dim() - first.dim() > 0
+    is_matrix = weight.dim() - moment.clock[0].dim() > 0
     rows = weight.shape[-2] if is_matrix else 1
     w, g = (x.flatten(-2) if is_matrix else x for x in (weight, grad))
     momenta = memories.momenta * moment.unbias
@@ -143,35 +142,59 @@ def look_at(weight: Tensor, grad: Tensor, memories: Memories, moment: Moment) ->
         structured = _structured(*matrices, mean_square.unsqueeze(-1))
     squares = [x.square().mean(-1, keepdim=True) for x in (g.unsqueeze(-2), w.unsqueeze(-2))]
     powers = torch.cat([*squares, momenta.square().mean(-1, keepdim=True)], dim=-2)
-    sizes = (powers + TINY).sqrt()  # (2 + S, 1)
     slow = momenta[..., -1, :]
-    cosines = [
-        (x * slow).mean(-1, keepdim=True) / (sizes[..., i, :] * sizes[..., -1, :])
-        for i, x in ((0, g), (2, momenta[..., 0, :]))
-    ]
-    own = [
-        (sizes[..., 1, :] + FLOOR).log() / 2 + 1,
-        *(torch.full_like(first, x) for x in _shape_features(is_matrix, rows, w.shape[-1])),
-        *cosines,
-        (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
-    ]
-    tensor = torch.cat([first, *own, *rest], dim=-1)
-    signal = powers[..., 2 + MIDDLE, :] / (mean_square + TINY)
-    pulse = (signal / FAINT**2).clamp(max=1.0)
+    products = [(x * slow).mean(-1, keepdim=True) for x in (g, momenta[..., 0, :])]
+    summary = Summary(powers, mean_square, tuple(products))
+    columns = w.shape[-1] // max(rows, 1) if is_matrix else 1
+    sizes, tensor, pulse = features_of_tensor(summary, moment, is_matrix, columns, w.shape[-1])
     return Seen(w, g, momenta, square, structured, sizes, mean_square, tensor, pulse)
 
 
-def _shape_features(is_matrix: bool, rows: int, count: int) -> tuple[float, float, float]:
-    columns = count // max(rows, 1) if is_matrix else 1
+class Summary(NamedTuple):
+    """Means over the coordinates of a tensor."""
+
+    powers: Tensor  # (2 + S, 1): squares of the gradient, the weight and each momentum
+    mean_square: Tensor  # (1,): of V
+    products: tuple[Tensor, Tensor]  # (1,) each: gradient, and fast momentum, times the slow one
+
+
+def features_of_tensor(
+    summary: Summary, moment: Moment, is_matrix: bool, columns: int, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the ``sizes`` (2 + S, 1), the features (H,) and the ``pulse`` (1,) of a tensor with
+    this ``summary``: see ``Seen``."""
+    (first, *rest), (powers, mean_square, products) = moment.clock, summary
+    sizes = (powers + TINY).sqrt()  # (2 + S, 1)
+    cosines = [
+        product / (sizes[..., i, :] * sizes[..., -1, :]) for i, product in zip((0, 2), products)
+    ]
+    own = [
+        (sizes[..., 1, :] + FLOOR).log() / 2 + 1,
+        *(torch.full_like(first, x) for x in _shape_features(is_matrix, columns, count)),
+        *cosines,
+        (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
+    ]
+    signal = powers[..., 2 + MIDDLE, :] / (mean_square + TINY)
+    return sizes, torch.cat([first, *own, *rest], dim=-1), (signal / FAINT**2).clamp(max=1.0)
+
+
+def _shape_features(is_matrix: bool, columns: int, count: int) -> tuple[float, float, float]:
     return float(is_matrix), math.log(max(columns, 1)) / 2 - 1, math.log(max(count, 1)) / 3 - 2
 
 
 def _structured(momentum: Tensor, square: Tensor, mean: Tensor) -> Tensor:
     """Two directions of a matrix (R, C), flattened, (2, n): the momentum over the root of V's row
     means times its column means over its mean; and the momentum made orthogonal."""
-    floor = FLOOR * mean + TINY
-    by_row = ((square.mean(-1, keepdim=True) + floor) / (mean + TINY)).rsqrt()
-    by_column = (square.mean(-2, keepdim=True) + floor).rsqrt()
+    by_row, by_column = factors_of(
+        square.mean(-1, keepdim=True), square.mean(-2, keepdim=True), mean
+    )
     orthogonal = newton_schulz(momentum) * math.sqrt(max(momentum.shape[-2:]))
     both = momentum * by_row * by_column, orthogonal
     return torch.stack([x.flatten(-2) for x in both], dim=-2)
+
+
+def factors_of(row_means: Tensor, column_means: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (R, 1) and (1, C) whose product is one over the factored root of V, from V's means
+    over rows (R, 1), columns (1, C) and all, (1,)."""
+    floor = FLOOR * mean + TINY
+    return ((row_means + floor) / (mean + TINY)).rsqrt(), (column_means + floor).rsqrt()

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nested.rules.pieces import inner_product
+
 CLIMB = 4.0  # a rise of more than this many promises is a climb
 SHRINK = 0.25  # of the trust, for each climb
 LEAST = 2.0**-12  # trust
@@ -64,12 +66,10 @@ def go_back(record: Record, states: States, weights: Sequence[Tensor]) -> None:
 
 
 def keep(record: Record, states: States, weights: Sequence[Tensor], loss: float | None) -> None:
-    """Keep a copy of each of ``weights`` (...) that moves or ever moved, and their loss."""
+    """Keep a copy of each of ``weights`` (...) that ever moved, and their loss."""
     for p in weights:
         if KEPT in states.get(p, ()):
             states[p][KEPT].copy_(p)
-        elif p.grad is not None and p.numel():
-            states[p][KEPT] = p.detach().clone()
     if loss is not None:
         record["kept loss"] = loss
         if math.isnan(record["first loss"]):
@@ -96,8 +96,7 @@ def _slope(weights: Sequence[Tensor], starts: Sequence[Tensor]) -> float:
     gradients; if no part is finite, the slope is infinite."""
     parts = []
     for p, start in zip(weights, starts):
-        wide = torch.promote_types(p.dtype, torch.float32)
-        parts.append(torch.sum((p.detach() - start).to(wide) * p.grad))
+        parts.append(inner_product(p.grad, p.detach(), start))
     if not parts or parts[0].is_meta:  # the meta device holds no numbers
         return 0.0
     numbers = torch.stack(parts)

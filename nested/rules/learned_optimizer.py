@@ -10,7 +10,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,12 +18,14 @@ from torch.utils._pytree import (
     TreeSpec,
     tree_flatten,
     tree_flatten_with_path,
+    tree_map_only,
     tree_unflatten,
 )
 
 from nested.levels.rule import UpdateRule
-from nested.optim.base import INFINITY, MemoryOptimizer, check_saved
+from nested.optim.base import INFINITY, MemoryOptimizer
 from nested.rules.guard import (
+    KEPT,
     Record,
     go_back,
     has_climbed,
@@ -33,7 +35,9 @@ from nested.rules.guard import (
     note_promise,
     rise_since_kept,
 )
+from nested.rules.pieces import MATRICES, averaged, gathered, put_back, split, total_of
 from nested.rules.pretrained import fingerprint, load_rule, outside_of, read_card
+from nested.rules.saved_state import check_made_for, completed
 
 CLIMBED = (
     "the loss climbed after a step of this rule, so the weights went back and further steps are"
@@ -42,6 +46,15 @@ CLIMBED = (
 USER = 5  # frames between a warning and the call of step
 MOST_FORMS = 64  # of states, kept for the sets of weights that had gradients
 Form = tuple[list[tuple[str, str | None]], TreeSpec]  # of a state: a key for each leaf, and whose
+
+
+class Piece(NamedTuple):
+    """One tensor that the rule sees, of a parameter."""
+
+    owner: Tensor  # the parameter
+    whole: Tensor  # all of it: see ``gathered``
+    weight: Tensor  # what the rule sees, a view of the whole
+    suffix: str  # of its keys in the state of the parameter
 
 
 class LearnedOptimizer(MemoryOptimizer):
@@ -66,7 +79,7 @@ class LearnedOptimizer(MemoryOptimizer):
     """
 
     ranges = {"lr": (0.0, INFINITY)}
-    kept = ("shared",)
+    kept = ("shared", "guard")  # what it keeps in a group
 
     def __init__(self, params: Any, rule: UpdateRule, *, total_steps: int | None = None) -> None:
         if not isinstance(rule, UpdateRule):
@@ -81,7 +94,7 @@ class LearnedOptimizer(MemoryOptimizer):
         self.forms: dict[tuple[str, ...], Form] = {}
         self.loss: Tensor | None = None  # of the step that is made
         told = getattr(self.rule, "total_steps", None)
-        settings = {"lr": 1.0, "rule": type(rule).__name__, "total_steps": told}
+        settings = {"lr": 1.0, "matrices": True, "rule": type(rule).__name__, "total_steps": told}
         super().__init__(params, {**settings, "fingerprint": fingerprint(rule)})
         self.rule.to(self.param_groups[0]["params"][0].device)
 
@@ -132,13 +145,17 @@ class LearnedOptimizer(MemoryOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        if loss is None and not self.state and _is_look(self.param_groups):
+            for group in self.param_groups:
+                self.begin(group, [p for p in group["params"] if p.grad is not None and p.numel()])
+            return None
         if self.rule.needs_loss and loss is None:
             raise ValueError("this rule sees the loss: call step(closure), or step(loss=loss)")
         if isinstance(loss, Tensor) and loss.numel() != 1:
             raise ValueError(f"the loss is one number, but got shape {tuple(loss.shape)}")
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             raise RuntimeError("no weight has a gradient: call loss.backward() before step()")
-        self.loss = None if loss is None else _as_scalar(loss)
+        self.loss = None if loss is None else averaged(_as_scalar(loss))
         self._move_guarded()
         return loss if closure is not None else None
 
@@ -173,25 +190,54 @@ class LearnedOptimizer(MemoryOptimizer):
         if is_kept:
             note_promise(record, self.state, weights)
 
+    def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
+        """Give ``params``, tensors (...) of ``group``, the state that they start from, unless they
+        have one."""
+        if any("shape" not in self.state.get(p, ()) for p in params):
+            self._form(group, self._pieces(group, params))
+
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        names = {p: f"weight {i}" for i, p in enumerate(group["params"])}
-        present = {names[p]: p for p in params}
-        keys, spec = self._form(group, present)
-        shared = group["shared"]
-        leaves = [shared[key] if n is None else self.state[present[n]][key] for key, n in keys]
-        state = tree_unflatten(leaves, spec)
-        grads = {name: p.grad for name, p in present.items()}
-        loss = params[0].new_zeros(()) if self.loss is None else self.loss.to(params[0].device)
-        step = self.rule({n: p.detach() for n, p in present.items()}, grads, state, loss)
+        pieces, shared = self._pieces(group, params), group.setdefault("shared", {})
+        keys, spec = self._form(group, pieces)
+        places = [
+            (shared, key) if n is None else (self.state[pieces[n].owner], key + pieces[n].suffix)
+            for key, n in keys
+        ]
+        state = tree_unflatten([place[key] for place, key in places], spec)
+        wholes = [gathered(p.grad) for p in params]
+        parts = [part for whole in wholes for part in split(whole, group["matrices"])]
+        grads = dict(zip(pieces, parts, strict=True))
+        weights = {name: piece.weight for name, piece in pieces.items()}
         scale = float(group["lr"]) * self.trust
-        for (key, name), leaf in zip(keys, tree_flatten(step.state)[0], strict=True):
-            place = shared if name is None else self.state[present[name]]
-            place[key] = leaf
-        for name, p in present.items():
-            if scale == 1:
-                p.copy_(step.params[name])
-            else:
-                p.lerp_(step.params[name], scale)
+        if hasattr(self.rule, "move_in_place"):
+            self.rule.move_in_place(weights, grads, state, scale)
+        else:
+            first = parts[0]
+            loss = first.new_zeros(()) if self.loss is None else self.loss.to(first.device)
+            step = self.rule(weights, grads, state, loss)
+            for (place, key), leaf in zip(places, tree_flatten(step.state)[0], strict=True):
+                place[key] = leaf
+            for name, p in weights.items():
+                p.copy_(step.params[name]) if scale == 1 else p.lerp_(step.params[name], scale)
+        for p, whole in {piece.owner: piece.whole for piece in pieces.values()}.items():
+            put_back(p, whole)
+
+    def _pieces(self, group: dict[str, Any], params: list[Tensor]) -> dict[str, Piece]:
+        """What the rule sees of ``params``: a tensor for each, or for each matrix of a stack."""
+        numbers, pieces = {p: i for i, p in enumerate(group["params"])}, {}
+        for p in params:
+            whole = gathered(p)
+            parts = split(whole, group["matrices"])
+            for j, part in enumerate(parts):
+                suffix = f".{j}" if len(parts) > 1 else ""
+                pieces[f"weight {numbers[p]}{suffix}"] = Piece(p, whole, part, suffix)
+        return pieces
+
+    def check_group(self, group: dict[str, Any]) -> None:
+        super().check_group(group)
+        if group["matrices"] not in MATRICES:
+            got = group["matrices"]
+            raise ValueError(f"LearnedOptimizer: matrices is one of {MATRICES}, but got {got!r}")
 
     def _check_shapes(self, group: dict[str, Any]) -> None:
         for i, p in enumerate(group["params"]):
@@ -202,14 +248,14 @@ class LearnedOptimizer(MemoryOptimizer):
                     f"weight {i} had shape {was} and has {now}: make a new optimizer for it"
                 )
 
-    def _form(self, group: dict[str, Any], present: dict[str, Tensor]) -> Form:
+    def _form(self, group: dict[str, Any], pieces: dict[str, Piece]) -> Form:
         """The leaves that the rule's state has for these weights; new ones start here."""
-        new = [p for p in present.values() if "shape" not in self.state[p]]
-        names = tuple(present)
+        new = {piece.owner for piece in pieces.values() if "shape" not in self.state[piece.owner]}
+        names = tuple(pieces)
         if new or names not in self.forms or "shared" not in group:
-            start = self.rule.init({name: p.detach() for name, p in present.items()})
+            start = self.rule.init({name: piece.weight for name, piece in pieces.items()})
             found, spec = tree_flatten_with_path(start)
-            keys = [_key(path, present) for path, _ in found]
+            keys = [_key(path, pieces) for path, _ in found]
             if len(self.forms) >= MOST_FORMS:
                 self.forms.clear()
             self.forms[names] = keys, spec
@@ -218,9 +264,13 @@ class LearnedOptimizer(MemoryOptimizer):
                 if name is None:
                     shared.setdefault(key, leaf)
                 else:
-                    self.state[present[name]].setdefault(key, leaf)
+                    piece = pieces[name]
+                    self.state[piece.owner].setdefault(key + piece.suffix, leaf)
             for p in new:
                 self.state[p]["shape"] = list(p.shape)
+        for piece in pieces.values():
+            if KEPT not in self.state[piece.owner]:  # as in a state that an older version saved
+                self.state[piece.owner][KEPT] = piece.owner.detach().clone()
         return self.forms[names]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -228,46 +278,15 @@ class LearnedOptimizer(MemoryOptimizer):
         state of another optimizer or rule, of weights of other shapes, of a run of another length,
         or with settings out of range. A state of an older version, without a fingerprint of its
         rule, is taken with a warning."""
-        settings = {name: x for name, x in self.defaults.items() if name != "fingerprint"}
-        check_saved(type(self).__name__, settings, state_dict, "state", "param_groups")
-        state_dict = self._with_fingerprints(state_dict)
-        groups = state_dict["param_groups"]
-        for group in groups:
-            for setting in ("rule", "total_steps"):
-                theirs, ours = group[setting], self.defaults[setting]
-                if theirs != ours:
-                    said = f"this state is of an optimizer with {setting} {theirs}"
-                    raise ValueError(f"{said}, but here it is {ours}: make one with the same")
-            theirs, ours = group["fingerprint"], self.defaults["fingerprint"]
-            if theirs != ours:
-                raise ValueError(
-                    f"this state is of a {group['rule']} rule with other settings or weights"
-                    f" (fingerprint {theirs}, here {ours}): load the rule that made it"
-                )
+        state_dict = completed(state_dict, self.defaults)
         weights = [p for group in self.param_groups for p in group["params"]]
-        for p, i in zip(weights, (i for group in groups for i in group["params"])):
-            shape = state_dict["state"].get(i, {}).get("shape", list(p.shape))
-            if shape != list(p.shape):
-                shapes = f"{tuple(shape)}, but here one is {tuple(p.shape)}"
-                raise ValueError(f"this is the state of other weights: one was {shapes}")
-        super().load_state_dict(state_dict)
+        check_made_for(state_dict, self.defaults, [tuple(p.shape) for p in weights])
+        state = tree_map_only(Tensor, torch.clone, state_dict["state"])  # steps change it in place
+        super().load_state_dict({**state_dict, "state": state})
         for group in self.param_groups:
             device = group["params"][0].device
             shared = group.get("shared", {})
             group.update({"shared": {key: leaf.to(device) for key, leaf in shared.items()}})
-
-    def _with_fingerprints(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """The same state; where an older version saved it, with the fingerprint of this rule."""
-        groups = state_dict["param_groups"]
-        if not all("fingerprint" in group for group in groups):
-            warnings.warn(
-                "this state was saved by an older version of nested, so that it cannot tell whether"
-                " it is of the same rule: make sure that it is",
-                stacklevel=3,
-            )
-            ours = {"fingerprint": self.defaults["fingerprint"]}
-            groups = [{**ours, **group} for group in groups]
-        return {**state_dict, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
         own = {"rule": self.rule, "forms": {}, "loss": None}
@@ -288,6 +307,15 @@ def _in_order(name: Any, params: Any, total_steps: int | None) -> tuple[Path | s
     if params is None:
         raise TypeError("from_pretrained needs params: those of the net to train")
     return name, params, total_steps
+
+
+def _is_look(groups: list[dict[str, Any]]) -> bool:
+    """Whether a first step is only made to look at the state, as ``torch.distributed.checkpoint``
+    does: all rates and all gradients are zero."""
+    grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
+    if any(float(group["lr"]) for group in groups) or any(g.is_sparse for g in grads):
+        return False
+    return not any(g.is_meta or total_of(g.abs()).item() for g in grads)
 
 
 def _as_scalar(loss: Tensor | float) -> Tensor:
