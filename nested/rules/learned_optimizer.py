@@ -18,7 +18,6 @@ from torch.utils._pytree import (
     TreeSpec,
     tree_flatten,
     tree_flatten_with_path,
-    tree_map_only,
     tree_unflatten,
 )
 
@@ -281,8 +280,7 @@ class LearnedOptimizer(MemoryOptimizer):
         state_dict = completed(state_dict, self.defaults)
         weights = [p for group in self.param_groups for p in group["params"]]
         check_made_for(state_dict, self.defaults, [tuple(p.shape) for p in weights])
-        state = tree_map_only(Tensor, torch.clone, state_dict["state"])  # steps change it in place
-        super().load_state_dict({**state_dict, "state": state})
+        super().load_state_dict(state_dict)
         for group in self.param_groups:
             device = group["params"][0].device
             shared = group.get("shared", {})

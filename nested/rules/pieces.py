@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from nested.optim.sharded import cut_as, is_sharded, whole
+
 BLOCK = 2**16  # numbers, which stay in a cache
 MATRICES = (True, False, "stack")  # how a group's tensors (R, ...) count: see ``split``
 
@@ -16,27 +18,19 @@ MATRICES = (True, False, "stack")  # how a group's tensors (R, ...) count: see `
 def gathered(x: Tensor) -> Tensor:
     """Return ``x`` (...) without its graph, whole and contiguous: itself, where it is so already.
     The shards of a distributed tensor are brought together."""
-    x = x.detach()
-    return x.full_tensor() if hasattr(x, "full_tensor") else x.contiguous()
+    return whole(x.detach()).contiguous()
 
 
-def put_back(p: Tensor, whole: Tensor) -> None:
-    """Write ``whole`` (...), which ``gathered`` gave and a rule moved, to ``p``."""
-    if hasattr(p, "full_tensor"):
-        from torch.distributed.tensor import DTensor, Replicate
-
-        mesh = p.device_mesh
-        same = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
-        p.copy_(same.redistribute(placements=p.placements))
-    elif whole.data_ptr() != p.data_ptr():
-        p.copy_(whole)
+def put_back(p: Tensor, moved: Tensor) -> None:
+    """Write ``moved`` (...), which ``gathered`` gave and a rule moved, to ``p``."""
+    if is_sharded(p) or moved.data_ptr() != p.data_ptr():
+        p.copy_(cut_as(moved, p))
 
 
 def averaged(loss: Tensor) -> Tensor:
     """Return the mean of a ``loss`` () over the processes that train together, if there are many:
     all of them must go by the same number, or their weights drift apart."""
-    if hasattr(loss, "full_tensor"):
-        loss = loss.full_tensor()
+    loss = whole(loss)
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return loss
     total = loss.clone()
@@ -57,14 +51,13 @@ def split(x: Tensor, matrices: bool | str) -> list[Tensor]:
 
 def total_of(x: Tensor) -> Tensor:
     """Return the sum () of a tensor (...), plain even where that is a distributed one."""
-    total = torch.sum(x)
-    return total.full_tensor() if hasattr(total, "full_tensor") else total
+    return whole(torch.sum(x))
 
 
 def inner_product(grad: Tensor, end: Tensor, start: Tensor) -> Tensor:
     """Return ``<grad, end - start>`` () of three tensors (...), without one of their size."""
     wide = torch.promote_types(grad.dtype, torch.float32)
-    if hasattr(end, "full_tensor") or end.is_meta:
+    if is_sharded(end) or end.is_meta:
         return total_of((end - start).to(wide) * grad)
     blocks = zip(*(x.reshape(-1).split(BLOCK) for x in (grad, end, start)))
     return torch.stack([g.to(wide).dot((e - s).to(wide)) for g, e, s in blocks]).sum()
