@@ -35,6 +35,10 @@ class Gate(nn.Module):
             state_dict[prefix + "bias"] = bias.reshape(1)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def extra_repr(self) -> str:
+        low = self.top * math.exp(-self.span)
+        return f"low={low:.3g}, top={self.top:.3g}" if self.top else "shut"
+
     def shut(self) -> None:
         """From now on give 0, whatever comes."""
         self.top = 0.0

@@ -44,6 +44,14 @@ class SequenceMemory(nn.Module):
             check_counts(detach_every=detach_every)
         self.dim, self.detach_every = dim, detach_every
 
+    def extra_repr(self) -> str:
+        kept = {n: v for n, v in vars(self).items() if n[0] != "_" and n != "training"}
+        return ", ".join(
+            f"{name}={value!r}"
+            for name, value in kept.items()
+            if isinstance(value, (int, float, str, tuple))
+        )
+
     def begin(self, batch_size: int) -> State:
         """What is in the memory before the first token, nested tensors (B, ...), no views of
         parameters: a state outlives an optimizer's step. Raises ``NotImplementedError`` where a

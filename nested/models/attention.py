@@ -29,6 +29,9 @@ class Attention(nn.Module):
         self.heads = heads
         self.project, self.out = (nn.Linear(dim, n * dim, bias=False) for n in (3, 1))
 
+    def extra_repr(self) -> str:
+        return f"dim={self.out.in_features}, heads={self.heads}"
+
     def init(self, batch_size: int) -> State:
         """The state before the first token, {"keys", "values": (B, H, 0, E)}. Raises
         ``ValueError`` where FSDP2 has sharded the weights."""

@@ -22,6 +22,9 @@ class Convolution(nn.Module):
         super().__init__()
         self.weight = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
 
+    def extra_repr(self) -> str:
+        return f"dim={self.weight.shape[1]}, taps={len(self.weight)}"
+
     def init(self, batch_size: int) -> State:
         """The state before the first token, zeros (B, S - 1, D). Raises ``ValueError`` where
         FSDP2 has sharded the weights."""

@@ -31,6 +31,9 @@ class SequenceModel(nn.Module):
         self.head = nn.Linear(config.dim, config.vocab, bias=False)
         nn.init.normal_(self.head.weight, std=0.2 / config.dim**0.5)  # logits of size 0.2
 
+    def extra_repr(self) -> str:
+        return repr(self.config)
+
     def init(self, batch_size: int) -> State:
         """The state before the first token, nested tensors (B, ...)."""
         return {"blocks": tuple(block.init(batch_size) for block in self.blocks)}
