@@ -27,7 +27,22 @@ class Gate(nn.Module):
         self.bias = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
 
     def forward(self, raw: Tensor | float) -> Tensor:
-        return self.top * torch.exp(self.span * (torch.sigmoid(raw + self.bias) - 1))
+        return self.top * torch.exp(self._below_top(raw))
+
+    def log(self, raw: Tensor | float) -> Tensor:
+        """The logarithms (...) of the gates of raw numbers (...): -inf once the gate is shut."""
+        return self._below_top(raw) + (math.log(self.top) if self.top else -math.inf)
+
+    def log_rest(self, raw: Tensor | float) -> Tensor:
+        """log(1 - gate) (...) of raw numbers (...): -inf with a slope of 0 where a gate is 1."""
+        gate = self(raw)
+        if self.top < 1:
+            return torch.log1p(-gate)
+        is_one = gate == 1
+        return torch.log1p(-gate.masked_fill(is_one, 0)).masked_fill(is_one, -math.inf)
+
+    def _below_top(self, raw: Tensor | float) -> Tensor:
+        return self.span * (torch.sigmoid(raw + self.bias) - 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         bias = state_dict.get(prefix + "bias")

@@ -53,7 +53,7 @@ class LinearMemory(SequenceMemory):
         """Keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) of x."""
         rate, forgetting = self.choose(x).unbind(-1)
         keys, queries = unit(self.key(x)), unit(self.query(x))
-        kept = torch.log1p(-self.forgetting(forgetting))
+        kept = self.forgetting.log_rest(forgetting)
         return keys, self.value(x), queries, self.rate(rate), kept
 
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
@@ -115,7 +115,8 @@ def by_chunks(
     """Reads (B, T, D) and the matrix after them (B, D, D), ``chunk`` tokens at a time.
 
     Takes keys, values and queries (B, T, D), rates and logarithms of retentions (B, T), and the
-    matrix before them (B, D, D). In a chunk that starts at M, with b_t = a_1 ... a_t,
+    matrix before them (B, D, D). A logarithm of -inf forgets all that came before its token, as at
+    the end of a document. In a chunk that starts at M, with b_t = a_1 ... a_t,
 
         M_t = b_t M + sum_(s <= t) (b_t / b_s) u_s k_s^T,
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
@@ -139,8 +140,12 @@ def by_chunks(
 
 
 def decays(log_kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the logarithms of retentions a_t (..., C): b_t = a_1 ... a_t, (..., C, 1), and b_t / b_s
-    for s <= t, else 0, (..., C, C)."""
-    log_b = log_kept.cumsum(-1)
-    apart = (log_b[..., :, None] - log_b[..., None, :]).tril()  # what is above would overflow
-    return log_b.exp()[..., None], apart.exp().tril()
+    """Multiply up the retentions a_t whose logarithms (..., C) come in.
+
+    Returns b_t = a_1 ... a_t, (..., C, 1), and b_t / b_s for s <= t, else 0, (..., C, C). Each
+    ratio sums its own logarithms: a difference of two sums would be NaN once a retention is 0.
+    """
+    count = log_kept.shape[-1]
+    own = log_kept[..., :, None].expand(*log_kept.shape, count)  # log a_t in row t
+    apart = own.tril(-1).cumsum(-2)  # log a_(s+1) + ... + log a_t
+    return log_kept.cumsum(-1).exp()[..., None], apart.exp().tril()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import pad, silu
 
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
@@ -103,17 +103,19 @@ class SelfModifyingTitans(ChunkedMemory):
         x, skips, queries = seen
         made, rates, log_kept = self._made(x, skips, start)
         before, units, sizes, to_w1, to_gates, to_w2 = self._moves(made, rates, start)
-        erase = rates / log_kept.exp()  # a I - n i^ i^^T = a (I - erase i^ i^^T)
-        of_nets, of_gates = (erase / at_least(1e-8, sizes)).split([3, 2], dim=1)  # i is no i^
+        of_nets, of_gates = (rates / at_least(1e-8, sizes)).split([3, 2], dim=1)  # i is no i^
         nets, ends = units.split([3, 2], dim=1)
-        b, decay = decays(log_kept.squeeze(-1))  # (B, 1, C, 1), (B, 1, C, C)
-        u1, w1 = _written(now["w1"], nets, to_w1, of_nets, b, decay)
-        _, gates = _written(now["gates"], ends, to_gates, of_gates, b, decay)
+        decay = decays(log_kept.squeeze(-1))  # (B, 1, C, 1), (B, 1, C, C)
+        before_token = _one_token_earlier(*decay)
+        u1, w1 = _written(now["w1"], nets, to_w1, of_nets, decay, before_token)
+        _, gates = _written(now["gates"], ends, to_gates, of_gates, decay, before_token)
 
         keys = made.unbind(1)[0]  # of all W2 alike: one matrix (B, M D, D)
-        erase, b, decay = erase.squeeze(1), b.squeeze(1), decay.squeeze(1)
+        b, decay = (x.squeeze(1) for x in decay)
+        before_token = tuple(x.squeeze(1) for x in before_token)
         known = before if now is start else None
-        u2, w2 = _written(now["w2"].flatten(1, 2), keys, to_w2, erase, b, decay, known)
+        of_w2 = rates.squeeze(1), (b, decay), before_token
+        u2, w2 = _written(now["w2"].flatten(1, 2), keys, to_w2, *of_w2, known)
         after = {"w1": w1, "w2": w2.unflatten(1, (5, -1)), "gates": gates}
         if self.reads == "start":
             return queries + silu(queries @ _main(start["w2"]).mT) @ _main(start["w1"]).mT, after
@@ -131,7 +133,7 @@ class SelfModifyingTitans(ChunkedMemory):
         of_nets, of_gates = silu(_by_memory(x @ rules.flatten(1, 2).mT, 4)).split(2, dim=1)
         made = _by_memory(skips, 2) + of_nets @ start["w1"].split([1, 2], dim=1)[1].mT
         rate, forgetting = (of_gates @ start["gates"].mT).split(1, dim=1)
-        return unit(made), self.rate(rate), torch.log1p(-self.forgetting(forgetting))
+        return unit(made), self.rate(rate), self.forgetting.log_rest(forgetting)
 
     def _moves(self, made, rates, start):
         """-c n dL/d(W i) of W1 (B, 3, C, D), the gates (B, 2, C, 1) and W2 (B, C, M D); before
@@ -157,13 +159,20 @@ class SelfModifyingTitans(ChunkedMemory):
         return keys - values + nets @ w1.mT, ends @ gates.mT
 
 
-def _written(matrix, inputs, deltas, erase, b, decay, was_read=None):
+def _one_token_earlier(b, decay):
+    """b_(t - 1) (..., C, 1), and b_(t - 1) / b_s for s < t, else 0, (..., C, C), of ``decays``."""
+    b = pad(b[..., :-1, :], (0, 0, 1, 0), value=1.0)  # b_0 = 1
+    return b, pad(decay[..., :-1, :], (0, 0, 1, 0))
+
+
+def _written(matrix, inputs, deltas, erase, decay, before_token, was_read=None):
     """U (..., C, O) of W_t = b_t W + sum_(s <= t) (b_t / b_s) u_s i_s^T (..., O, D), by the rule W
-    <- a W (I - erase i i^T) + delta i^T, and the last W; ``was_read`` is W i (..., C, O), if known.
+    <- W (a I - erase i i^T) + delta i^T, and the last W; ``was_read`` is W i (..., C, O), if known.
     """
     was_read = inputs @ matrix.mT if was_read is None else was_read
-    lower = (erase * decay * (inputs @ inputs.mT)).tril(-1)
-    u = inverse(lower) @ torch.addcmul(deltas, -erase * b, was_read)
+    (b, decay), (b_before, decay_before) = decay, before_token
+    lower = erase * decay_before * (inputs @ inputs.mT)
+    u = inverse(lower) @ torch.addcmul(deltas, -erase * b_before, was_read)
     return u, b[..., -1:, :] * matrix + u.mT @ (decay[..., -1, :, None] * inputs)
 
 

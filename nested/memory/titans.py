@@ -59,13 +59,9 @@ class TitansMemory(ChunkedMemory):
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
         made = [unit(part(x)) for part in (self.query, self.key, self.value)]
         rate, momentum, forgetting = self.choose(x).unbind(-1)
-        kept, mu = torch.log1p(-self.forgetting(forgetting)), self.momentum(momentum)
-        return (
-            *made,
-            (1 - mu) * self.rate(rate),
-            mu.clamp(min=torch.finfo(mu.dtype).tiny).log(),
-            kept,
-        )
+        log_mu = self.momentum.log(momentum)
+        rates = (1 - log_mu.exp()) * self.rate(rate)
+        return *made, rates, log_mu, self.forgetting.log_rest(forgetting)
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         queries, keys, values, rates, log_mu, log_kept = seen
