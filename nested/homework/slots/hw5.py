@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from nested.conformance.check import Check, Evidence, Verdict
-from nested.conformance.small_problem import small_loss
 from nested.homework.slots.slot import Slot
-from nested.homework.slots.unrolls import UNROLL_CHECKS, RemoteUnroll, serve_unroll
+from nested.homework.slots.unrolls import LOSSES, UNROLL_CHECKS, RemoteUnroll, serve_unroll
 from nested.levels.forward import Batch, Params
 
 WEIGHTS = 250_000  # D, float64: 2 MB each of weights, buffer, gradient
@@ -73,7 +72,8 @@ SLOT = Slot(
     name="hw5",
     file="hw5_reversible.py",
     title="Run it backwards",
-    serve=serve_unroll("reversible_unroll", {"small": small_loss, "wide": wide_loss}),
+    serve=serve_unroll("reversible_unroll", {**LOSSES, "wide": wide_loss}),
     subject=RemoteUnroll,
     checks=[*UNROLL_CHECKS, Check("it keeps one state, not K", _probe_memory, _judge_memory)],
+    unroll=RemoteUnroll,
 )
