@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves
 
 from nested.conformance.check import Check, Evidence, Result, Verdict, require, run_check
+from nested.conformance.family_sides import SIDE_CHECKS
 from nested.conformance.small_problem import cut
 from nested.tasks.family import SPLITS, Task, TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
@@ -119,66 +120,6 @@ def _judge_alive(evidence: Evidence) -> Verdict:
         return Verdict(False, "all data are one and the same number", "were the data filled in?")
     hint = "each batch is a new draw; a task that has but one batch can be learned by heart"
     return Verdict(not evidence["repeated"], f"{BATCHES} train batches differ", hint)
-
-
-# --- what may not meet ---------------------------------------------------------------------------
-
-
-def _probe_query(family: TaskFamily, seed: int) -> Evidence:
-    """Rows of train and of query batches, from equal and from different seeds."""
-    task = family.sample(_from(seed))
-    rows = {}
-    for split in SPLITS:
-        batches = [task.batch(_from(seed + i), split) for i in range(BATCHES)]
-        rows[split] = [cut(tree_leaves(batch)) for batch in batches]
-    return rows
-
-
-def _judge_query(evidence: Evidence) -> Verdict:
-    train, query = ({key for b in evidence[s] for key in _rows(b)} for s in SPLITS)
-    shared = len(train & query)
-    measured = f"{shared} of {len(query)} query rows were in a train batch"
-    return Verdict(shared == 0, measured, 'batch(generator, "query") draws from data kept for it')
-
-
-def _rows(leaves: list[Tensor]) -> list[bytes]:
-    """The B rows of a batch's tensors, without scalars, or whole tensors that have no rows."""
-    leaves = [leaf.cpu() for leaf in leaves if leaf.dim()] or [leaf.cpu() for leaf in leaves]
-    counts = {leaf.shape[:1] for leaf in leaves}
-    if len(counts) > 1 or counts == {torch.Size()}:
-        return [b"".join(map(_bytes, leaves))]
-    return [b"".join(_bytes(leaf[i]) for leaf in leaves) for i in range(len(leaves[0]))]
-
-
-def _bytes(leaf: Tensor) -> bytes:  # through uint8, for NumPy has no bfloat16
-    return leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _probe_sides(family: TaskFamily, seed: int) -> Evidence:
-    sibling = family.held_out()
-    sides = {"trained on": family, "held out": sibling, "held out twice": sibling.held_out()}
-    return {
-        name: [_three_batches(side.sample(_from(seed + t))) for t in range(TASKS)]
-        for name, side in sides.items()
-    }
-
-
-def _three_batches(task: Task) -> list[Tensor]:
-    """From the same three seeds for all tasks; in one, two tasks may be alike by chance."""
-    return [leaf for i in range(3) for leaf in cut(tree_leaves(task.batch(_from(i))))]
-
-
-def _judge_sides(evidence: Evidence) -> Verdict:
-    ours = evidence["trained on"]
-    if all(_same(batch, ours[0]) for batch in ours):
-        hint = "what differs from task to task must show in its batches"
-        return Verdict(False, f"{TASKS} tasks draw one and the same batch", hint)
-    for name in ("held out", "held out twice"):
-        shared = sum(any(_same(a, b) for b in ours) for a in evidence[name])
-        if shared:
-            measured = f"{shared} of {TASKS} tasks of the side {name} are met in meta-training"
-            return Verdict(False, measured, "held_out() returns a family that draws other tasks")
-    return Verdict(True, "no held-out task is met in meta-training")
 
 
 # --- the loss ------------------------------------------------------------------------------------
@@ -290,8 +231,7 @@ FAMILY_CHECKS = [
     Check("draws follow the seed and nothing else", _probe_draws, _judge_draws),
     Check("all tasks have one form", _probe_forms, _judge_forms),
     Check("data are alive", _probe_alive, _judge_alive),
-    Check("query data are never train data", _probe_query, _judge_query),
-    Check("held-out tasks are never trained on", _probe_sides, _judge_sides),
+    *SIDE_CHECKS,
     Check("all tasks share one scalar loss", _probe_loss, _judge_loss),
     Check("many tasks at once give the same losses", _probe_batched, _judge_batched),
     Check("an unknown split is refused", _probe_splits, _judge_splits),

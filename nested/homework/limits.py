@@ -1,9 +1,9 @@
 """What the process that runs a student's code may use; set from inside, before that code is read.
 
 Memory, time and output are limited everywhere that Python's ``resource`` module works. On Linux a
-seccomp filter also forbids what ``nested.homework.system_calls`` lists: new processes and threads,
-programs, sockets, memory that nobody counts, signals to others. Source: setrlimit(2), seccomp(2);
-the filter is classic BPF, as linux/filter.h lays it out.
+seccomp filter also refuses every system call but those that ``nested.homework.system_calls`` lists:
+no new processes and threads, programs, sockets, memory that nobody counts, or signals to others.
+Source: setrlimit(2), seccomp(2); the filter is classic BPF, as linux/filter.h lays it out.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import sys
 from pathlib import Path
 
 from nested.homework.files import see_only
-from nested.homework.system_calls import AUDIT, NEVER, SPECIAL
+from nested.homework.system_calls import ALLOWED, AUDIT, BY_FCNTL, BY_OPEN, NEW, SPECIAL
 
 OUTPUT_BYTES = 2**20  # of what is printed, and of any other file
 OPEN_FILES = 256
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_...
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, bytes
-NOT_BY_FCNTL = (8, 10, 15, 1031)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: signals; F_SETPIPE_SZ: memory
+Instruction = tuple[int, int, int, int]  # code, jump if true, jump if false, value
+LOAD, IF_EQUAL, IF_AT_LEAST, IF_ANY_BIT, ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06
 END_WITH_PARENT, NO_NEW_PRIVILEGES, SECCOMP, FILTER = 1, 38, 22, 2  # of prctl
 
 
@@ -74,21 +75,41 @@ def _drop_capabilities() -> None:
 
 
 def _filter_system_calls(machine: str) -> None:
-    """Install the filter: each rule is "if the number is this, answer that"."""
+    """Install the filter. It answers each call by its number and, for a few, by one argument."""
     calls = SPECIAL[machine]
-    program = [(0x20, 0, 0, ARCHITECTURE), (0x15, 1, 0, AUDIT[machine]), (0x06, 0, 0, KILL)]
-    program += [(0x20, 0, 0, NUMBER), (0x35, 0, 1, 0x40000000), (0x06, 0, 0, ERROR | errno.EPERM)]
-    program += _answer(calls["clone3"], ERROR | errno.ENOSYS)  # then the C library takes clone
-    for number in NEVER[machine]:
-        program += _answer(number, ERROR | errno.EPERM)
-    for name in ("kill", "tgkill"):  # allowed if the first argument is this process
-        program += _by_argument(calls[name], (0x15, 1, 0, os.getpid()))
-    program += _by_argument(calls["prctl"], (0x15, 0, 1, END_WITH_PARENT))  # all but that
-    for command in NOT_BY_FCNTL:  # if the call is fcntl and its second argument the command
-        load = (0x20, 0, 0, ARGUMENTS + 8)
-        program += [(0x20, 0, 0, NUMBER), (0x15, 0, 3, calls["fcntl"]), load]
-        program += _answer(command, ERROR | errno.EPERM)
-    program += [(0x06, 0, 0, ALLOW)]
+    program = [(LOAD, 0, 0, ARCHITECTURE), (IF_EQUAL, 1, 0, AUDIT[machine]), (ANSWER, 0, 0, KILL)]
+    program += [(LOAD, 0, 0, NUMBER), (IF_AT_LEAST, 0, 1, NEW)]
+    program += [(ANSWER, 0, 0, ERROR | errno.ENOSYS)]  # then the C library takes an older call
+    for number in ALLOWED[machine]:
+        program += [(IF_EQUAL, 0, 1, number), (ANSWER, 0, 0, ALLOW)]
+    program += _if_argument(calls["fcntl"], 1, [(IF_EQUAL, command) for command in BY_FCNTL])
+    for name, place in (("open", 1), ("openat", 2)):
+        if name in calls:
+            others = ~BY_OPEN & 0xFFFFFFFF
+            program += _unless_argument(calls[name], place, (IF_ANY_BIT, others))
+    for name in ("kill", "tgkill"):  # itself, and nobody else
+        program += _if_argument(calls[name], 0, [(IF_EQUAL, os.getpid())])
+    _install([*program, (ANSWER, 0, 0, ERROR | errno.EPERM)])
+
+
+def _if_argument(number: int, place: int, tests: list[tuple[int, int]]) -> list[Instruction]:
+    """Allow the call ``number`` if the argument at ``place`` passes one of ``tests``."""
+    checks = [(code, len(tests) - i, 0, value) for i, (code, value) in enumerate(tests)]
+    return _special(number, place, checks)
+
+
+def _unless_argument(number: int, place: int, test: tuple[int, int]) -> list[Instruction]:
+    """Allow the call ``number`` unless the argument at ``place`` passes ``test``."""
+    return _special(number, place, [(test[0], 0, 1, test[1])])
+
+
+def _special(number: int, place: int, checks: list[Instruction]) -> list[Instruction]:
+    load = (LOAD, 0, 0, ARGUMENTS + 8 * place)
+    refuse, allow = (ANSWER, 0, 0, ERROR | errno.EPERM), (ANSWER, 0, 0, ALLOW)
+    return [(IF_EQUAL, 0, len(checks) + 3, number), load, *checks, refuse, allow]
+
+
+def _install(program: list[Instruction]) -> None:
     code = b"".join(
         kind.to_bytes(2, sys.byteorder) + bytes([yes, no]) + value.to_bytes(4, sys.byteorder)
         for kind, yes, no, value in program
@@ -102,14 +123,3 @@ def _filter_system_calls(machine: str) -> None:
     packed = Program(len(program), ctypes.addressof(buffer))
     if prctl(SECCOMP, FILTER, ctypes.byref(packed)):
         raise OSError(ctypes.get_errno(), "the system does not take a seccomp filter")
-
-
-def _answer(number: int, verdict: int) -> list[tuple[int, int, int, int]]:
-    return [(0x15, 0, 1, number), (0x06, 0, 0, verdict)]
-
-
-def _by_argument(number: int, test: tuple[int, int, int, int]) -> list[tuple[int, int, int, int]]:
-    """Refuse the call ``number`` unless ``test`` of its first argument jumps over the refusal."""
-    load = (0x20, 0, 0, ARGUMENTS)
-    allow, refuse = (0x06, 0, 0, ALLOW), (0x06, 0, 0, ERROR | errno.EPERM)
-    return [(0x15, 0, 4, number), load, test, refuse, allow]

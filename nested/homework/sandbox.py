@@ -24,6 +24,7 @@ from nested.homework.wire import receive, send
 SECONDS_A_QUESTION = 15.0  # to answer one
 SECONDS_TO_START = 30.0  # to import torch and read the student's file
 FIRST = "mend this first: no check could run"  # a hint
+MOST_PRINTED = 2000  # bytes of what was printed that are looked at
 MEMORY = 4 * 2**30  # bytes of addresses, besides what torch takes
 
 
@@ -113,10 +114,9 @@ class Sandbox:
             return dict(receive(self.wire, deadline))
         except TimeoutError as error:
             self.stop()
-            raise StudentError(
-                f"no answer within {seconds:.0f} seconds: an endless loop?",
-                "no question takes a right answer a tenth of that",
-            ) from error
+            said = f"no answer within {seconds:.0f} seconds: an endless loop?"
+            said = str(error) if "in pieces" in str(error) else said
+            raise StudentError(said, "no question takes a right answer a tenth of that") from error
         except (EOFError, OSError) as error:
             raise StudentError(self._last_words()) from error
         except (TypeError, ValueError) as error:
@@ -129,11 +129,17 @@ class Sandbox:
             how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         except subprocess.TimeoutExpired:
             how = "closed its connection"
-        self.output.seek(0)
-        lines = self.output.read().decode(errors="replace").strip().splitlines()
+        self._kill()  # it can move the place in its output that is read next
+        lines = self._printed()
         self.stop()
         said = f", its last line: {lines[-1][:200]}" if lines else ""
         return f"the process {how} before it answered{said}"
+
+    def _printed(self) -> list[str]:
+        """The last lines of what it printed; the first of them may lack its beginning."""
+        size = os.fstat(self.output.fileno()).st_size
+        data = os.pread(self.output.fileno(), MOST_PRINTED, max(size - MOST_PRINTED, 0))
+        return data.decode(errors="replace").strip().splitlines()
 
     def peak_memory(self) -> int:
         """The most memory, in bytes, that the process has held at once since this was last asked,
@@ -151,15 +157,18 @@ class Sandbox:
     def stop(self) -> None:
         """End the process, and all that it started; the next question starts another."""
         if self.process is not None:
-            try:
-                os.killpg(self.process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
-            self.process.wait()
+            self._kill()
             self.wire.close()
             self.output.close()
             self.folder.cleanup()
         self.process = self.wire = None
+
+    def _kill(self) -> None:
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.process.wait()
 
 
 def _environment() -> dict[str, str]:

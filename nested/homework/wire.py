@@ -1,23 +1,51 @@
 """What goes over the wire between the grader and the process that runs a student's code.
 
 Nested dicts, lists and tuples of tensors, numbers and words travel as JSON, their tensors as
-safetensors bytes: reading either runs no code, whatever was sent. Source: the formats of the
-``json`` module and the ``safetensors`` library.
+safetensors bytes: reading either runs no code, whatever was sent. A named tuple comes back as its
+own class where it was made, and as one without its names on the other side. Source: the formats of
+the ``json`` module and the ``safetensors`` library.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 import socket
 import struct
 import time
+from collections import namedtuple
 from typing import Any
 
 import safetensors.torch
 from torch import Tensor
+from torch.utils._pytree import is_namedtuple_class
 
 HEAD = struct.Struct("<QQ")  # lengths in bytes: of the JSON, of the tensors
 LARGEST_JSON, LARGEST_TENSORS = 2**20, 2**23  # bytes; more is refused
+MOST_PARTS = 20_000  # of a message
+MOST_KINDS = 100  # of named tuples
+SECONDS_A_MESSAGE = 5.0  # from its first byte to its last: it is whole when it is sent
+
+KINDS: dict[str, type] = {}  # named tuples that were met, by what they are called on the wire
+
+
+class Descriptor:
+    """The end of a socket with the descriptor ``number``, used by reads and writes alone: a
+    student's process may make no other calls. Raises ``OSError`` when nobody is there."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def recv(self, most: int) -> bytes:
+        """Wait for up to ``most`` bytes; none at the end."""
+        return os.read(self.number, most)
+
+    def sendall(self, data: bytes) -> None:
+        """Write all of ``data``."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.number, view) :]
 
 
 def pack(tree: Any) -> bytes:
@@ -34,9 +62,11 @@ def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[str(len(tensors))] = tree.detach().cpu().clone().contiguous()
         return {"tensor": str(len(tensors) - 1)}
     if isinstance(tree, dict):
-        if not all(isinstance(key, str) for key in tree):
-            raise TypeError(f"keys are words, but got {list(tree)}")
-        return {"dict": {key: _encode(value, tensors) for key, value in tree.items()}}
+        if not all(type(key) in (str, int) for key in tree):
+            raise TypeError(f"keys are words or whole numbers, but got {list(tree)}")
+        return {"dict": [[key, _encode(value, tensors)] for key, value in tree.items()]}
+    if is_namedtuple_class(type(tree)):
+        return {"named": [_name(type(tree)), *(_encode(value, tensors) for value in tree)]}
     if isinstance(tree, (list, tuple)):
         kind = "tuple" if isinstance(tree, tuple) else "list"
         return {kind: [_encode(value, tensors) for value in tree]}
@@ -45,12 +75,37 @@ def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     raise TypeError(f"a tensor, or dicts, lists and tuples of them, not a {type(tree).__name__}")
 
 
+def _name(kind: type) -> str:
+    name = getattr(kind, "name_on_the_wire", f"{kind.__module__}.{kind.__qualname__}")[:200]
+    KINDS.setdefault(name, kind)
+    return name
+
+
+def _kind(name: str, count: int) -> type:
+    """The class of named tuples called ``name``; where it was not made, one of ``count`` parts."""
+    if name not in KINDS:
+        if len(KINDS) >= MOST_KINDS or len(name) > 200:
+            raise ValueError("too many kinds of named tuples")
+        parts = [f"part{i}" for i in range(count)]  # the sender's words become no code here
+        KINDS[name] = namedtuple("Named", parts)
+        KINDS[name].name_on_the_wire = name
+    return KINDS[name]
+
+
 def unpack(text: bytes, body: bytes) -> Any:
-    """Undo ``pack``. Raises ``ValueError`` for bytes that it cannot have made."""
+    """Undo ``pack``. Raises ``ValueError`` for bytes that it cannot have made, for too many parts,
+    and for tensors (...) that are too large when dimensions of size 0 count as 1."""
+    if text.count(b"{") > MOST_PARTS:
+        raise ValueError(f"an answer of too many parts: more than {MOST_PARTS}")
     try:
-        return _decode(json.loads(text), safetensors.torch.load(body))
+        tensors = safetensors.torch.load(body)
+        tree = _decode(json.loads(text), tensors.copy())
     except Exception as error:  # bytes from a stranger make the readers raise anything
         raise ValueError("what came back from the student's process makes no sense") from error
+    for tensor in tensors.values():
+        if math.prod(max(size, 1) for size in tensor.shape) > LARGEST_TENSORS:
+            raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is too large")
+    return tree
 
 
 def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
@@ -58,35 +113,49 @@ def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     if kind == "tensor":
         return tensors.pop(content)  # each is named once: a few bytes cannot stand for gigabytes
     if kind == "dict":
-        return {key: _decode(value, tensors) for key, value in content.items()}
+        return {key: _decode(value, tensors) for key, value in content}
+    if kind == "named":
+        name, *parts = content
+        return _kind(name, len(parts))(*(_decode(part, tensors) for part in parts))
     if kind in ("list", "tuple"):
         parts = [_decode(value, tensors) for value in content]
         return tuple(parts) if kind == "tuple" else parts
     return {"plain": content}[kind]
 
 
-def send(wire: socket.socket, tree: Any) -> None:
+def send(wire: socket.socket | Descriptor, tree: Any) -> None:
     """Send ``tree``. Raises ``TypeError`` as ``pack`` does, ``OSError`` when nobody listens."""
     wire.sendall(pack(tree))
 
 
-def receive(wire: socket.socket, deadline: float | None = None) -> Any:
+def receive(wire: socket.socket | Descriptor, deadline: float | None = None) -> Any:
     """Wait for a tree until ``deadline`` (seconds of ``time.monotonic``; None waits for ever).
 
-    Raises ``TimeoutError`` when it passes, ``EOFError`` when the other side is gone, and
-    ``ValueError`` for a message that is too large or makes no sense.
+    Raises ``TimeoutError`` when it passes, or when a message that has begun does not end within
+    ``SECONDS_A_MESSAGE``; ``EOFError`` when the other side is gone; ``ValueError`` for a message
+    that is too large or makes no sense.
     """
-    text_length, body_length = HEAD.unpack(_read(wire, HEAD.size, deadline))
-    if text_length > LARGEST_JSON or body_length > LARGEST_TENSORS:
-        raise ValueError(f"an answer of {text_length + body_length} bytes is too large")
-    return unpack(_read(wire, text_length, deadline), _read(wire, body_length, deadline))
+    head = _read(wire, 1, deadline)
+    try:
+        if deadline is not None:
+            deadline = min(deadline, time.monotonic() + SECONDS_A_MESSAGE)
+        text_length, body_length = HEAD.unpack(head + _read(wire, HEAD.size - 1, deadline))
+        if text_length > LARGEST_JSON or body_length > LARGEST_TENSORS:
+            raise ValueError(f"an answer of {text_length + body_length} bytes is too large")
+        text, body = _read(wire, text_length, deadline), _read(wire, body_length, deadline)
+    except TimeoutError as error:
+        raise TimeoutError("the answer came in pieces, and never ended") from error
+    return unpack(text, body)
 
 
-def _read(wire: socket.socket, length: int, deadline: float | None) -> bytes:
+def _read(wire: socket.socket | Descriptor, length: int, deadline: float | None) -> bytes:
     parts = bytearray()
     while len(parts) < length:
         if deadline is not None:
-            wire.settimeout(max(deadline - time.monotonic(), 1e-3))
+            left = deadline - time.monotonic()
+            if left <= 0:  # bytes that come one by one do not put it off
+                raise TimeoutError("the deadline has passed")
+            wire.settimeout(left)
         some = wire.recv(min(length - len(parts), 2**20))
         if not some:
             raise EOFError("the student's process has ended")

@@ -11,9 +11,11 @@ from torch.utils._pytree import tree_leaves
 from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.family import FAMILY_CHECKS
 from nested.conformance.small_problem import cut
+from nested.homework.borrowed import borrowed
 from nested.homework.remote import RemoteFamily
 from nested.homework.serve import Served, serve_family
-from nested.homework.slots.slot import Slot
+from nested.homework.slots.learned import judge_learned, probe_learned
+from nested.homework.slots.slot import Slot, without
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.meta.baselines import draw_tasks
 from nested.meta.objective import meta_loss
@@ -21,12 +23,25 @@ from nested.tasks import FAMILIES
 from nested.unroll.batched import unroll_tasks
 
 STEPS, TASKS = 3, 4  # K, T
+VALUES = 16  # different ones that a tensor has if it can tell two families apart
 
 
 def _serve(module: ModuleType) -> Served:
     family = module.MyFamily()
-    kind = type(family)
-    return {**serve_family(family), "class": lambda: f"{kind.__module__}.{kind.__qualname__}"}
+    kind, served = type(family), serve_family(family)
+
+    def draw(seed: int) -> None:
+        number = served["sample"](seed, 0)
+        served["init"](number, seed)
+        served["batch"](number, seed, "train")
+
+    return {
+        **served,
+        "class": lambda: f"{kind.__module__}.{kind.__qualname__}",
+        "borrowed": lambda seed: borrowed(
+            lambda: draw(seed), ["tasks"], ("sample", "batch", "batches")
+        ),
+    }
 
 
 def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
@@ -43,6 +58,7 @@ def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
         return family.sandbox.ask(function, static=static)["out"]
 
     found = {"own": drawn(ask_student), "class": ask_student("class")}
+    found["borrowed"] = ask_student("borrowed", seed)
     for name, make in FAMILIES.items():
         served = serve_family(make())
         found[name] = drawn(lambda function, *static: served[function](*static))
@@ -53,7 +69,13 @@ def _judge_own(evidence: Evidence) -> Verdict:
     own = evidence["own"]
     if evidence["class"].startswith("nested."):
         return Verdict(False, f"its class is {evidence['class']}", "write a class of your own")
+    if evidence["borrowed"]:
+        measured = f"its draws are made by nested.tasks.{evidence['borrowed'][0]}"
+        return Verdict(False, measured, "bring data of your own; load_digits() is no family")
     for name in FAMILIES:
+        if _are_turned(own[1], evidence[name][1]):
+            measured = f"its batches are those of {name}, in another order or other units"
+            return Verdict(False, measured, "bring data of your own")
         for what, ours, theirs in zip(("weights", "batches"), own, evidence[name], strict=True):
             if len(ours) == len(theirs) and all(map(_alike, ours, theirs)):
                 return Verdict(False, f"its {what} are those of {name}", "bring data of your own")
@@ -66,6 +88,21 @@ def _alike(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
         return False
     apart = (ours.double() - theirs.double()).norm()
     return bool(apart <= 0.05 * theirs.double().norm())
+
+
+def _are_turned(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
+    """Whether each tensor (...) of theirs is among ours, but for order, sign, shift and scale; if
+    none has values enough to tell, they are not."""
+    theirs = [x for x in map(_in_order, theirs) if len(x.unique()) >= VALUES]
+    ours = [x for part in ours for x in (_in_order(part), _in_order(-part))]
+    return bool(theirs) and all(
+        any(len(x) == len(y) and (x - y).abs().max() < 1e-4 for x in ours) for y in theirs
+    )
+
+
+def _in_order(x: torch.Tensor) -> torch.Tensor:
+    x = x.double().flatten().sort().values
+    return (x - x.mean()) / x.std(correction=0).clamp(min=1e-12)
 
 
 def _probe_level_4(family: RemoteFamily, seed: int) -> Evidence:
@@ -95,7 +132,8 @@ SLOT = Slot(
     serve=_serve,
     subject=RemoteFamily,
     checks=[
-        *FAMILY_CHECKS,
+        *without("it can be learned", FAMILY_CHECKS),
+        Check("it can be learned", probe_learned, judge_learned),
         Check("level 4 can learn from it", _probe_level_4, _judge_level_4),
         Check("it is not a built-in family", _probe_own, _judge_own),
     ],

@@ -1,4 +1,7 @@
-"""Slot hw2: a feature of the context that earns its place."""
+"""Slot hw2: a feature of the context that earns its place.
+
+Letters: T tasks, K steps of a run, P moments of it, N weights.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.context import CONTEXT_CHECKS, Feature, seen_in_a_run, values_in_a_run
@@ -16,6 +20,7 @@ from nested.homework.serve import Served
 from nested.homework.slots.gain import judge_gain, learn_and_race
 from nested.homework.slots.slot import Slot
 from nested.levels.context import Context, observe
+from nested.levels.forward import Params
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.meta.config import MetaConfig
 from nested.tasks.digits import Digits
@@ -24,6 +29,7 @@ BUILT_IN = tuple(name for name in Context._fields if name != "progress")
 TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=20, tasks=8)
 RANGES = {"lr_range": (1e-2, 2.0), "momentum_range": (0.0, 0.9)}  # in which no run diverges
 HORIZON = 20
+NEW = 0.05  # of its spread, by which a feature moves where all built-in ones stay
 
 
 def _serve(module: ModuleType) -> Served:
@@ -38,6 +44,8 @@ def _subject(sandbox: Sandbox) -> Feature:
 
 
 def _probe_own(feature: Feature, seed: int) -> Evidence:
+    """Its values (T, K) in runs on digits and those of each built-in feature, and its values in
+    twins: moments (T, P) of these runs, and others in which all built-in features are the same."""
     runs = seen_in_a_run(seed)
     values = {"own": values_in_a_run(feature, seed)}
     for name in BUILT_IN:
@@ -47,14 +55,61 @@ def _probe_own(feature: Feature, seed: int) -> Evidence:
             return getattr(observe((name,), **seen), name)
 
         values[name] = torch.stack([torch.vmap(built_in)(seen) for seen in runs], dim=1)
+    with torch.no_grad():
+        for name, moments in zip(("moments", "twins"), _twins(runs), strict=True):
+            each = [torch.vmap(lambda one: feature(**one))(seen) for seen in moments]
+            values[name] = torch.stack(each, dim=1)
     return values
+
+
+def _twins(runs: list[dict[str, Any]]) -> tuple[list[dict], list[dict]]:
+    """P moments of K = 2 P + 1 or more steps, in float64, and a twin of each: loss and step of the
+    one moment, the rest from another task and step, with the gradient's length and its angle to
+    the buffer as they were. All that the built-in features say is the same."""
+    runs = [tree_map(lambda x: x.double(), seen) for seen in runs[1:]]  # with a buffer
+    count = len(runs) // 2
+    moments, twins = runs[:count], []
+    for seen, other in zip(moments, runs[count:]):
+        other = tree_map(lambda x: x.roll(1, 0), other)  # of the next task
+        grad, buffer = (_in_a_row(other[part]) for part in ("grads", "buffer"))  # (T, N)
+        length, cosine = _length_and_cosine(seen)
+        unit = grad / grad.norm(dim=1, keepdim=True)
+        across = buffer - (buffer * unit).sum(1, keepdim=True) * unit
+        across = across / across.norm(dim=1, keepdim=True)
+        turned = cosine * unit + (1 - cosine**2).clamp(min=0).sqrt() * across
+        parts = {"grads": length * unit, "buffer": buffer.norm(dim=1, keepdim=True) * turned}
+        made = {part: _as(rows, other[part]) for part, rows in parts.items()}
+        twins.append({**other, **made, "loss": seen["loss"], "step": seen["step"]})
+    return moments, twins
+
+
+def _length_and_cosine(seen: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    grad, buffer = (_in_a_row(seen[part]) for part in ("grads", "buffer"))
+    length = grad.norm(dim=1, keepdim=True)  # (T, 1)
+    cosine = (grad * buffer).sum(1, keepdim=True) / length / buffer.norm(dim=1, keepdim=True)
+    return length, cosine
+
+
+def _in_a_row(tensors: Params) -> Tensor:
+    return torch.cat([x.flatten(1) for x in tensors.values()], dim=1)
+
+
+def _as(rows: Tensor, tensors: Params) -> Params:
+    sizes = [x[0].numel() for x in tensors.values()]
+    parts = zip(tensors.items(), rows.split(sizes, dim=1), strict=True)
+    return {name: part.reshape(x.shape) for (name, x), part in parts}
 
 
 def _judge_own(evidence: Evidence) -> Verdict:
     likeness = {name: _rank_correlation(evidence["own"], evidence[name]) for name in BUILT_IN}
     name, most = max(likeness.items(), key=lambda item: item[1])
     measured = f"most like {name}: rank correlation {most:.4f}"
-    return Verdict(most < 0.999, measured, f"{name} is built in; tell the rule something new")
+    if not most < 0.999:
+        return Verdict(False, measured, f"{name} is built in; tell the rule something new")
+    new = (evidence["moments"] - evidence["twins"]).std() / evidence["own"].std().double()
+    measured += f"; where all built-in features stay, it moves by {new:.2g} of its spread"
+    hint = "it is made of built-in features, which a rule can combine itself: tell it more"
+    return Verdict(bool(new > NEW), measured, hint)
 
 
 def _rank_correlation(one: Tensor, other: Tensor) -> float:

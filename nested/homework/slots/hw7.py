@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from nested.conformance.check import Check, Evidence, Verdict, judge_equal
+from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.memory import MEMORY_CHECKS
 from nested.conformance.memory_reads import DIM, draw, made
 from nested.homework.remote import call, plant
@@ -26,6 +26,8 @@ from nested.memory.sequence import SequenceMemory
 
 SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta, and none
 DELTAS = (1.0, 0.3)
+LOOKED_AT = ("key", "value", "query", "rate", "log kept")  # what ``look`` returns, (B, D) or (B,)
+CLOSE = 1e-9
 
 
 class RemoteMemory(nn.Module):
@@ -122,42 +124,82 @@ class _Make:
 
 
 def _probe_huber(make: Any, seed: int) -> Evidence:
-    """Reads of tokens of many sizes, and those of a loop by the equation, with the same keys; and
-    the largest slope of reads in what is read, where errors are none too."""
-    memory, found = made(make, seed), {"ours": [], "others": []}
-    x = draw(memory, seed)
-    x = x * torch.tensor(SIZES, dtype=x.dtype).repeat(12)[: x.shape[1], None]
-    for delta in DELTAS:
-        memory.delta = delta
-        with torch.no_grad():
-            wanted = _huber(*memory.look(x), delta)
-            found["ours"].append(memory(x)[0])
-        found["others"].append(wanted)
+    """What each of T tokens of many sizes does to the matrix that a memory holds; and the largest
+    slope of reads in what is read, where errors are none too."""
+    memory, tokens = made(make, seed), []
+    x = draw(memory, seed, tokens=2 * len(SIZES))
+    x = x * torch.tensor(SIZES, dtype=x.dtype).repeat(2)[:, None]
+    for memory.delta in DELTAS:
+        state = memory.init(len(x))
+        held = _held(memory, state, seed)
+        for token in x.split(1, dim=1):
+            with torch.no_grad():
+                y, state = memory(token, state)
+                parts = zip(LOOKED_AT, (part.squeeze(1) for part in memory.look(token)))
+            before, held = held, _held(memory, state, seed)
+            found = {"before": before, "after": held, "read": y.squeeze(1), "delta": memory.delta}
+            tokens.append({**found, **dict(parts)})
     y = memory(x.requires_grad_())[0]
-    found["slope"] = torch.autograd.grad(y.sum(), x)[0].abs().max().item()
-    return found
+    slope = torch.autograd.grad(y.sum(), x)[0].abs().max().item()
+    return {"tokens": tokens, "slope": slope}
+
+
+@torch.no_grad()
+def _held(memory: RemoteMemory, state: State, seed: int) -> Tensor:
+    """The matrix (B, D, D) that a memory holds, whatever its layout: with its gates shut it reads
+    and does not write, so its reads are that matrix times its queries."""
+    memory.is_shut = True
+    asked = draw(memory, seed + 1, tokens=2 * DIM)
+    queries, reads = memory.look(asked)[2], memory(asked, state)[0]
+    memory.is_shut = False
+    return (torch.linalg.pinv(queries) @ reads).mT
 
 
 def _judge_huber(evidence: Evidence) -> Verdict:
-    verdict = judge_equal(
-        "e = a M k - v; where |e|, the norm, is over delta, a step is n delta long"
-    )(evidence)
-    if verdict.passed and not math.isfinite(evidence["slope"]):
-        hint = "where e = 0 its norm has no slope: divide by max(|e|, delta)"
-        return Verdict(False, f"a gradient of {evidence['slope']} at an error of 0", hint)
-    return verdict
+    no_slope = "where e = 0 its norm has no slope: divide by max(|e|, delta)"
+    for at, token in enumerate(evidence["tokens"], start=1):
+        if not token["after"].isfinite().all():
+            return Verdict(False, f"after token {at} the memory is not finite", no_slope)
+        for name, (apart, hint) in _faults(token).items():
+            if not apart <= CLOSE:  # NaN too
+                measured = f"at token {at}, delta {token['delta']:g}: {name} is off by {apart:.2g}"
+                return Verdict(False, measured, hint)
+    if not math.isfinite(evidence["slope"]):
+        return Verdict(False, f"a gradient of {evidence['slope']} at an error of 0", no_slope)
+    return Verdict(True, f"{len(evidence['tokens'])} writes have Huber's direction and length")
 
 
-def _huber(keys, values, queries, rates, log_kept, delta) -> Tensor:
-    matrix, reads = torch.zeros(len(keys), DIM, DIM, dtype=keys.dtype), []
-    for t in range(keys.shape[1]):
-        k, v, q = (part[:, t, :, None] for part in (keys, values, queries))
-        n, a = rates[:, t, None, None], log_kept[:, t, None, None].exp()
-        error = a * matrix @ k - v
-        size = error.norm(dim=1, keepdim=True)
-        matrix = a * matrix - n * (delta / size).clamp(max=1) * error @ k.mT
-        reads.append(matrix @ q)
-    return torch.stack(reads, dim=1).squeeze(-1)
+def _faults(token: dict[str, Any]) -> dict[str, tuple[float, str]]:
+    """How far a write is from its place, its length and its direction, and the read from it."""
+    key, rate, kept = token["key"], token["rate"], token["log kept"].exp()
+    was = kept[:, None, None] * token["before"]
+    written = token["after"] - was  # (B, D, D)
+    force = torch.einsum("bij,bj->bi", written, key)
+    error = torch.einsum("bij,bj->bi", was, key) - token["value"]
+    size, length = error.norm(dim=1), force.norm(dim=1)
+    wanted = rate * size.clamp(max=token["delta"])
+    against = size[:, None] * force + length[:, None] * error  # 0 where the two are opposed
+    read = torch.einsum("bij,bj->bi", token["after"], token["query"])
+    elsewhere = written - force[:, :, None] * key[:, None, :]
+    return {
+        "what is written across the key": (
+            _largest(elsewhere, written),
+            "forget by a, then write along k alone: M <- a M - (...) k^T",
+        ),
+        "the length of the write": (
+            _largest(length - wanted, length),
+            "a step is n |e| long where |e|, the norm, is under delta, and n delta elsewhere",
+        ),
+        "the direction of the write": (
+            _largest(against, size[:, None] * force),
+            "a step goes against e = a M k - v, with the memory after it has forgotten",
+        ),
+        "the read": (_largest(read - token["read"], read), "y = M q, after the write"),
+    }
+
+
+def _largest(apart: Tensor, size: Tensor) -> float:
+    return (apart.abs().max() / size.abs().max().clamp(min=1)).item()
 
 
 SLOT = Slot(

@@ -1,4 +1,6 @@
-"""Wrong answers to hw_zero: (fault, what the right answer says, what this one says, the check)."""
+"""Wrong answers to hw_zero, from zero to unroll."""
+
+from tests.homework.mutants.mutant import Mutant
 
 GRADIENT = "1 gradient: it can be differentiated again"
 STEP, SLOPES = "2 step: it moves as torch.optim.SGD does", "2 step: its derivatives are right"
@@ -9,7 +11,7 @@ MOVE = "params, state, signals = rule(params, grads, state, loss)"
 LOOP = "    for loss_fn, params, batches in tasks:\n"
 NEW = "        optimizer = torch.optim.Adam(rule.parameters(), lr=lr)\n"
 
-ZERO = [
+ROWS = [  # fault, what the right answer says, what this one says, the check, what is added
     ("no create_graph", "create_graph=True", "retain_graph=True", GRADIENT),
     (
         "the loss of a copy",
@@ -99,6 +101,7 @@ ZERO = [
         "_, losses = unroll(",
         "_, losses = again(",
         "each task uses the one before",
+        ("class MetaOptimizer(", "again = unroll\n\n\nclass MetaOptimizer("),
     ),
     (
         "takes the package's own",
@@ -107,9 +110,4 @@ ZERO = [
         "it is written from zero",
     ),
 ]
-ADDED_ZERO = {
-    ("hw_zero", "an unroll beside the one asked for"): (
-        "class MetaOptimizer(",
-        "again = unroll\n\n\nclass MetaOptimizer(",
-    ),
-}
+MUTANTS = [Mutant("hw_zero", *row) for row in ROWS]
