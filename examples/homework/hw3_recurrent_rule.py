@@ -17,8 +17,9 @@ A good answer keeps h and c in the *state* that forward takes and returns (dicts
 tensors; never self), bounds both signals (lr above 0, at most 100; momentum from 0 to below 1) with
 a live gradient, survives gradients of 1e30 and a NaN loss, works for any names,
 shapes and dtypes, and under torch.vmap (nn.LSTMCell does not run there: write the four gates out).
-The grader gives it pasts that differ in one loss, up to five steps back, and looks whether it can
-tell.
+The grader gives it pasts that differ in one loss, up to five steps back, early and late in a run,
+and looks whether it can tell. A GRU is fine too. An average or a window of losses is not: what they
+keep does not depend on what they see.
 
 Grade it:  python -m nested.homework grade --only hw3
 Time: about 2 hours. Difficulty: 3 of 5. Stuck? Add --hint to the command.

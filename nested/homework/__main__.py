@@ -4,6 +4,7 @@ python -m nested.homework                          grade examples/homework
 python -m nested.homework grade DIR ...            grade the files in one or more folders
 python -m nested.homework grade DIR --only hw3     one slot; --check NAME: one check of it
 python -m nested.homework grade --only hw3 --hint  a hint at what was lost; --hint 2: one more
+python -m nested.homework grade --only hw0 --draw  a picture of your unroll, and where it is cut
 python -m nested.homework class DIR ...            a table of a class, and whose files are alike
 python -m nested.homework export DIR               a course copy, without reference answers
 python -m nested.homework fingerprint FILE         what homework.toml keeps of an untouched file
@@ -44,6 +45,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         default=0,
         metavar="N",
         help="the first N hints (1 if N is not given) for what was lost",
+    )
+    grade.add_argument(
+        "--draw",
+        type=Path,
+        nargs="?",
+        const=Path("unroll.png"),
+        metavar="FILE",
+        help="draw the unroll of one slot (default: unroll.png): hw0, hw5 or hw_zero",
     )
     table = commands.add_parser(
         "class", help="grade a class; who has how many points, who is alike"
@@ -99,7 +108,9 @@ def run_grade(args: argparse.Namespace) -> int:
     is_class, folders = args.command == "class", args.folders or [HOMEWORK]
     if not is_class and args.format == "gradescope" and len(folders) > 1:
         raise ValueError("the gradescope format takes one folder")
-    hint = 0 if is_class else args.hint
+    hint, picture = (0, None) if is_class else (args.hint, args.draw)
+    if picture is not None and (len(folders) > 1 or len(args.only) != 1):
+        raise ValueError("--draw takes one folder and one slot, as in --only hw0")
     if hint < 0 or hint and args.format != "text":
         raise ValueError("--hint counts from 1, and goes with the text format")
     if not 0 <= args.seed < 2**31:
@@ -116,6 +127,8 @@ def run_grade(args: argparse.Namespace) -> int:
         print(text)
     else:
         write_whole(args.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if picture is not None:
+        _draw(folders[0], args.only[0], picture)
     slots = [slot for submission in submissions for slot in submission.slots]
     counted = [slot for slot in slots if slot.status != "not attempted" or args.strict]
     return 0 if is_class or all(slot.is_full for slot in counted) else 1
@@ -123,6 +136,13 @@ def run_grade(args: argparse.Namespace) -> int:
 
 def _say(folder: Path, slot: str) -> None:
     print(f"grading {folder}: {slot}", file=sys.stderr, flush=True)
+
+
+def _draw(folder: Path, slot: str, picture: Path) -> None:
+    from nested.homework.draw import draw_submission
+    from nested.homework.registry import read_worth
+
+    print(f"{picture}: {draw_submission(folder, slot, read_worth()[slot], picture)}")
 
 
 def _class_table(folders: list[Path], submissions: list) -> str:

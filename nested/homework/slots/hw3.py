@@ -1,23 +1,34 @@
-"""Slot hw3: a level 4 that remembers, by an LSTM."""
+"""Slot hw3: a level 4 that remembers, by an LSTM or a GRU.
+
+Letters: M numbers of a memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
+from torch import Generator, Tensor
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import cut, nudged, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.serve import Served, serve_rule
-from nested.homework.slots.moves import judge_moves, probe_moves
+from nested.homework.slots.moves import judge_moves, large_params, probe_moves
 from nested.homework.slots.slot import Slot, without
+from nested.levels.forward import Params, State
 from nested.levels.rule import UpdateRule
 
 PAST = (0.5,) * 6  # losses before the step that is looked at
 AGO = (1, 3, 5)  # steps back at which one of them is another
+LATE = (0.5,) * 40  # losses before a step late in a run, of a large net
+RUNS = {"early": (PAST, small_params), "late": (LATE, large_params)}
+SHAPES = {"matrix": (13, 3), "vector": (17,)}  # of weights that no memory is shaped like
+GATED = 1e-4  # by which share what is kept changes with what is seen
 EXTREMES = (1e-30, 1e-3, 1.0, 1e3, 1e30)
 
 
@@ -25,75 +36,145 @@ def _serve(module: ModuleType) -> Served:
     return serve_rule(module.RecurrentRule())
 
 
-def _signals(
-    rule: UpdateRule, seed: int, past: Sequence[float] = PAST, loss: float = 1.0, scale: float = 1.0
-) -> dict[str, torch.Tensor]:
-    """The signals of a step after ``past``: steps at the same weights whose losses were these and
-    whose gradients were zero, so that weights and buffer know nothing of them."""
-    rule, params = nudged(rule, seed), small_params(seed)
-    zeros = {name: torch.zeros_like(p) for name, p in params.items()}
-    grads = {name: scale * g for name, g in small_params(seed + 1).items()}
-    state = rule.init(params)
-    with torch.no_grad():
-        for value in past:
-            state = rule(params, zeros, state, torch.tensor(value, dtype=torch.float64)).state
-        signals = rule(params, grads, state, torch.tensor(loss, dtype=torch.float64)).signals
-    missing = {"lr", "momentum"} - set(signals)
-    if missing:
-        raise ValueError(f"signals has no {' and no '.join(sorted(missing))}")
-    return cut(signals)
+@dataclass
+class _Run:
+    """A run of a rule at the same weights, with gradients of zero: weights and buffer know nothing
+    of the losses that it saw. Raises what the rule raises."""
+
+    rule: UpdateRule
+    params: Params
+    grads: Params  # of the step that is looked at
+    state: State
+
+    @classmethod
+    def begin(cls, rule: UpdateRule, seed: int, draw: Callable[[int], Params]) -> _Run:
+        rule, params = nudged(rule, seed), draw(seed)
+        return cls(rule, params, draw(seed + 1), rule.init(params))
+
+    @torch.no_grad()
+    def after(self, losses: Sequence[float]) -> _Run:
+        """The run some steps later."""
+        state, zeros = self.state, {name: torch.zeros_like(p) for name, p in self.params.items()}
+        for loss in losses:
+            state = self.rule(self.params, zeros, state, _number(loss)).state
+        return replace(self, state=state)
+
+    @torch.no_grad()
+    def signals(self, loss: float = 1.0, scale: float = 1.0) -> dict[str, Tensor]:
+        """The signals of a step on gradients times ``scale``. Raises ``ValueError`` where lr or
+        momentum is not among them."""
+        grads = {name: scale * g for name, g in self.grads.items()}
+        signals = self.rule(self.params, grads, self.state, _number(loss)).signals
+        missing = {"lr", "momentum"} - set(signals)
+        if missing:
+            raise ValueError(f"signals has no {' and no '.join(sorted(missing))}")
+        return cut(signals)
 
 
-def _apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+def _number(value: float) -> Tensor:
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return largest((one[name] - other[name]).abs().max().item() for name in one)
 
 
 def _probe_memory(rule: UpdateRule, seed: int) -> Evidence:
-    """The signals after pasts that differ in one loss."""
-    found = {"same": _signals(rule, seed)}
-    for ago in AGO:
-        past = list(PAST)
-        past[-ago] = 4.0
-        found[f"{ago} back"] = _signals(rule, seed, past)
-    return found
+    """The signals after pasts that differ in one loss, early and late in a run; and how its memory
+    moves."""
+    found, last = {}, max(AGO)
+    for when, (past, draw) in RUNS.items():
+        run = _Run.begin(rule, seed, draw).after(past[:-last])
+        found[when] = {"same": run.after(past[-last:]).signals()}
+        for ago in AGO:
+            other = list(past[-last:])
+            other[-ago] = 4.0
+            found[when][f"{ago} back"] = run.after(other).signals()
+    return {**found, **_memory_moves(rule, seed)}
+
+
+def _unlike_memories(seed: int) -> Params:
+    generator = Generator().manual_seed(seed)
+    return {name: torch.randn(s, generator=generator).double() for name, s in SHAPES.items()}
+
+
+def _memory_moves(rule: UpdateRule, seed: int) -> Evidence:
+    """How a step takes the memory on: the slopes (M,) of a mix of the memory after it in the memory
+    before it, when the loss is small and when it is large; and those in the rule's parameters.
+    The memory is all of the state that is not shaped like the weights."""
+    run, generator = _Run.begin(rule, seed, _unlike_memories), Generator().manual_seed(seed)
+    zeros = {name: torch.zeros_like(p) for name, p in run.params.items()}
+    leaves, spec = tree_flatten(cut(run.after(PAST).state))
+    places = [
+        i
+        for i, leaf in enumerate(leaves)
+        if leaf.is_floating_point() and leaf.shape not in SHAPES.values()
+    ]
+    if not places:
+        return {"slopes": {}}
+    before = [leaves[i].requires_grad_() for i in places]
+    mix = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in before]
+    learned = [p for p in run.rule.parameters() if p.requires_grad]
+    slopes, taught = {}, 0.0
+    for loss in (0.5, 4.0):
+        step = run.rule(run.params, zeros, tree_unflatten(leaves, spec), _number(loss))
+        after = tree_leaves(step.state)
+        total = sum((after[i] * m).sum().double() for i, m in zip(places, mix, strict=True))
+        grads = torch.autograd.grad(total, [*before, *learned], materialize_grads=True)
+        slopes[f"{loss:g}"] = torch.cat([g.double().flatten() for g in grads[: len(before)]])
+        taught = max(taught, largest(g.abs().max().item() for g in grads[len(before) :]))
+    return {"slopes": slopes, "taught": taught}
 
 
 def _judge_memory(evidence: Evidence) -> Verdict:
-    apart = {
-        case: _apart(signals, evidence["same"])
-        for case, signals in evidence.items()
-        if case != "same"
-    }
-    forgotten = [case for case, size in apart.items() if not size > 1e-6]
-    said = ", ".join(f"{case} by {size:.1g}" for case, size in apart.items())
-    measured = f"a loss of 4 instead of 0.5 changes the signals: {said}"
-    hint = f"what was {' and '.join(forgotten)} is forgotten: do h and c run on from step to step?"
-    return Verdict(not forgotten, measured, hint)
+    said = []
+    for when in RUNS:
+        same, cases = evidence[when]["same"], [f"{ago} back" for ago in AGO]
+        apart = {case: _apart(evidence[when][case], same) for case in cases}
+        forgotten = [case for case, size in apart.items() if not size > 1e-6]
+        said.append(f"{when} in a run " + ", ".join(f"{c} by {x:.1g}" for c, x in apart.items()))
+        measured = f"a loss of 4 instead of 0.5 changes the signals: {'; '.join(said)}"
+        if forgotten:
+            what = " and ".join(forgotten)
+            hint = f"what was {what} is forgotten: do h and c run on from step to step?"
+            return Verdict(False, measured, hint)
+    if not evidence["slopes"]:
+        return Verdict(False, "its state holds the momentum buffer alone", "keep h and c in it")
+    calm, loud = evidence["slopes"].values()
+    change = ((calm - loud).norm() / calm.norm().clamp(min=1e-12)).item()
+    measured = f"{measured}; another loss changes what its memory keeps by {change:.1g} of it"
+    hint = "an average or a window keeps the same whatever it sees; gates that see the loss decide"
+    if not evidence["taught"] > 0:
+        return Verdict(False, f"{measured}, and no parameter has a part in it", hint)
+    return Verdict(change > GATED, measured, hint)
 
 
 def _probe_senses(rule: UpdateRule, seed: int) -> Evidence:
-    return {
-        "now": _signals(rule, seed),
-        "another loss": _signals(rule, seed, loss=3.0),
-        "larger gradients": _signals(rule, seed, scale=10.0),
-    }
+    found = {}
+    for when, (past, draw) in RUNS.items():
+        run = _Run.begin(rule, seed, draw).after(past)
+        found[when] = {
+            "now": run.signals(),
+            "another loss": run.signals(loss=3.0),
+            "larger gradients": run.signals(scale=10.0),
+        }
+    return found
 
 
 def _judge_senses(evidence: Evidence) -> Verdict:
-    moved = {
-        case: _apart(evidence["now"], evidence[case])
-        for case in ("another loss", "larger gradients")
-    }
-    blind = [case for case, apart in moved.items() if not apart > 1e-6]
-    said = ", ".join(f"{case}: the signals move by {apart:.2g}" for case, apart in moved.items())
-    return Verdict(not blind, said, "feed the loss and the gradients' norm to the LSTM")
+    said, blind = [], []
+    for when, found in evidence.items():
+        for case in ("another loss", "larger gradients"):
+            apart = _apart(found["now"], found[case])
+            said.append(f"{case}, {when} in a run: the signals move by {apart:.2g}")
+            blind += [case] if not apart > 1e-6 else []
+    return Verdict(not blind, "; ".join(said), "feed the loss and the gradients' norm to the LSTM")
 
 
 def _probe_bounds(rule: UpdateRule, seed: int) -> Evidence:
     """The least and the largest signals over losses and gradients of all sizes."""
-    cases = [
-        _signals(rule, seed, loss=loss, scale=scale) for loss in EXTREMES for scale in EXTREMES
-    ]
+    run = _Run.begin(rule, seed, small_params).after(PAST)
+    cases = [run.signals(loss, scale) for loss in EXTREMES for scale in EXTREMES]
     ends = {}
     for name in ("lr", "momentum"):
         values = torch.cat([case[name].flatten() for case in cases])

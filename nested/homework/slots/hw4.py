@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
-from nested.homework.remote import RemoteRule
+from nested.homework.borrowed import borrowed
+from nested.homework.remote import RemoteRule, call
 from nested.homework.serve import Served, serve_rule
 from nested.homework.slots.gain import judge_gain, learn_and_race
-from nested.homework.slots.moves import judge_moves, probe_moves
+from nested.homework.slots.moves import DEEP, NETS, judge_moves, probe_moves
 from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params, State
 from nested.levels.momentum import momentum_step
@@ -26,7 +27,7 @@ from nested.meta.config import MetaConfig
 from nested.tasks.digits import Digits
 
 TRAINING = MetaConfig(meta_steps=50, unroll_length=10, max_horizon=30, tasks=8)
-SHALLOW, DEEP = 2, 4  # hidden layers: of the nets trained on, and of those to transfer to
+SHALLOW = 2  # hidden layers of the nets trained on; those to transfer to have DEEP
 HORIZON = 30
 
 
@@ -48,19 +49,56 @@ class OneRate(UpdateRule):
 
 
 def _serve(module: ModuleType) -> Served:
-    return serve_rule(module.DepthRule())
+    rule = module.DepthRule()
+
+    def step(params: Params, grads: Params) -> None:
+        loss = torch.ones((), dtype=next(iter(params.values())).dtype)
+        own = copy.deepcopy(rule).double()
+        own(params, grads, own.init(params), loss)
+
+    def run(params: Params, grads: Params) -> Params:
+        called = borrowed(lambda: step(params, grads), ["rules", "levels"], ["forward"])
+        return {name: torch.ones(()) for name in called}  # tensors, as all answers are
+
+    return {**serve_rule(rule), "borrowed": run}
+
+
+class RemoteDepthRule(RemoteRule):
+    """A student's rule, which can say what it borrows."""
+
+    def borrowed(self, params: Params, grads: Params) -> list[str]:
+        """The built-in rules that run in a step on ``params`` and ``grads`` {name: (...)}. Raises
+        what the student's code does."""
+        return sorted(call(self._sandbox, "borrowed", params, grads))
+
+
+def _probe_borrowed(rule: RemoteDepthRule, seed: int) -> Evidence:
+    nets = {net: (draw(seed), draw(seed + 1)) for net, draw in NETS.items()}
+    return {net: rule.borrowed(*drawn) for net, drawn in nets.items()}
+
+
+def _judge_borrowed(evidence: Evidence) -> Verdict:
+    for net, names in evidence.items():
+        if names:
+            measured = f"on {net} its step is made by the built-in {', '.join(names)}"
+            return Verdict(False, measured, "write the function from tensors to rates yourself")
+    return Verdict(True, "no built-in rule runs in its steps")
 
 
 def _judge_own_rates(evidence: Evidence) -> Verdict:
-    lr, count = evidence["signals"][0]["lr"], len(evidence["moves"][0])
-    if lr.shape != (count,):
-        measured = f"signals['lr'] has shape {tuple(lr.shape)} for {count} tensors"
-        return Verdict(False, measured, f"one rate a tensor, in the order of params: ({count},)")
-    spread = (lr.max() / lr.min()).item() - 1
-    measured = f"rates from {lr.min():.3g} to {lr.max():.3g}"
-    return Verdict(
-        lr.min() > 0 and spread > 1e-6, measured, "all layers get one rate: what tells them apart?"
-    )
+    ranges = []
+    for net, found in evidence.items():
+        lr, count = found["signals"][0]["lr"], len(found["moves"][0])
+        if lr.shape != (count,):
+            measured = f"signals['lr'] has shape {tuple(lr.shape)} for {count} tensors"
+            return Verdict(
+                False, measured, f"one rate a tensor, in the order of params: ({count},)"
+            )
+        ranges.append(f"on {net} rates go from {lr.min():.3g} to {lr.max():.3g}")
+        if not (lr.min() > 0 and lr.max() / lr.min() - 1 > 1e-6):
+            hint = "all layers get one rate: what tells them apart?"
+            return Verdict(False, ranges[-1], hint)
+    return Verdict(True, ", ".join(ranges))
 
 
 def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
@@ -75,11 +113,12 @@ SLOT = Slot(
     file="hw4_depth_rule.py",
     title="A rate for each layer",
     serve=_serve,
-    subject=RemoteRule,
+    subject=RemoteDepthRule,
     checks=[
         *without("blind to permuted coordinates", UPDATE_RULE_CHECKS),
         Check("each layer has a rate of its own", probe_moves, _judge_own_rates),
         Check("it moves by its rates", probe_moves, judge_moves),
+        Check("it is not a built-in rule", _probe_borrowed, _judge_borrowed),
         Check(
             "it transfers to a deeper net",
             _probe_transfer,

@@ -9,55 +9,73 @@ import torch
 from torch import Tensor
 
 from nested.conformance.check import Check, Evidence, Verdict
-from nested.conformance.small_problem import small_loss
 from nested.homework.slots.slot import Slot
-from nested.homework.slots.unrolls import UNROLL_CHECKS, RemoteUnroll, serve_unroll
+from nested.homework.slots.unrolls import LOSSES, UNROLL_CHECKS, RemoteUnroll, serve_unroll
 from nested.levels.forward import Batch, Params
 
 WEIGHTS = 250_000  # D, float64: 2 MB each of weights, buffer, gradient
 SHORT, LONG = 2, 66  # K
+RATES, WIGGLE = (0.1, 0.9), 1e-6  # learning rate and momentum
+SLOPES = ("initial weights", "learning rate", "momentum")
 ALLOWED = 3  # states of weights and buffer that LONG - SHORT more steps may take
 IN_ALL = 16  # states that LONG may take in all: a large start is no way to hide growth
 
 
 def wide_loss(params: Params, batch: Batch) -> Tensor:
-    """A loss, (), of D weights {"w": (D,)} for a batch of one number, (): curved, and cheap."""
-    return 0.5 * ((torch.tanh(params["w"]) - batch) ** 2).sum()
+    """A loss, (), of D weights {"w": (D,)} for a batch of one number, (): curved, cheap, and such
+    that each weight's gradient depends on all others."""
+    t = torch.tanh(params["w"])
+    return 0.5 * ((t - batch) ** 2).sum() + 0.5 * t.sum() ** 2 / len(t)
 
 
 def _probe_memory(unroll: RemoteUnroll, seed: int) -> Evidence:
-    """Peak memory of the student's process, in bytes, after short and after long unrolls."""
+    """Peak memory of the student's process, in bytes, after short and after long unrolls; and the
+    slopes of a mix of what comes back from the long one."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(WEIGHTS, generator=generator, dtype=torch.float64)
+    start, mix, way = (
+        torch.randn(WEIGHTS, generator=generator, dtype=torch.float64) for _ in range(3)
+    )
+    mix, way = 1 + mix, 1 + way  # some of which all weights have in common
     peaks = {}
     for steps in (SHORT, SHORT, LONG):  # the first loads what is loaded once
-        lr, momentum = (torch.tensor(x, dtype=torch.float64).requires_grad_() for x in (0.1, 0.9))
         batches = [torch.tensor(0.1 * k, dtype=torch.float64) for k in range(steps)]
-        weights = start.clone().requires_grad_()
-        moved, losses = unroll({"w": weights}, batches, lr, momentum, loss="wide")
-        grads = torch.autograd.grad(moved["w"].sum() + losses.sum(), [weights, lr, momentum])
-        _check_slope(unroll, start, batches, grads[1].item())
+        points = [start, *(torch.tensor(x, dtype=torch.float64) for x in RATES)]
+        weights, *rates = points = [x.clone().requires_grad_() for x in points]
+        moved, losses = unroll({"w": weights}, batches, *rates, loss="wide")
+        total = (moved["w"] * mix).sum() + losses.sum()
+        grads = torch.autograd.grad(total, points, materialize_grads=True)
         peaks[str(steps)] = unroll.sandbox.peak_memory()  # since it was last asked
         peaks.setdefault("start", unroll.sandbox.peak_memory())  # what it holds between unrolls
-    return peaks
+    by_autograd = [(grads[0] * way).sum().item(), *(g.item() for g in grads[1:])]
+    pairs = zip(SLOPES, by_autograd, _differences(start, batches, mix, way), strict=True)
+    return {**peaks, "slopes": {name: both for name, *both in pairs}}
 
 
-def _check_slope(unroll: RemoteUnroll, start: Tensor, batches: list[Batch], slope: float) -> None:
-    """Raise ``ValueError`` unless ``slope``, the hypergradient of the learning rate, is that of a
-    wiggle: an unroll that goes only part of the way back needs little memory too."""
-    ends, momentum = [], torch.tensor(0.9, dtype=torch.float64)
-    with torch.no_grad():
-        for lr in (0.1 + 1e-6, 0.1 - 1e-6):
-            rate = torch.tensor(lr, dtype=torch.float64)
-            moved, losses = unroll({"w": start}, batches, rate, momentum, loss="wide")
-            ends.append((moved["w"].sum() + losses.sum()).item())
-    truth = (ends[0] - ends[1]) / 2e-6
-    if not abs(slope - truth) < 1e-3 * abs(truth):
-        steps = len(batches)
-        raise ValueError(f"through {steps} steps d / d lr is {slope:.6g}, by wiggling {truth:.6g}")
+def _differences(start: Tensor, batches: list[Batch], mix: Tensor, way: Tensor) -> list[float]:
+    """The slopes along ``way`` of the weights and in both rates, as central differences of
+    torch.optim.SGD: an unroll that goes only part of the way back needs little memory too."""
+    slopes = []
+    for along, lr, momentum in ((way, 0, 0), (0 * way, 1, 0), (0 * way, 0, 1)):
+        ends = []
+        for by in (WIGGLE, -WIGGLE):
+            rates = {"lr": RATES[0] + by * lr, "momentum": RATES[1] + by * momentum}
+            weights = (start + by * along).requires_grad_()
+            sgd, total = torch.optim.SGD([weights], **rates), 0.0
+            for batch in batches:
+                loss = wide_loss({"w": weights}, batch)
+                (weights.grad,) = torch.autograd.grad(loss, weights)
+                total += loss.item()
+                sgd.step()
+            ends.append(total + (weights.detach() * mix).sum().item())
+        slopes.append((ends[0] - ends[1]) / (2 * WIGGLE))
+    return slopes
 
 
 def _judge_memory(evidence: Evidence) -> Verdict:
+    for name, (ours, truth) in evidence["slopes"].items():
+        if not abs(ours - truth) <= 1e-3 * abs(truth):
+            measured = f"through {LONG} steps d / d {name} is {ours:.6g}, by wiggling {truth:.6g}"
+            return Verdict(False, measured, "it goes only part of the way back on a large net")
     state = 2 * 8 * WEIGHTS  # bytes of weights and buffer
     growth = (evidence[str(LONG)] - evidence[str(SHORT)]) / state
     total = (evidence[str(LONG)] - evidence["start"]) / state
@@ -73,7 +91,8 @@ SLOT = Slot(
     name="hw5",
     file="hw5_reversible.py",
     title="Run it backwards",
-    serve=serve_unroll("reversible_unroll", {"small": small_loss, "wide": wide_loss}),
+    serve=serve_unroll("reversible_unroll", {**LOSSES, "wide": wide_loss}),
     subject=RemoteUnroll,
     checks=[*UNROLL_CHECKS, Check("it keeps one state, not K", _probe_memory, _judge_memory)],
+    unroll=RemoteUnroll,
 )

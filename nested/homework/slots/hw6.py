@@ -18,13 +18,15 @@ from nested.conformance.small_problem import nudged, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule, call
 from nested.homework.serve import Served, serve_rule
+from nested.homework.slots.moves import NETS
 from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params
 
-SHAPES = ((4, 3), (3, 4), (1, 5), (6, 1))  # (R, C) that a key is asked for
+SHAPES = ((4, 3), (3, 4), (1, 5), (6, 1), (9, 33), (40, 12))  # (R, C) that a key is asked for
 SCALES = (0.0, 1e-30, 1.0, 1e30)
 STEPS = 3
 CLOSE = 1e-6
+LEAST = 1e-2  # of a key's length, by which what is to change it does
 
 
 class RemoteKeyedRule(RemoteRule):
@@ -73,6 +75,9 @@ def _probe_key(rule: Any, seed: int) -> Evidence:
             for asked, x in ((rule, scale * rows), (narrow, (scale * rows).float())):
                 key = asked.key(x).detach().double().clone()
                 keys.append({"rows": x.double(), "scale": scale, "key": key})
+        keys.append({"rows": rows, "scale": 1.0, "key": rule.key(rows).detach()})
+        with torch.no_grad():
+            keys[-1]["other"] = rule.key(torch.randn(shape, generator=generator).double())
         total = (rule.key(rows) * mix).sum()
         if total.requires_grad:
             grads = torch.autograd.grad(total, list(learned.values()), materialize_grads=True)
@@ -97,10 +102,23 @@ def _judge_bounded(evidence: Evidence) -> Verdict:
 
 
 def _judge_learned(evidence: Evidence) -> Verdict:
-    learned = [name for name, slope in evidence["slopes"].items() if slope > CLOSE]
+    learned = [name for name, slope in evidence["slopes"].items() if slope > LEAST]
     if not learned:
         hint = "give the key parameters of its own, and keep them in its graph"
-        return Verdict(False, "no parameter changes the key", hint)
+        most = largest([0.0, *evidence["slopes"].values()])
+        return Verdict(False, f"no parameter changes the key: slopes up to {most:.1g}", hint)
+    for found in evidence["keys"]:
+        if "other" in found and min(found["key"].shape) > 1:
+            rows = f"rows {tuple(found['key'].shape)}"
+            key, apart = found["key"], found["key"] - found["other"]
+            if not key.norm() > LEAST:
+                measured = f"the key of {rows} has norm {key.norm():.1g}"
+                return Verdict(False, measured, "a key of nothing forgets nothing")
+            ends = apart, apart[-(len(apart) // 3) :], apart[:, -(apart.shape[1] // 3) :]
+            change = (min(end.norm() for end in ends) / key.norm()).item()
+            if not change > LEAST:
+                measured = f"another gradient of {rows} changes a part of the key by {change:.1g}"
+                return Verdict(False, measured, "all of a key depends on the gradient, of any size")
     cosine = largest(
         torch.cosine_similarity(f["key"].flatten(), f["rows"].flatten(), dim=0).abs().item()
         for f in evidence["keys"]
@@ -118,11 +136,18 @@ def _with_a_filter(seed: int) -> Params:
 
 
 def _probe_moves(rule: Any, seed: int) -> Evidence:
-    """For each of some steps, {name: (R, C)}: gradients, their keys, the moves; and the signals."""
-    rule, params, steps = nudged(rule, seed), _with_a_filter(seed), []
+    """For each of some steps, {name: (R, C)}: gradients, their keys, the moves; and the signals. On
+    a small net, and on a large one."""
+    rule = nudged(rule, seed)
+    nets = {**NETS, "the small net": _with_a_filter}
+    draws = {net: [draw(seed + k) for k in range(STEPS + 1)] for net, draw in nets.items()}
+    return {net: _steps(rule, drawn) for net, drawn in draws.items()}
+
+
+def _steps(rule: Any, draws: list[Params]) -> list[dict[str, Any]]:
+    (params, *gradients), steps = draws, []
     state = rule.init(params)
-    for k in range(STEPS):
-        grads = _with_a_filter(seed + 1 + k)
+    for k, grads in enumerate(gradients):
         with torch.no_grad():
             step = rule(params, grads, state, torch.tensor(1.0 + k, dtype=torch.float64))
             keys = {name: rule.key(_as_rows(g)) for name, g in grads.items()}
@@ -133,28 +158,28 @@ def _probe_moves(rule: Any, seed: int) -> Evidence:
         rows = {name: _as_rows(g) for name, g in grads.items()}
         steps.append({"grads": rows, "keys": keys, "moves": moves, "signals": step.signals})
         params, state = step.params, step.state
-    return {"steps": steps}
+    return steps
 
 
 def _judge_moves(evidence: Evidence) -> Verdict:
     """Each move is the memory after it: m (a I - k^T k) - n g, of the move before."""
-    before, worst = None, 0.0
-    for at, step in enumerate(evidence["steps"], start=1):
-        lr, momentum = step["signals"]["lr"], step["signals"]["momentum"]
-        if not (lr > 0 and 0 <= momentum < 1):
-            measured = f"at step {at} lr is {lr:.3g} and momentum {momentum:.3g}"
-            return Verdict(False, measured, "lr is above 0, momentum from 0 to below 1")
-        for name, move in step["moves"].items():
-            m, k, g = (before or step["grads"])[name], step["keys"][name], step["grads"][name]
-            m = m if before else torch.zeros_like(m)
-            apart = (move - (momentum * m - m @ k.T @ k - lr * g)).abs().max().item()
-            worst = largest([worst, apart])
-            if not apart < CLOSE:
-                measured = f"at step {at} {name} is off m (a I - k^T k) - n g by {apart:.2g}"
-                return Verdict(
-                    False, measured, "w <- w + m, with the key, lr and momentum you show"
-                )
-        before = step["moves"]
+    worst = 0.0
+    for net, steps in evidence.items():
+        before = {name: torch.zeros_like(g) for name, g in steps[0]["grads"].items()}
+        for at, step in enumerate(steps, start=1):
+            lr, momentum = step["signals"]["lr"], step["signals"]["momentum"]
+            if not (lr > 0 and 0 <= momentum < 1):
+                measured = f"at step {at} lr is {lr:.3g} and momentum {momentum:.3g}"
+                return Verdict(False, measured, "lr is above 0, momentum from 0 to below 1")
+            for name, move in step["moves"].items():
+                m, k, g = before[name], step["keys"][name], step["grads"][name]
+                apart = (move - (momentum * m - m @ k.T @ k - lr * g)).abs().max().item()
+                worst = largest([worst, apart])
+                if not apart < CLOSE:
+                    measured = f"at step {at} {name} of {net} is off m (a I - k^T k) - n g by"
+                    hint = "w <- w + m, with the key, lr and momentum you show"
+                    return Verdict(False, f"{measured} {apart:.2g}", hint)
+            before = step["moves"]
     return Verdict(True, f"moves are off m (a I - k^T k) - n g by {worst:.1g} at most")
 
 

@@ -23,7 +23,7 @@ from nested.homework.remote import RemoteRule
 from nested.homework.slots import hw3
 from nested.homework.slots.moves import judge_moves, probe_moves
 from nested.homework.slots.slot import Slot
-from nested.homework.slots.unrolls import UNROLL_CHECKS
+from nested.homework.slots.unrolls import UNROLL_CHECKS, RemoteUnroll
 from nested.homework.slots.zero import FAMILY, META_LR, Zero, serve_zero
 from nested.homework.slots.zero_steps import CLOSE, TASKS_1_AND_2, flat, weights_of
 from nested.meta.baselines import constants, draw_tasks, run_hand_made
@@ -231,6 +231,7 @@ SLOT = Slot(
     title="From zero to unroll",
     serve=serve_zero,
     subject=Zero,
+    unroll=RemoteUnroll,
     checks=[
         *TASKS_1_AND_2,
         *_of(UNROLL_CHECKS, "3 unroll", Zero.unroll),

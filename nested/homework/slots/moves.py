@@ -5,23 +5,46 @@ Letters: K steps, P tensors of weights. Source: ``torch.optim.SGD``.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from torch import Generator
 
 from nested.conformance.check import Evidence, Verdict
 from nested.conformance.small_problem import nudged, small_params
+from nested.levels.forward import Params
 from nested.levels.rule import UpdateRule
+from nested.tasks.digits import Digits
 
 STEPS = 3  # K, looked at one by one
 CLOSE = 1e-6
+DEEP = 4  # hidden layers of the large net
+
+
+def large_params(seed: int) -> Params:
+    """The weights {name: (...)} of a net on digits with ``DEEP`` hidden layers, in float64: a rule
+    may not become another one where a net is large."""
+    generator = Generator().manual_seed(seed)
+    shapes = {name: p.shape for name, p in Digits(depth=DEEP).model.named_parameters()}
+    return {n: torch.randn(s, generator=generator).double() / 4 for n, s in shapes.items()}
+
+
+NETS = {"the small net": small_params, "a large net": large_params}
 
 
 def probe_moves(rule: UpdateRule, seed: int) -> Evidence:
-    """The signals of each of K steps ((P,) or () each), the gradients given and the moves made,
-    {name: (...)}. Raises ``ValueError`` for a rule that shows no lr."""
-    rule, params, signals, grads, moves = nudged(rule, seed), small_params(seed), [], [], []
+    """For each net, the signals of each of K steps ((P,) or () each), the gradients given and the
+    moves made, {name: (...)}. Raises ``ValueError`` for a rule that shows no lr."""
+    rule = nudged(rule, seed)
+    return {
+        net: _moves(rule, [draw(seed + k) for k in range(STEPS + 1)]) for net, draw in NETS.items()
+    }
+
+
+def _moves(rule: UpdateRule, draws: list[Params]) -> dict[str, list[Any]]:
+    (params, *grads), signals, moves = draws, [], []
     state = rule.init(params)
     for k in range(STEPS):
-        grads.append(small_params(seed + 1 + k))
         with torch.no_grad():
             step = rule(params, grads[k], state, torch.tensor(1.0 + k, dtype=torch.float64))
         if "lr" not in step.signals:
@@ -35,22 +58,26 @@ def probe_moves(rule: UpdateRule, seed: int) -> Evidence:
 def judge_moves(evidence: Evidence) -> Verdict:
     """In each step the move, over the rate, is the gradient and mu times the buffer before, with
     one mu: the one shown, if one is shown."""
-    buffer, said = torch.zeros(()), []
-    steps = zip(evidence["signals"], evidence["grads"], evidence["moves"], strict=True)
-    for signals, grads, moves in steps:
-        pairs = zip(signals["lr"].expand(len(moves)), moves.values(), strict=True)
-        moved = torch.cat([(move / rate).flatten() for rate, move in pairs])
-        given = torch.cat([g.flatten() for g in grads.values()])
-        past = (buffer * buffer).sum()
-        mu = ((moved - given) * buffer).sum() / past if past > 0 else past
-        apart = (moved - given - mu * buffer).abs().max().item()
-        said.append(f"{apart:.1g} at mu {mu:.2f}")
-        shown = signals.get("momentum", mu) if past > 0 else mu
-        if not (apart < CLOSE and -CLOSE < mu < 1 and (shown - mu).abs().max() < CLOSE):
-            measured = f"at step {len(said)} move / lr is off g + mu v by {said[-1]}"
-            if apart < CLOSE:
-                measured += f", but the momentum shown is {shown.mean():.2f}"
-            hint = "v <- mu v + g from v = 0, one mu, from 0 to below 1; w <- w - lr v; show these"
-            return Verdict(False, measured, hint)
-        buffer = given + mu * buffer
-    return Verdict(True, f"at {len(said)} steps move / lr is off g + mu v by {', '.join(said)}")
+    said = []
+    for net, found in evidence.items():
+        buffer = torch.zeros(())
+        steps = zip(found["signals"], found["grads"], found["moves"], strict=True)
+        for at, (signals, grads, moves) in enumerate(steps, start=1):
+            pairs = zip(signals["lr"].expand(len(moves)), moves.values(), strict=True)
+            moved = torch.cat([(move / rate).flatten() for rate, move in pairs])
+            given = torch.cat([g.flatten() for g in grads.values()])
+            past = (buffer * buffer).sum()
+            mu = ((moved - given) * buffer).sum() / past if past > 0 else past
+            apart = (moved - given - mu * buffer).abs().max().item()
+            said.append(f"{apart:.1g} at mu {mu:.2f}")
+            shown = signals.get("momentum", mu) if past > 0 else mu
+            if not (apart < CLOSE and -CLOSE < mu < 1 and (shown - mu).abs().max() < CLOSE):
+                measured = f"at step {at} of {net} move / lr is off g + mu v by {said[-1]}"
+                if apart < CLOSE:
+                    measured += f", but the momentum shown is {shown.mean():.2f}"
+                hint = (
+                    "v <- mu v + g from v = 0, one mu, from 0 to below 1; w <- w - lr v; show these"
+                )
+                return Verdict(False, measured, hint)
+            buffer = given + mu * buffer
+    return Verdict(True, f"in {len(said)} steps move / lr is off g + mu v by {', '.join(said)}")

@@ -19,13 +19,14 @@ from nested.conformance.small_problem import small_loss
 from nested.homework.remote import RemoteRule, call
 from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served, serve_rule
+from nested.homework.slots import unrolls
 from nested.homework.slots.unrolls import RemoteUnroll
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step
 from nested.tasks.sum_regression import SumRegression
 
 FAMILY = SumRegression()
-LOSSES: dict[str, LossFn] = {"small": small_loss, "sum": FAMILY.loss}
+LOSSES: dict[str, LossFn] = {**unrolls.LOSSES, "sum": FAMILY.loss}
 META_LR = 0.03
 
 

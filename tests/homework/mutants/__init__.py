@@ -4,7 +4,6 @@ from tests.homework.mutants import hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_ze
 from tests.homework.mutants.look import Box, draw_row, look
 from tests.homework.mutants.mutant import ANSWERS, Mutant, right_answer, write
 
-SLOTS = (hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_zero)
-MUTANTS = [mutant for slot in SLOTS for mutant in slot.MUTANTS]
+MUTANTS = [m for slot in (hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_zero) for m in slot.MUTANTS]
 
 __all__ = ["ANSWERS", "MUTANTS", "Box", "Mutant", "draw_row", "look", "right_answer", "write"]

@@ -2,6 +2,24 @@
 
 from tests.homework.mutants.mutant import LEARNS, PURE, RIGHT, Mutant
 
+REMEMBERS = "it remembers earlier losses"
+CELL = """i, f, o, g = (self.gates @ torch.cat([seen, state["h"]]) + self.gate_bias).chunk(4)
+        c = torch.sigmoid(f + 1) * state["c"] + torch.sigmoid(i) * torch.tanh(g)
+        h = torch.sigmoid(o) * torch.tanh(c)
+"""
+NET = """        x = self.gates @ torch.cat([seen, past, 0 * state["h"][2:]]) + self.gate_bias
+        h = torch.tanh(x.reshape(4, -1).sum(0))
+        c = 0 * h
+"""
+KEPT = '"h": h.to(state["h"].dtype)'
+COUNTS = (  # a state that counts steps
+    '"c": torch.zeros(UNITS, dtype=some.dtype, device=some.device),',
+    '"c": torch.zeros(UNITS, dtype=some.dtype), "step": torch.zeros(()),',
+    '"c": c.to(state["c"].dtype)}',
+    '"c": c.to(state["c"].dtype), "step": state["step"] + 1}',
+)
+
+
 MUTANTS = [
     Mutant("hw3", "detached state", '"h": h.to', '"h": h.detach().to', RIGHT),
     Mutant(
@@ -78,5 +96,77 @@ MUTANTS = [
             "class Other(UpdateRule):"
         ),
         "it remembers earlier losses",
+    ),
+    Mutant(
+        "hw3",
+        "a moving average of what it saw, fed to a net",
+        CELL,
+        'past = 0.9 * state["h"][:2] + 0.1 * seen\n' + NET,
+        REMEMBERS,
+        (KEPT, KEPT.replace("h.to(", "torch.cat([past, 0 * h[2:]]).to(")),
+    ),
+    Mutant(
+        "hw3",
+        "a moving average whose decay is learned",
+        CELL,
+        "a = torch.sigmoid(self.gate_bias[:1] + 1)\n"
+        '        past = a * state["h"][:2] + (1 - a) * seen\n' + NET,
+        REMEMBERS,
+        (KEPT, KEPT.replace("h.to(", "torch.cat([past, 0 * h[2:]]).to(")),
+    ),
+    Mutant(
+        "hw3",
+        "a window of the last eight losses, fed to a net",
+        CELL,
+        'window = torch.cat([seen[:1], state["h"][:-1]])\n'
+        "        x = self.gates @ torch.cat([seen, window]) + self.gate_bias\n"
+        "        h = torch.tanh(x.reshape(4, -1).sum(0))\n        c = 0 * h\n",
+        REMEMBERS,
+        (KEPT, KEPT.replace("h.to(", "window.to(")),
+    ),
+    Mutant(
+        "hw3",
+        "the largest loss so far, fed to a net",
+        CELL,
+        'past = torch.maximum(state["h"][:2], seen)\n' + NET,
+        REMEMBERS,
+        (KEPT, KEPT.replace("h.to(", "torch.cat([past, 0 * h[2:]]).to(")),
+    ),
+    Mutant(
+        "hw3",
+        "stops looking after ten steps",
+        "        i, f, o, g =",
+        '        seen = seen * (state["step"] < 10)\n        i, f, o, g =',
+        "it sees loss and gradients",
+        COUNTS,
+    ),
+    Mutant(
+        "hw3",
+        "stops remembering after ten steps",
+        'torch.cat([seen, state["h"]])',
+        'torch.cat([seen, state["h"] * (state["step"] < 10)])',
+        REMEMBERS,
+        (
+            'sigmoid(f + 1) * state["c"]',
+            'sigmoid(f + 1) * state["c"] * (state["step"] < 10)',
+            *COUNTS,
+        ),
+    ),
+    Mutant(
+        "hw3",
+        "looks at nothing where the net is large",
+        "        i, f, o, g =",
+        "        seen = seen * (len(params) * sum(p.numel() for p in params.values()) < 1000)\n"
+        "        i, f, o, g =",
+        "it sees loss and gradients",
+    ),
+    Mutant(
+        "hw3",
+        "another rule where the net is large",
+        "        kept =",
+        "        if sum(p.numel() for p in params.values()) > 1000:\n"
+        "            moved = {n: w - 0.01 * grads[n].sign() for n, w in params.items()}\n"
+        "        kept =",
+        "it moves by its signals",
     ),
 ]

@@ -2,6 +2,33 @@
 
 from tests.homework.mutants.mutant import LEARNS, RIGHT, Mutant
 
+WRAPPED = """import torch
+
+from nested import Step, UpdateRule, momentum_step
+from nested.rules import PerTensorRule
+
+
+class DepthRule(UpdateRule):
+    ordered = True
+
+    def __init__(self):
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.inner = PerTensorRule(generator=generator)
+
+    def init(self, params):
+        return self.inner.init(params)
+
+    def forward(self, params, grads, state, loss):
+        step = self.inner(params, grads, state, loss)
+        lr = step.signals["lr"]
+        momentum = step.signals["momentum"].mean()
+        buffer = momentum_step(state["momentum"], grads, momentum)
+        moved = {n: w - rate * buffer[n] for rate, (n, w) in zip(lr, params.items())}
+        return Step(moved, {**step.state, "momentum": buffer}, {"lr": lr})
+"""
+
+
 MUTANTS = [
     Mutant(
         "hw4",
@@ -48,5 +75,45 @@ MUTANTS = [
         "place = torch.arange(count,",
         "place = len(next(iter(params))) + torch.arange(count,",
         "blind to names and order",
+    ),
+    Mutant("hw4", "a built-in, wrapped", "", WRAPPED, "it is not a built-in rule"),
+    Mutant(
+        "hw4",
+        "a built-in, wrapped where the net is large",
+        "        lr = self.rates(params, grads).to(loss.dtype)\n",
+        "        lr = self.rates(params, grads).to(loss.dtype)\n"
+        "        if sum(p.numel() for p in params.values()) > 1000:\n"
+        "            from nested.rules import PerTensorRule\n\n"
+        "            inner = PerTensorRule().to(loss.dtype)\n"
+        "            count = torch.zeros((), dtype=loss.dtype)\n"
+        '            past = {"momentum": state, "step": count}\n'
+        '            lr = lr + 0.01 * inner(params, grads, past, loss).signals["lr"]\n',
+        "it is not a built-in rule",
+    ),
+    Mutant(
+        "hw4",
+        "another rule where the net is large",
+        '        return Step(moved, buffer, {"lr": lr})',
+        "        if sum(p.numel() for p in params.values()) > 1000:\n"
+        "            moved = {n: w - 0.01 * torch.tanh(9 * buffer[n]) for n, w in params.items()}\n"
+        '        return Step(moved, buffer, {"lr": lr})',
+        "it moves by its rates",
+    ),
+    Mutant(
+        "hw4",
+        "another rule where the net is deep",
+        '        return Step(moved, buffer, {"lr": lr})',
+        "        if len(params) > 6:\n"
+        "            moved = {n: w - 0.1 * grads[n] / grads[n].norm() for n, w in params.items()}\n"
+        '        return Step(moved, buffer, {"lr": lr})',
+        "it moves by its rates",
+    ),
+    Mutant(
+        "hw4",
+        "one rate for all where the net is deep",
+        "        return torch.exp(3 * torch.tanh((hidden @ self.last + self.last_bias) / 3))",
+        "        lr = torch.exp(3 * torch.tanh((hidden @ self.last + self.last_bias) / 3))\n"
+        "        return lr if count < 6 else lr.mean().expand(count)",
+        "each layer has a rate of its own",
     ),
 ]

@@ -1,4 +1,4 @@
-"""Wrong answers to hw_zero: unroll and MetaOptimizer from an empty file."""
+"""Wrong answers to hw_zero, from zero to unroll."""
 
 from tests.homework.mutants.mutant import Mutant
 
@@ -11,7 +11,7 @@ MOVE = "params, state, signals = rule(params, grads, state, loss)"
 LOOP = "    for loss_fn, params, batches in tasks:\n"
 NEW = "        optimizer = torch.optim.Adam(rule.parameters(), lr=lr)\n"
 
-ROWS = [  # fault, what the right answer says, what this one says, the check
+ROWS = [  # fault, what the right answer says, what this one says, the check, what is added
     ("no create_graph", "create_graph=True", "retain_graph=True", GRADIENT),
     (
         "the loss of a copy",
@@ -101,6 +101,7 @@ ROWS = [  # fault, what the right answer says, what this one says, the check
         "_, losses = unroll(",
         "_, losses = again(",
         "each task uses the one before",
+        ("class MetaOptimizer(", "again = unroll\n\n\nclass MetaOptimizer("),
     ),
     (
         "takes the package's own",
@@ -109,10 +110,4 @@ ROWS = [  # fault, what the right answer says, what this one says, the check
         "it is written from zero",
     ),
 ]
-ADDED = {  # what a fault needs besides its one line
-    "an unroll beside the one asked for": (
-        "class MetaOptimizer(",
-        "again = unroll\n\n\nclass MetaOptimizer(",
-    ),
-}
-MUTANTS = [Mutant("hw_zero", *row, ADDED.get(row[0], ("", ""))) for row in ROWS]
+MUTANTS = [Mutant("hw_zero", *row) for row in ROWS]

@@ -9,16 +9,18 @@ ANSWERS = Path(__file__).parents[1] / "answers"
 
 
 class Mutant(NamedTuple):
-    """``old``, in the right answer of ``slot``, becomes ``new``; ``check`` is to fail. ``added`` is
-    one more such pair, for what the fault needs besides. ``new`` is the whole file if ``old`` is
-    empty."""
+    """``old``, in the right answer of ``slot``, becomes ``new``; ``check`` is to fail.
+
+    ``added`` has more such pairs, one after another, for what the fault needs besides. ``new`` is
+    the whole file if ``old`` is empty.
+    """
 
     slot: str
     fault: str
     old: str
     new: str
     check: str
-    added: tuple[str, str] = ("", "")
+    added: tuple[str, ...] = ()
 
 
 LR, MOMENTUM = "the hypergradient of the learning rate", "the hypergradient of the momentum"
@@ -40,7 +42,7 @@ def write(mutant: Mutant, folder: Path) -> Path:
     """Write the mutant's file, named as the student's, in ``folder``."""
     right = right_answer(mutant.slot)
     text = right.read_text() if mutant.old else mutant.new
-    for old, new in [(mutant.old, mutant.new), mutant.added]:
+    for old, new in [(mutant.old, mutant.new), *zip(mutant.added[::2], mutant.added[1::2])]:
         assert old in text, f"{mutant.slot} {mutant.fault}: the right answer has no {old!r}"
         text = text.replace(old, new, 1) if old else text
     path = folder / right.name
