@@ -89,6 +89,16 @@ class ClassicRule(UpdateRule):
         signals = {setting: self._value(setting) for setting in self.settings}
         return Step(moved, {**kept, "step": step}, signals)
 
+    @property
+    def eps(self) -> Tensor:
+        """The ``eps`` of RMSprop and Adam, () or (L,)."""
+        return self.log_eps.exp()
+
+    @property
+    def betas(self) -> Tensor:
+        """The ``betas`` of Adam, (2,) or (2, L)."""
+        return torch.stack([self.beta1, self.beta2])
+
     def _settings_of(self, name: str) -> dict[str, Tensor]:
         values = {setting: self._value(setting) for setting in self.settings}
         if self.names is None:
@@ -96,8 +106,6 @@ class ClassicRule(UpdateRule):
         return {setting: value[self.names.index(name)] for setting, value in values.items()}
 
     def _value(self, setting: str) -> Tensor:
-        if setting == "eps":
-            return self.log_eps.exp()
         value = getattr(self, setting)
         if setting in AVERAGES:  # the gradient passes as if there were no bounds
             return value + (value.clamp(*RANGES[setting]) - value).detach()
