@@ -5,6 +5,7 @@ Source: the safetensors format; model cards after Mitchell et al. 2019 (arXiv 18
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import inspect
 import json
@@ -16,16 +17,21 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.levels.rule import UpdateRule
+from nested.rules.classic import AdamRule, AdamWRule, RMSpropRule, SGDRule
 from nested.rules.coordinatewise import CoordinatewiseRule
 from nested.rules.per_tensor import PerTensorRule
-from nested.support.files import write_whole
+from nested.support.files import load_checkpoint, write_whole
 
 FORMAT = "1"  # of the file, and of what the features mean
 FOLDER = Path(__file__).with_name("pretrained")
-RULES = {rule.__name__: rule for rule in (CoordinatewiseRule, PerTensorRule, MetaOptimizer)}
+LEARNED = CoordinatewiseRule, PerTensorRule, MetaOptimizer
+CLASSIC = SGDRule, RMSpropRule, AdamRule, AdamWRule
+RULES = {rule.__name__: rule for rule in (*LEARNED, *CLASSIC)}
+ZIP = b"PK"  # how a file of torch.save begins
 NOT_SAVED = {"generator", "total_steps"}
 
 
@@ -35,26 +41,59 @@ def pretrained_names() -> list[str]:
 
 
 def save_rule(path: Path | str, rule: UpdateRule, card: dict[str, Any] | None = None) -> None:
-    """Save a rule of this package, with a ``card`` of plain data that says how it was made. Raises
-    ``ValueError`` for another kind of rule, settings that JSON cannot hold, or a file that cannot
-    be written."""
-    kind = type(rule).__name__
-    if RULES.get(kind) is not type(rule):
-        raise ValueError(f"rules that can be saved are {sorted(RULES)}, but got a {kind}")
-    names = inspect.signature(type(rule)).parameters.keys() - NOT_SAVED
+    """Save a rule, with a ``card`` of plain data that says how it was made.
+
+    The file holds the rule's weights, its class by import path, and its settings: the attributes
+    that are called as the arguments of its constructor. Raises ``TypeError`` for what is no rule,
+    ``ValueError`` for settings that are no attributes or that JSON cannot hold, or for a file that
+    cannot be written.
+    """
+    if not isinstance(rule, UpdateRule):
+        raise TypeError(f"save_rule takes an UpdateRule, but got {type(rule).__name__}")
+    described = {"class": _import_path(type(rule)), "settings": _settings_of(rule)}
     try:
-        described = json.dumps({"class": kind, "settings": {n: getattr(rule, n) for n in names}})
-        about = {"format": FORMAT, "rule": described, "card": json.dumps(card or {})}
+        words = {"rule": json.dumps(described), "card": json.dumps(card or {})}
     except TypeError as error:
         raise ValueError(f"the rule's settings cannot be saved: {error}") from error
     tensors = {name: p.detach().cpu().contiguous() for name, p in rule.state_dict().items()}
+    about = {"format": FORMAT, **words}
     write_whole(path, lambda temporary: save_file(tensors, temporary, about))
 
 
-def load_rule(name: Path | str = "default") -> UpdateRule:
-    """Load the rule called ``name``: one of ``pretrained_names()``, or a file that ``save_rule``
-    wrote. Never runs code from the file. Raises ``ValueError`` when it is not there, cannot be
-    read, or was made by another version of this package."""
+def load_rule(
+    name: Path | str = "default", *, rule_class: type[UpdateRule] | None = None
+) -> UpdateRule:
+    """Load the rule called ``name``: one of ``pretrained_names()``, a file that ``save_rule``
+    wrote, or a checkpoint of ``meta_train``, such as the demo's ``rule.pt``.
+
+    Its weights get the dtype of the file. No code of the file runs: a rule of your own class is
+    only loaded when ``rule_class`` is that class. Raises ``ValueError`` when the file is not there,
+    cannot be read, was made by another version of this package, or holds another class.
+    """
+    if rule_class is not None and not (
+        isinstance(rule_class, type) and issubclass(rule_class, UpdateRule)
+    ):
+        raise TypeError(f"rule_class is a class of rules, but got {rule_class!r}")
+    tensors, stated, settings = _content(name)
+    if not all(tensor.isfinite().all() for tensor in tensors.values()):
+        raise ValueError(f"the rule {str(name)!r} has weights that are not finite: train it anew")
+    kind = _class_of(stated, rule_class, name)
+    allowed = inspect.signature(kind).parameters.keys() - NOT_SAVED
+    try:
+        made = kind(**{n: value for n, value in settings.items() if n in allowed})
+        made.load_state_dict(tensors, assign=True)  # in the dtype of the file
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise ValueError(_no_rule(name)) from error
+    return made
+
+
+def _content(name: Path | str) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    """The weights, the class and the settings that a file holds."""
+    path = path_of(name)
+    with path.open("rb") as file:
+        is_checkpoint = file.read(len(ZIP)) == ZIP
+    if is_checkpoint:
+        return _content_of_checkpoint(name)
     tensors, about = _read(name)
     if about.get("format") != FORMAT:
         version = about.get("format", "none")
@@ -62,18 +101,76 @@ def load_rule(name: Path | str = "default") -> UpdateRule:
             f"the rule {str(name)!r} has format {version}, and this version of nested reads"
             f" {FORMAT}: train it anew, or install the version that made it"
         )
-    if not all(tensor.isfinite().all() for tensor in tensors.values()):
-        raise ValueError(f"the rule {str(name)!r} has weights that are not finite: train it anew")
     try:
         described = json.loads(about["rule"])
-        made = RULES[described["class"]](**described["settings"])
-        made.load_state_dict(tensors, assign=True)  # in the dtype of the file
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        return tensors, described["class"], dict(described["settings"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(_no_rule(name)) from error
+
+
+def _content_of_checkpoint(name: Path | str) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
+    """As ``_content``, of a checkpoint of ``meta_train``, which keeps settings as text."""
+    content = load_checkpoint(path_of(name))
+    try:
+        tensors, described = dict(content["rule"]), dict(content["made_for"]["rule"])
+        stated = described.pop("class")
+        settings = {n: _from_text(text) for n, text in described.items() if n not in tensors}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(_no_rule(name)) from error
+    except (ValueError, SyntaxError) as error:
         raise ValueError(
-            f"the file {str(name)!r} does not hold a rule of this package: was it written by"
-            " save_rule?"
+            f"the checkpoint {str(name)!r} is of a rule with settings that are no plain data:"
+            " load it by meta_train(..., resume=True)"
         ) from error
-    return made
+    return tensors, stated, settings
+
+
+def _from_text(text: str) -> Any:
+    value = ast.literal_eval(text)
+    return (value,) if text.startswith("(") and not isinstance(value, tuple) else value
+
+
+def _no_rule(name: Path | str) -> str:
+    said = f"the file {str(name)!r} does not hold a rule of this package"
+    return f"{said}: was it written by save_rule?"
+
+
+def _class_of(
+    stated: str, rule_class: type[UpdateRule] | None, name: Path | str
+) -> type[UpdateRule]:
+    if rule_class is None and stated in RULES:
+        return RULES[stated]
+    if rule_class is None:
+        raise ValueError(
+            f"the file {str(name)!r} does not hold a rule of this package, but of the class"
+            f" {stated}: give that class, as in load_rule(path, rule_class=...)"
+        )
+    if stated not in (_import_path(rule_class), rule_class.__name__):
+        ours = _import_path(rule_class)
+        raise ValueError(f"the file {str(name)!r} holds a {stated}, but rule_class is {ours}")
+    return rule_class
+
+
+def _import_path(kind: type) -> str:
+    """A class by the name that files call it: those of this package without their module."""
+    name = kind.__name__
+    return name if RULES.get(name) is kind else f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _settings_of(rule: UpdateRule) -> dict[str, Any]:
+    """The arguments that made a rule; not those that are tensors, which its weights hold."""
+    settings = {}
+    for name, argument in inspect.signature(type(rule)).parameters.items():
+        if name in NOT_SAVED or argument.kind in (argument.VAR_POSITIONAL, argument.VAR_KEYWORD):
+            continue
+        if not hasattr(rule, name):
+            raise ValueError(
+                f"the rule's settings cannot be saved: {name!r} is an argument of"
+                f" {type(rule).__name__}, but no attribute; set self.{name} when it is made"
+            )
+        if not isinstance(getattr(rule, name), Tensor):
+            settings[name] = getattr(rule, name)
+    return settings
 
 
 def read_card(name: Path | str = "default") -> dict[str, Any]:

@@ -6,16 +6,21 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from nested import MetaOptimizer, UpdateRule
+from nested import MetaConfig, MetaOptimizer, UpdateRule, meta_train
 from nested.rules import (
+    AdamRule,
+    AdamWRule,
     CoordinatewiseRule,
     LearnedOptimizer,
     PerTensorRule,
+    SGDRule,
     load_rule,
     pretrained_names,
     read_card,
     save_rule,
 )
+from nested.rules.per_tensor import log_count
+from nested.tasks import SumRegression
 from tests.problems import generator
 
 KINDS = {
@@ -80,11 +85,14 @@ def test_wrong_files_are_refused_in_one_sentence(tmp_path):
 
 
 def test_rules_that_cannot_be_saved_say_so(tmp_path):
-    class Own(MetaOptimizer):
-        pass
+    class Forgetful(UpdateRule):
+        def __init__(self, rate=0.1):
+            super().__init__()
 
-    with pytest.raises(ValueError, match="rules that can be saved are .* but got a Own"):
-        save_rule(tmp_path / "rule.safetensors", Own())
+    with pytest.raises(ValueError, match="settings cannot be saved: 'rate' is an argument of Forg"):
+        save_rule(tmp_path / "rule.safetensors", Forgetful())
+    with pytest.raises(TypeError, match="save_rule takes an UpdateRule, but got Linear"):
+        save_rule(tmp_path / "rule.safetensors", torch.nn.Linear(2, 2))
     with pytest.raises(ValueError, match="settings cannot be saved"):
         save_rule(tmp_path / "rule.safetensors", MetaOptimizer(context=(lambda **seen: 0,)))
     assert not list(tmp_path.iterdir())
@@ -120,3 +128,86 @@ def test_others_can_read_what_is_saved(tmp_path):
     save_rule(tmp_path / "rule.safetensors", CoordinatewiseRule())
     (tmp_path / "usual").write_text("")
     assert (tmp_path / "rule.safetensors").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+class Own(UpdateRule):
+    """A rule of a user."""
+
+    def __init__(self, rates=(0.1, 0.2), scale=1.0):
+        super().__init__()
+        self.rates, self.scale = tuple(rates), scale
+        self.weight = torch.nn.Parameter(torch.tensor(rates))
+
+
+def test_a_rule_of_ones_own_class_is_loaded_when_the_class_is_named(tmp_path):
+    path, rule = tmp_path / "rule.safetensors", Own((0.5, 0.25, 0.125), 2.0)
+    save_rule(path, rule.double())
+    again = load_rule(path, rule_class=Own)
+    assert type(again) is Own and again.rates == rule.rates and again.scale == 2.0
+    assert torch.equal(again.weight, rule.weight) and again.weight.dtype == torch.float64
+    with pytest.raises(ValueError, match="but of the class tests.rules.test_pretrained.Own: give"):
+        load_rule(path)
+    with pytest.raises(ValueError, match="holds a tests.rules.test_pretrained.Own, but rule_class"):
+        load_rule(path, rule_class=CoordinatewiseRule)
+    with pytest.raises(TypeError, match="rule_class is a class of rules, but got 'Own'"):
+        load_rule(path, rule_class="Own")
+
+
+def test_a_file_names_code_but_never_runs_it(tmp_path):
+    path = tmp_path / "rule.safetensors"
+    for name in ("os.system", "subprocess.Popen", "tests.rules.test_pretrained.Own"):
+        described = json.dumps({"class": name, "settings": {"args": "ls"}})
+        save_file({"x": torch.zeros(2)}, path, {"format": "1", "rule": described})
+        with pytest.raises(ValueError, match="does not hold a rule of this package, but of the"):
+            load_rule(path)
+
+
+CHECKPOINTED = {
+    "demo": lambda: MetaOptimizer(5, generator=generator(1)),
+    "one feature": lambda: MetaOptimizer(5, context=("log_loss",)),
+    "per tensor": lambda: PerTensorRule(5).double(),
+    "Adam": lambda: AdamRule(0.02),
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTED)
+def test_a_checkpoint_of_meta_training_can_be_loaded(name, tmp_path):
+    rule, path = CHECKPOINTED[name](), tmp_path / "rule.pt"
+    dtype = next(rule.parameters()).dtype
+    config = MetaConfig(meta_steps=2, tasks=2, unroll_length=2, max_horizon=2)
+    meta_train(rule, SumRegression(dtype=dtype), config, checkpoint=path)
+    again = load_rule(path)
+    assert type(again) is type(rule)
+    for ours, theirs in zip(again.parameters(), rule.parameters(), strict=True):
+        assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
+    net = torch.nn.Linear(3, 2)
+    net(torch.ones(4, 3)).square().mean().backward()
+    LearnedOptimizer(net.parameters(), again).step(loss=torch.tensor(1.0))
+
+
+def test_checkpoints_that_are_none_are_refused(tmp_path):
+    class Pickled:
+        def __reduce__(self):
+            return print, ("code of a file ran",)
+
+    path = tmp_path / "rule.pt"
+    torch.save({"rule": Pickled()}, path)
+    with pytest.raises(ValueError, match="cannot be read"):
+        load_rule(path)
+    torch.save({"x": torch.zeros(2)}, path)
+    with pytest.raises(ValueError, match="does not hold a rule of this package"):
+        load_rule(path)
+    rule = MetaOptimizer(5, context=(log_count,))
+    config = MetaConfig(meta_steps=1, tasks=2, unroll_length=2, max_horizon=2)
+    meta_train(rule, SumRegression(), config, checkpoint=path)
+    with pytest.raises(ValueError, match="settings that are no plain data: load it by meta_train"):
+        load_rule(path)
+
+
+@pytest.mark.parametrize("rule", [SGDRule(0.3), AdamWRule(0.02, names=("a", "b"))], ids=str)
+def test_classic_rules_are_files_too(rule, tmp_path):
+    save_rule(tmp_path / "rule.safetensors", rule)
+    again = load_rule(tmp_path / "rule.safetensors")
+    assert type(again) is type(rule) and again.names == rule.names
+    for ours, theirs in zip(again.parameters(), rule.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
