@@ -11,6 +11,7 @@ from nested.optim.deep_momentum import DeepMomentum
 from nested.optim.delta_momentum import DeltaMomentum
 from nested.optim.dgd import DGD
 from nested.optim.m3 import M3
+from nested.optim.matrix_groups import matrix_groups
 from nested.optim.multi_frequency import NestedOptimizer, periods_by_depth, periods_by_name
 from nested.optim.newton_schulz import newton_schulz
 
@@ -21,6 +22,7 @@ __all__ = [
     "DeltaMomentum",
     "NestedOptimizer",
     "energy",
+    "matrix_groups",
     "minimise",
     "momentum_objective",
     "newton_schulz",

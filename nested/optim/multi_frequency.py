@@ -190,20 +190,20 @@ class NestedOptimizer(Optimizer):
     def _gather(self, group: dict[str, Any]) -> None:
         """Add the gradients to their sums."""
         group["waiting"] += 1
-        olds, firsts = ([], []), ([], [])  # sums, and the gradients that belong to them
+        sums, grads = [], []  # that belong together
         for p in group["params"]:
             kept = self.sums.get(p)
             if p.grad is not None and kept is None:
                 self.sums[p] = {"waiting_sum": p.grad.clone(), "waiting": 1}
             elif p.grad is not None:
-                sums, grads = olds if kept["waiting"] else firsts
-                sums.append(kept["waiting_sum"])
-                grads.append(p.grad)
+                if kept["waiting"]:
+                    sums.append(kept["waiting_sum"])
+                    grads.append(p.grad)
+                else:
+                    kept["waiting_sum"].copy_(p.grad)
                 kept["waiting"] += 1
-        if olds[0]:
-            torch._foreach_add_(*olds)
-        if firsts[0]:
-            torch._foreach_copy_(*firsts)
+        if sums:
+            torch._foreach_add_(sums, grads)
 
     def _move(self, is_moving: list[bool]) -> None:
         """Let the base move these groups, on their sums where they have one."""
