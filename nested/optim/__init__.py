@@ -12,8 +12,9 @@ from nested.optim.delta_momentum import DeltaMomentum
 from nested.optim.dgd import DGD
 from nested.optim.m3 import M3
 from nested.optim.matrix_groups import matrix_groups
-from nested.optim.multi_frequency import NestedOptimizer, periods_by_depth, periods_by_name
+from nested.optim.multi_frequency import NestedOptimizer
 from nested.optim.newton_schulz import newton_schulz
+from nested.optim.periods import periods_by_depth, periods_by_name
 
 __all__ = [
     "DGD",

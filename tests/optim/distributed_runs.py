@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from nested.optim import newton_schulz
+from nested.optim import DGD, newton_schulz
 from tests.optim.runs import OPTIMIZERS
 
 PROCESSES, STEPS, ROWS = 2, 5, 8
@@ -58,7 +58,7 @@ def weights(net):
     return [p.detach().clone() for p in whole]
 
 
-def run(name, dtype, how):
+def run(name, dtype, how, make=None):
     """The weights after some steps: in one process, or in two of which each sees half the rows."""
     net = Net(dtype)
     rank, count = (0, 1) if how == "alone" else (distributed.get_rank(), PROCESSES)
@@ -69,7 +69,7 @@ def run(name, dtype, how):
         for part in (net.conv, net.wide, net.tall):
             fully_shard(part)
         fully_shard(net)
-    optimizer = OPTIMIZERS[name](net)
+    optimizer = make(model) if make else OPTIMIZERS[name](net)
     for k in range(STEPS):
         tokens, targets = (x.chunk(count)[rank] for x in batch(k, dtype))
         optimizer.zero_grad()
@@ -112,7 +112,8 @@ def orthogonal(shape, dtype, dim):
 
 def drift(dtype):
     """How far the replicas of a DGD under DDP are apart."""
-    ours = torch.cat([p.flatten() for p in run("DGD", dtype, "ddp")])
+    after = run("DGD", dtype, "ddp", lambda ddp: DGD(ddp.parameters(), 0.1, module=ddp))
+    ours = torch.cat([p.flatten() for p in after])
     both = [torch.empty_like(ours) for _ in range(PROCESSES)]
     distributed.all_gather(both, ours)
     return (both[0] - both[1]).abs().max().item()
