@@ -11,8 +11,10 @@ from nested.optim.deep_momentum import DeepMomentum
 from nested.optim.delta_momentum import DeltaMomentum
 from nested.optim.dgd import DGD
 from nested.optim.m3 import M3
-from nested.optim.multi_frequency import NestedOptimizer, periods_by_depth, periods_by_name
+from nested.optim.matrix_groups import matrix_groups
+from nested.optim.multi_frequency import NestedOptimizer
 from nested.optim.newton_schulz import newton_schulz
+from nested.optim.periods import periods_by_depth, periods_by_name
 
 __all__ = [
     "DGD",
@@ -21,6 +23,7 @@ __all__ = [
     "DeltaMomentum",
     "NestedOptimizer",
     "energy",
+    "matrix_groups",
     "minimise",
     "momentum_objective",
     "newton_schulz",

@@ -9,7 +9,7 @@ of eq. 34.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -18,8 +18,10 @@ from torch import Generator, Tensor
 from nested.optim.base import INFINITY, MemoryOptimizer, as_rows, zeros_for
 from nested.optim.sharded import cut_as, whole
 
-Sizes = tuple[Tensor, Tensor]  # of a gradient, see _size
+Pairs = Iterable[tuple[Tensor, Tensor]]  # of errors and keys
+Pieces = Iterable[Tensor]
 NUMBERS = 2**18  # in the largest tensor of a part, on a CPU
+SMALL = 2**19  # numbers in the largest tensor, up to which there is one part
 SHARED = ("coordinate", "shape")
 
 
@@ -90,16 +92,15 @@ class DeepMomentum(MemoryOptimizer):
             self.state[p]["momentum"].mul_(momentum).sub_(p.grad, alpha=lr)
         for sharing, width in _sharings(group):
             members = [p for p in sharing if p in present]
-            if not group["hidden"]:
+            if members and group["hidden"]:
+                net = self._net(group, sharing, width)
+                is_small = sum(p.numel() for p in members) // width * max(net["A"].shape) <= SMALL
+                answers = (_at_once if is_small else _in_parts)(net, members, lr, momentum)
+                for p, answer in zip(members, answers, strict=True):
+                    p.add_(self.state[p]["momentum"] + cut_as(answer.view(p.shape), p))
+            else:
                 for p in members:
                     p.add_(self.state[p]["momentum"])
-            elif members:
-                net = self._net(group, sharing, width)
-                sizes = {p: _size(whole(p.grad)) for p in members}
-                _learn(net, [(whole(p.grad), sizes[p]) for p in members], lr, momentum)
-                for p in members:
-                    answer = cut_as(_answer(net, whole(p.grad), sizes[p]), p)
-                    p.add_(answer.add_(self.state[p]["momentum"]))
 
     def _net(self, group: dict[str, Any], sharing: list[Tensor], width: int) -> dict[str, Tensor]:
         """The net of parameters that share one: it is kept with the first of them."""
@@ -116,51 +117,58 @@ class DeepMomentum(MemoryOptimizer):
         return state
 
 
-def _learn(
-    net: dict[str, Tensor], seen: list[tuple[Tensor, Sizes]], lr: float, momentum: float
-) -> None:
-    """Train the net, in place, on gradients (...) with their sizes."""
+def _at_once(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum: float) -> Pieces:
+    """Train the net on the gradients of ``params``, and return what it then says, (n, C) each."""
+    errors = [_wide(whole(p.grad)).reshape(-1, len(net["A"])) for p in params]
+    keys = torch.cat([_of_size_one(u) for u in errors])
+    _learn(net, [(torch.cat(errors), keys)], lr, momentum)
+    return _answer(net, keys).split([len(u) for u in errors])
+
+
+def _in_parts(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum: float) -> Pieces:
+    """The same, some rows at a time: all hidden units of all rows would take many times the memory
+    of the weights, and more time, since they leave the cache."""
+    numbers = NUMBERS if params[0].device.type == "cpu" else 16 * NUMBERS
+    count = max(1, numbers // max(net["A"].shape))
+    sizes = {p: _size(whole(p.grad)) for p in params}
+
+    def parts(p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in whole(p.grad).reshape(-1, len(net["A"])).split(count):
+            errors = _wide(rows)
+            yield errors, errors / sizes[p][0] / sizes[p][1]
+
+    _learn(net, (part for p in params for part in parts(p)), lr, momentum)
+    for p in params:
+        answer = torch.empty(p.shape, dtype=p.dtype, device=p.device).view(-1, len(net["A"]))
+        for place, (_, keys) in zip(answer.split(count), parts(p), strict=True):
+            place.copy_(_answer(net, keys))
+        yield answer
+
+
+def _learn(net: dict[str, Tensor], pairs: Pairs, lr: float, momentum: float) -> None:
+    """Train the net, in place, on pairs of errors and keys, (n, C) each."""
     scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
     outer, inner = _wide(net["A"]), _wide(net["B"])
     d_outer, d_inner = torch.zeros_like(outer), torch.zeros_like(inner)
-    for grad, size in seen:
-        for errors in _parts(grad, net):
-            keys = errors / size[0] / size[1]
-            hidden = _hidden(inner, keys)  # (H, n)
-            d_outer += (hidden @ errors).T
-            slopes = outer.T @ errors.T
-            d_inner += slopes.addcmul_(slopes, hidden.square_(), value=-1) @ keys
+    for errors, keys in pairs:
+        hidden = _hidden(inner, keys)  # (H, n)
+        d_outer += (hidden @ errors).T
+        slopes = outer.T @ errors.T
+        d_inner += slopes.addcmul_(slopes, hidden.square_(), value=-1) @ keys
     # theta <- theta_0 + a (theta - theta_0) - n dL/dtheta
-    net["A"].mul_(momentum).sub_(d_outer * scale, alpha=lr)
-    net["B"].lerp_(net["B_start"], 1 - momentum).sub_(d_inner * scale, alpha=lr)
+    net["A"].mul_(momentum).sub_(d_outer, alpha=lr * scale)
+    net["B"].lerp_(net["B_start"], 1 - momentum).sub_(d_inner, alpha=lr * scale)
 
 
-def _answer(net: dict[str, Tensor], grad: Tensor, size: Sizes) -> Tensor:
-    """What the net says to a gradient (...), in its shape."""
+def _answer(net: dict[str, Tensor], keys: Tensor) -> Tensor:
+    """What the net says to keys (n, C), (n, C)."""
     scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
-    outer, inner = _wide(net["A"]) * scale, _wide(net["B"])
-    answer = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    places = answer.view(-1, len(outer)).split(_at_a_time(grad, net))
-    for place, errors in zip(places, _parts(grad, net), strict=True):
-        place.copy_(_hidden(inner, errors / size[0] / size[1]).T @ outer.T)
-    return answer
+    return _hidden(_wide(net["B"]), keys).T @ (_wide(net["A"]).T * scale)
 
 
 def _hidden(inner: Tensor, keys: Tensor) -> Tensor:
     """``tanh(B k)``, (H, n), of keys (n, C): as 2 sigmoid(2 B k) - 1, which is faster."""
     return (2 * inner @ keys.T).sigmoid_().mul_(2).sub_(1)
-
-
-def _parts(grad: Tensor, net: dict[str, Tensor]) -> Iterator[Tensor]:
-    """The rows of a gradient, some at a time, (n, C) in float32 or more: all hidden units of all
-    rows would take many times the memory of the weights."""
-    rows = grad.reshape(-1, len(net["A"]))
-    return map(_wide, rows.split(_at_a_time(grad, net)))
-
-
-def _at_a_time(grad: Tensor, net: dict[str, Tensor]) -> int:
-    numbers = NUMBERS if grad.device.type == "cpu" else 16 * NUMBERS
-    return max(1, numbers // max(net["A"].shape))
 
 
 def _wide(x: Tensor) -> Tensor:
@@ -178,12 +186,11 @@ def _sharings(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], int]]:
         yield sharing, 1 if shape is None else as_rows(sharing[0]).shape[1]
 
 
-def _size(x: Tensor) -> Sizes:
+def _size(x: Tensor) -> tuple[Tensor, Tensor]:
     """The largest entry of x (...), and the root mean square of x over it: of the two, no square
     overflows or vanishes. By both, zero stays zero."""
     low, high = x.aminmax()
-    largest = _wide(torch.maximum(-low, high))
-    largest = largest.clamp(min=torch.finfo(x.dtype).tiny)
+    largest = _wide(torch.maximum(-low, high)).clamp(min=torch.finfo(x.dtype).tiny)
     squares = [(_wide(part) / largest).square_().sum() for part in x.flatten().split(NUMBERS)]
     root = (sum(squares) / x.numel()).sqrt()
     return largest, root.clamp(min=torch.finfo(root.dtype).tiny)
@@ -191,5 +198,6 @@ def _size(x: Tensor) -> Sizes:
 
 def _of_size_one(x: Tensor) -> Tensor:
     """x (...) with a root mean square of 1; zero stays zero."""
-    largest, root = _size(x)
-    return x / largest / root
+    tiny = torch.finfo(x.dtype).tiny
+    x = x / x.abs().amax().clamp(min=tiny)
+    return x / x.square().mean().sqrt().clamp(min=tiny)

@@ -259,7 +259,7 @@ def forget(
         w, x, *g = (part.float() for part in parts)
         w = w - rate * g[0] if g else w
         found = _by_cholesky(w, x, lr)
-        if found is not None and w.abs().amax() <= MOST * found.abs().amax():
+        if found is not None and w.norm() <= MOST * found.norm():
             return found.to(weight.dtype)
         parts = [part.cpu().double() for part in parts]
     w, x, *g = parts

@@ -15,10 +15,13 @@ from torch.optim.adamw import adamw
 
 from nested.levels.clock import Clock
 from nested.optim.base import INFINITY, MemoryOptimizer, as_rows, zeros_for
+from nested.optim.fast_dtype import fast_dtype
 from nested.optim.newton_schulz import newton_schulz
 
 FORMS = ("ema", "paper")
 NS_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
+NAMED = {str(dtype).removeprefix("torch."): dtype for dtype in NS_DTYPES if dtype}
+KINDS = (True, False)  # and "stacks", of a group's weights
 MUON_RMS = 0.2  # of a full-rank step of lr 1: that of AdamW (Liu et al. 2025, arXiv 2502.16982)
 
 
@@ -41,11 +44,16 @@ class M3(MemoryOptimizer):
 
     Settings: ``lr`` (n); ``betas`` (b1, b2), ``slow_beta`` (b3) in [0, 1); ``slow_weight`` (a);
     ``period`` (f), in steps; ``ns_steps``; ``eps`` (e); ``floor``; ``weight_decay``, decoupled, in
-    units of 1 / lr; ``ns_dtype``, in which NS is computed: by default bfloat16 for float32 weights,
-    as in ``torch.optim.Muon``, and that of the weights for others; ``torch.float32`` is more exact,
-    takes up to 1.5 times as long, and on the problems measured reaches the same loss.
-    Scalars and vectors take the AdamW rule with the same settings. Memory: four times the matrices
-    (M1, M2, O2, V), twice the vectors. Raises ``ValueError`` for settings out of range.
+    units of 1 / lr; ``ns_dtype``, in which NS is computed. By default that is bfloat16, as in
+    ``torch.optim.Muon``, where the device has units for it, and float32 elsewhere; see
+    ``fast_dtype``. For float64 weights it is float64. ``ns_dtype(p)`` and ``repr`` say which.
+
+    ``matrices`` says what the weights of a group are; ``matrix_groups`` sorts those of a model.
+    True: each weight (R, ...) is a matrix. ``"stacks"``: each weight (..., R, C) is a stack of
+    matrices, of which each moves as it would alone. False: none is a matrix, as with embeddings and
+    heads. What is no matrix, and all scalars and vectors, take the AdamW rule with the same
+    settings. Memory: four times the matrices (M1, M2, O2, V), twice the rest. Raises ``ValueError``
+    for settings out of range.
     """
 
     switches = ("second_moment",)
@@ -76,11 +84,13 @@ class M3(MemoryOptimizer):
         floor: float = 1.0,
         weight_decay: float = 0.0,
         ns_dtype: torch.dtype | None = None,
+        matrices: bool | str = True,
     ) -> None:
         settings = {"lr": lr, "betas": betas, "slow_beta": slow_beta, "slow_weight": slow_weight}
         settings |= {"period": period, "ns_steps": ns_steps, "form": form}
         settings |= {"second_moment": second_moment, "eps": eps}
         settings |= {"floor": floor, "weight_decay": weight_decay, "ns_dtype": ns_dtype}
+        settings |= {"matrices": matrices}
         super().__init__(params, settings)
 
     def check_group(self, group: dict[str, Any]) -> None:
@@ -94,14 +104,50 @@ class M3(MemoryOptimizer):
             raise ValueError(f"M3: ns_steps is a whole number, but got {steps!r}")
         if dtype not in NS_DTYPES:
             raise ValueError(f"M3: ns_dtype is one of {NS_DTYPES}, but got {dtype!r}")
+        if not any(group["matrices"] is kind or group["matrices"] == "stacks" for kind in KINDS):
+            got = group["matrices"]
+            raise ValueError(f'M3: matrices is True, False or "stacks", but got {got!r}')
         if group["form"] not in FORMS:
             raise ValueError(f"M3: form is one of {FORMS}, but got {group['form']!r}")
+
+    def ns_dtype(self, p: Tensor) -> torch.dtype:
+        """The dtype in which the Newton-Schulz steps for a weight ``p`` (...) of ours are made.
+        Raises ``KeyError`` for another weight."""
+        for group in self.param_groups:
+            if any(p is other for other in group["params"]):
+                return _ns_dtype(group, p)
+        raise KeyError("this weight is in no group of the optimizer")
+
+    def __repr__(self) -> str:
+        dtypes = {
+            str(_ns_dtype(group, p))
+            for group in self.param_groups
+            for p in group["params"]
+            if _is_matrix(group, p)
+        }
+        said = f"\northogonalises in {' and '.join(sorted(dtypes))}" if dtypes else ""
+        return super().__repr__() + said
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = super().state_dict()
+        for group in saved["param_groups"]:  # by name: not every reader of states takes a dtype
+            group["ns_dtype"] = group["ns_dtype"] and str(group["ns_dtype"]).removeprefix("torch.")
+        return saved
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        groups = []
+        for group in state_dict.get("param_groups", []):
+            dtype = group.get("ns_dtype")
+            dtype = NAMED.get(dtype, dtype)
+            groups.append({"matrices": True, **group} | ({"ns_dtype": dtype} if dtype else {}))
+        loaded = {**state_dict, "param_groups": groups} if groups else state_dict
+        super().load_state_dict(loaded)
 
     def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:
             if "step" in self.state[p]:
                 continue
-            if p.dim() < 2:
+            if not _is_matrix(group, p):
                 zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
                 self.state[p].update(zeros, step=torch.zeros((), dtype=torch.float32))
                 continue
@@ -110,50 +156,52 @@ class M3(MemoryOptimizer):
             self.state[p].update({name: zeros_for(p) for name in names}, step=0)
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        vectors = [p for p in params if p.dim() < 2]
-        if vectors:
-            self._move_vectors(group, vectors)
+        others = [p for p in params if not _is_matrix(group, p)]
+        if others:
+            self._move_others(group, others)
         for p in params:
-            if p.dim() >= 2:
+            if _is_matrix(group, p):
                 direction = self._direction(group, p)
                 if group["weight_decay"]:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                p.add_(direction.view_as(p), alpha=-group["lr"])
+                p.add_(direction.view(p.shape), alpha=-group["lr"])
 
     def _direction(self, group: dict[str, Any], p: Tensor) -> Tensor:
-        """What a matrix moves against, (R, C), after its memories have taken its gradient in."""
-        state, grad, is_ema = self.state[p], as_rows(p.grad), group["form"] == "ema"
+        """What matrices (..., R, C) move against, when their memories have seen the gradient."""
+        state, grad, is_ema = self.state[p], _as_matrices(p.grad, group), group["form"] == "ema"
         (b1, b2), b3 = group["betas"], group["slow_beta"]
         state["step"] = step = state["step"] + 1
         tiny = torch.finfo(grad.dtype).tiny
         # M1 <- b1 M1 + (1 - b1) g,   or M1 + b1 g
-        fast = _memory(state, "fast", p, b1 if is_ema else 1.0)
+        fast = _memory(state, "fast", p, group, b1 if is_ema else 1.0)
         fast.add_(grad, alpha=1 - b1 if is_ema else b1)
-        direction = _orthogonal(fast, group)
-        size = direction.norm()
+        direction = _orthogonal(fast, group, p)
+        size = _norm(direction)
         if group["slow_weight"]:
             if "slow_direction" in state:
-                direction.add_(as_rows(state["slow_direction"]), alpha=group["slow_weight"])
+                slow = _as_matrices(state["slow_direction"], group)
+                direction.add_(slow, alpha=group["slow_weight"])
             # M2 is its own running sum: it decays as a chunk begins, is read as the chunk ends
             is_first = step % group["period"] == 1 % group["period"]
-            slow = _memory(state, "slow", p, b3 if is_ema and is_first else 1.0)
+            slow = _memory(state, "slow", p, group, b3 if is_ema and is_first else 1.0)
             slow.add_(grad, alpha=(1 - b3) / group["period"] if is_ema else b3)
             if Clock(group["period"]).due(step):
-                state["slow_direction"] = _orthogonal(slow, group).view(p.shape)
+                state["slow_direction"] = _orthogonal(slow, group, p).view(p.shape)
         if group["second_moment"]:
             # V <- b2 V + (1 - b2) g^2,   or V + b2 g^2
-            square = _memory(state, "square", p, b2 if is_ema else 1.0)
+            square = _memory(state, "square", p, group, b2 if is_ema else 1.0)
             square.addcmul_(grad, grad, value=1 - b2 if is_ema else b2)
             least = group["eps"]
             if is_ema:  # V's bias is left in, and the other terms get it: the size comes below
-                least = least * math.sqrt(1 - b2**step) + group["floor"] * square.mean().sqrt()
+                root = square.mean((-2, -1), keepdim=True).sqrt()
+                least = least * math.sqrt(1 - b2**step) + group["floor"] * root
             direction.div_(square.sqrt().add_(least + tiny))  # with eps = 0, too, 0 / 0 is 0
         if is_ema:
-            muon_size = MUON_RMS * math.sqrt(max(grad.shape)) * size
-            direction.mul_(muon_size / direction.norm().clamp(min=tiny))
+            muon_size = MUON_RMS * math.sqrt(max(grad.shape[-2:])) * size
+            direction.mul_(muon_size / _norm(direction).clamp(min=tiny))
         return direction
 
-    def _move_vectors(self, group: dict[str, Any], params: list[Tensor]) -> None:
+    def _move_others(self, group: dict[str, Any], params: list[Tensor]) -> None:
         states = [self.state[p] for p in params]
         adamw(
             params,
@@ -172,16 +220,40 @@ class M3(MemoryOptimizer):
         )
 
 
-def _orthogonal(memory: Tensor, group: dict[str, Any]) -> Tensor:
-    usual = torch.bfloat16 if memory.dtype == torch.float32 else memory.dtype
-    dtype = group["ns_dtype"] or usual
-    found = newton_schulz(memory.to(dtype), group["ns_steps"])
+def _is_matrix(group: dict[str, Any], p: Tensor) -> bool:
+    return p.dim() >= 2 and group["matrices"] is not False
+
+
+def _as_matrices(x: Tensor, group: dict[str, Any]) -> Tensor:
+    """View x as the matrices that it is: (R, C), or (N, R, C) for a stack."""
+    if group["matrices"] == "stacks":
+        return x.reshape(-1, *x.shape[-2:]) if x.dim() > 2 else x
+    return as_rows(x)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """The Frobenius norm of each matrix (..., R, C), as (..., 1, 1)."""
+    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+
+
+def _ns_dtype(group: dict[str, Any], p: Tensor) -> torch.dtype:
+    if group["ns_dtype"] or p.dtype == torch.float64:
+        return group["ns_dtype"] or p.dtype
+    if p.dtype == torch.float16:
+        return p.dtype if p.device.type == "cuda" else torch.float32
+    return fast_dtype(p.device)
+
+
+def _orthogonal(memory: Tensor, group: dict[str, Any], p: Tensor) -> Tensor:
+    found = newton_schulz(memory.to(_ns_dtype(group, p)), group["ns_steps"])
     return torch.empty_like(memory).copy_(found)  # rows in order, for the passes that come
 
 
-def _memory(state: dict[str, Any], name: str, p: Tensor, keep: float) -> Tensor:
-    """The memory called ``name``, as a matrix, of which a share ``keep`` is kept."""
+def _memory(
+    state: dict[str, Any], name: str, p: Tensor, group: dict[str, Any], keep: float
+) -> Tensor:
+    """The memory called ``name``, as matrices, of which a share ``keep`` is kept."""
     if name not in state:
         state[name] = zeros_for(p)
-    memory = as_rows(state[name])
+    memory = _as_matrices(state[name], group)
     return memory if keep == 1 else memory.mul_(keep)

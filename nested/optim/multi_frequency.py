@@ -7,15 +7,15 @@ each group's ``period``. Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 70-
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from nested.levels.clock import Clock
-from nested.optim.base import check_keys, check_saved, is_look, state_of
+from nested.optim.base import MemoryOptimizer, check_keys, check_saved, is_look, state_of
 from nested.optim.dgd import DGD
 
 REDUCTIONS = ("sum", "mean")
@@ -147,6 +147,15 @@ class NestedOptimizer(Optimizer):
             found[f"{name} ({i})" if name in found else name] = group["moves"]
         return found
 
+    @torch.no_grad()
+    def state_dict(self) -> dict[str, Any]:
+        """The state of all weights, under the same names at every step: ``base`` begins the state
+        of those that it has not moved yet."""
+        unmoved = [group for group in self.param_groups if not group["moves"]]
+        if (self.base.state or self.sums) and self.starts_empty and unmoved:
+            self._begin(unmoved)
+        return super().state_dict()
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from a copy of ``state_dict``, also off the clock. Raises ``ValueError`` for other
         groups, or the state of another optimizer or base."""
@@ -187,23 +196,46 @@ class NestedOptimizer(Optimizer):
     def _check_keys(self, group: dict[str, Any]) -> None:
         check_keys("NestedOptimizer", group, {*CLOCKS, *self.base.defaults})
 
+    def _begin(self, groups: list[dict[str, Any]]) -> None:
+        """Let the base begin the state of these groups: by a step without rates or gradients."""
+        if isinstance(self.base, MemoryOptimizer):
+            for group in groups:
+                self.base.begin(group, [p for p in group["params"] if p.numel()])
+            return
+        kept = [(p, p.grad) for group in self.param_groups for p in group["params"]]
+        rates = [(group, group["lr"]) for group in groups if "lr" in group]
+        for p, _ in kept:
+            p.grad = None
+        for group in groups:
+            for p in group["params"]:
+                p.grad = torch.zeros_like(p) if p.requires_grad else None
+        for group, rate in rates:
+            group["lr"] = torch.zeros_like(rate) if isinstance(rate, Tensor) else 0.0
+        try:
+            self.base.step()
+        finally:
+            for p, grad in kept:
+                p.grad = grad
+            for group, rate in rates:
+                group["lr"] = rate
+
     def _gather(self, group: dict[str, Any]) -> None:
         """Add the gradients to their sums."""
         group["waiting"] += 1
-        olds, firsts = ([], []), ([], [])  # sums, and the gradients that belong to them
+        sums, grads = [], []  # that belong together
         for p in group["params"]:
             kept = self.sums.get(p)
             if p.grad is not None and kept is None:
                 self.sums[p] = {"waiting_sum": p.grad.clone(), "waiting": 1}
             elif p.grad is not None:
-                sums, grads = olds if kept["waiting"] else firsts
-                sums.append(kept["waiting_sum"])
-                grads.append(p.grad)
+                if kept["waiting"]:
+                    sums.append(kept["waiting_sum"])
+                    grads.append(p.grad)
+                else:
+                    kept["waiting_sum"].copy_(p.grad)
                 kept["waiting"] += 1
-        if olds[0]:
-            torch._foreach_add_(*olds)
-        if firsts[0]:
-            torch._foreach_copy_(*firsts)
+        if sums:
+            torch._foreach_add_(sums, grads)
 
     def _move(self, is_moving: list[bool]) -> None:
         """Let the base move these groups, on their sums where they have one."""
@@ -235,63 +267,6 @@ class NestedOptimizer(Optimizer):
             p.grad = kept["waiting_sum"] if kept and kept["waiting"] else None
             if p.grad is not None and group["reduction"] == "mean":
                 p.grad = p.grad / group["waiting"]
-
-
-def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Groups for ``NestedOptimizer``: each parameter of ``module`` takes the period, in steps, of
-    the longest of the given names that it lies under ("" is all of them: its default is 1).
-
-    Raises ``ValueError`` for a name that no parameter lies under, a period under 1, or periods that
-    are no dict of names.
-
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
-    >>> [(g["name"], g["period"], len(g["params"])) for g in periods_by_name(net, {"1": 10})]
-    [('all others', 1, 2), ('1', 10, 2)]
-    """
-    if not (isinstance(periods, Mapping) and all(isinstance(name, str) for name in periods)):
-        raise ValueError(f"periods is a dict from names to steps, but got {periods!r}")
-    for period in periods.values():
-        Clock(period)
-    members: dict[str, list[nn.Parameter]] = {name: [] for name in sorted({"", *periods}, key=len)}
-    for parameter_name, parameter in module.named_parameters():
-        under = [n for n in members if not n or f"{parameter_name}.".startswith(f"{n}.")]
-        members[under[-1]].append(parameter)
-    empty = [name for name in periods if name and not members[name]]
-    if empty:
-        known = [name for name, _ in module.named_parameters()]
-        raise ValueError(f"no parameter lies under {empty}: there are {known}")
-    return [
-        {"params": parameters, "period": periods.get(name, 1), "name": name or "all others"}
-        for name, parameters in members.items()
-        if parameters
-    ]
-
-
-def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str, Any]]:
-    """Groups for ``NestedOptimizer``: the layers of ``module`` (modules with parameters of their
-    own), in order, are cut into ``len(periods)`` equal parts, the first of which takes the first
-    period, in steps. Raises ``ValueError`` for more periods than layers, a period under 1, or
-    periods that are no tuple or list.
-
-    >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
-    >>> [(g["name"], g["period"]) for g in periods_by_depth(net, (10, 1))]
-    [('depth 0', 10), ('depth 1', 1)]
-    """
-    if not isinstance(periods, (tuple, list)):
-        raise ValueError(f"periods is a tuple of steps, one for each part, but got {periods!r}")
-    for period in periods:
-        Clock(period)
-    layers = [list(layer.parameters(recurse=False)) for layer in module.modules()]
-    layers = [layer for layer in layers if layer]
-    if not 1 <= len(periods) <= len(layers):
-        raise ValueError(f"{len(layers)} layers take 1 to {len(layers)} periods, not {periods}")
-    groups = [{"params": [], "period": p, "name": f"depth {i}"} for i, p in enumerate(periods)]
-    seen: set[nn.Parameter] = set()
-    for i, layer in enumerate(layers):
-        own = [p for p in layer if p not in seen]  # tied weights go with their first layer
-        groups[i * len(periods) // len(layers)]["params"] += own
-        seen.update(own)
-    return [group for group in groups if group["params"]]
 
 
 CLOCKS = {"period": 1, "reduction": "sum", "steps": 0, "moves": 0, "waiting": 0}

@@ -15,6 +15,7 @@ OPTIMIZERS = {
     "DeepMomentum by shape": lambda net: DeepMomentum(net.parameters(), 0.05, shared="shape"),
     "M3": lambda net: M3(net.parameters(), 0.05, period=3),
     "M3 paper": lambda net: M3(net.parameters(), 0.01, period=3, form="paper", eps=0.1),
+    "M3 in float32": lambda net: M3(net.parameters(), 0.05, ns_dtype=torch.float32),
     "M3 as Muon": lambda net: M3(net.parameters(), 0.05, slow_weight=0, second_moment=False),
     "Nested AdamW": lambda net: NestedOptimizer(periods_by_depth(net, (4, 3, 1)), lr=0.05),
     "Nested mean": lambda net: NestedOptimizer(

@@ -237,6 +237,7 @@ def test_a_step_in_parts_is_a_step_at_once(shared, monkeypatch):
     runs = []
     for numbers in (2**18, 7):
         monkeypatch.setattr("nested.optim.deep_momentum.NUMBERS", numbers)
+        monkeypatch.setattr("nested.optim.deep_momentum.SMALL", numbers)
         runs.append(train(lambda params: DeepMomentum(params, 0.1, 0.9, shared=shared))[0])
     assert torch.allclose(*runs, rtol=1e-11)
 

@@ -116,7 +116,8 @@ def test_reduced_it_is_muon(shape, ns_dtype):
     assert set(ours.state[p]) == {"step", "fast"}
 
 
-def test_float32_weights_are_orthogonalised_in_bfloat16_and_others_in_their_own_dtype():
+def test_float32_weights_are_orthogonalised_in_bfloat16_and_others_in_their_own_dtype(monkeypatch):
+    monkeypatch.setattr("nested.optim.m3.fast_dtype", lambda device: torch.bfloat16)
     moves = {}
     for dtype in (torch.float64, torch.float32):
         for ns_dtype in (None, torch.bfloat16, torch.float32, torch.float64):

@@ -6,6 +6,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch.distributed import checkpoint
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -15,6 +16,7 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.utils._pytree import tree_leaves
 
 from nested.optim import M3, NestedOptimizer, periods_by_depth
+from nested.rules import LearnedOptimizer, load_rule
 from tests.optim.runs import OPTIMIZERS, make_net, same, train
 
 CUTS = (1, 2, 3, 4, 6)
@@ -145,6 +147,36 @@ def test_a_weight_that_never_has_a_gradient_is_saved_and_loaded(make, options):
         assert torch.equal(net.unused, torch.ones(2, 2))
         runs.append(after)
     assert same(*runs)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 5])
+def test_a_run_goes_on_from_the_files_of_torch_distributed(make, cut, tmp_path):
+    whole = make_net()
+    expected = train(whole, make(whole), range(8))
+    net = make_net()
+    optimizer = make(net)
+    train(net, optimizer, range(cut))
+    optimizer.zero_grad()
+    saved = {"net": net.state_dict(), "optimizer": get_optimizer_state_dict(net, optimizer)}
+    checkpoint.save(saved, checkpoint_id=tmp_path, no_dist=True)
+    again = make_net()
+    optimizer = make(again)
+    kept = {"net": again.state_dict(), "optimizer": get_optimizer_state_dict(again, optimizer)}
+    checkpoint.load(kept, checkpoint_id=tmp_path, no_dist=True)
+    again.load_state_dict(kept["net"])
+    set_optimizer_state_dict(again, optimizer, kept["optimizer"])
+    assert same(train(again, optimizer, range(cut, 8)), expected)
+
+
+def test_a_loaded_state_of_a_learned_optimizer_is_a_copy():
+    nets = [make_net(), make_net()]
+    ours, theirs = (LearnedOptimizer(net.parameters(), load_rule(), total_steps=9) for net in nets)
+    train(nets[0], ours, range(3))
+    theirs.load_state_dict(ours.state_dict())
+    kept = [leaf.clone() for leaf in tensors(theirs)]
+    assert kept
+    train(nets[0], ours, range(3, 6))
+    assert same(tensors(theirs), kept)
 
 
 @pytest.mark.parametrize("cut", CUTS)

@@ -1,0 +1,87 @@
+"""Which weights of a model are matrices, which are stacks of them, and which are neither.
+
+Source: Jordan et al. 2024 (Muon): matrices of hidden layers are orthogonalised, while embeddings,
+heads and vectors take AdamW.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+CONVOLUTIONS += (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+NAMES = {True: "matrices", "stacks": "stacks of matrices", False: "embeddings, heads and vectors"}
+
+
+def matrix_groups(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
+    """Sort the parameters of ``model`` into groups for ``M3``, by the group key ``"matrices"``.
+
+    True: each weight (R, ...) is one matrix of R rows: those of linear and convolutional layers.
+    ``"stacks"``: each weight (..., R, C) is a stack of matrices: parameters of three dimensions
+    that belong to no such layer. False: no matrix: embeddings, also those by name; heads; scalars,
+    vectors and what is one but for its shape; convolutions by channel.
+
+    A head is a linear layer that shares its weight with an embedding, the last one that gives as
+    many numbers as an embedding has entries, or the last layer of the model. ``settings`` go into
+    each group; groups without a weight are left out. Raises ``TypeError`` for what is no module.
+
+    >>> net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
+    >>> [(g["name"], len(g["params"])) for g in matrix_groups(net)]
+    [('matrices', 1), ('embeddings, heads and vectors', 4)]
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"matrix_groups sorts the parameters of a module, but got {model!r}")
+    apart = _embeddings(model) | _heads(model)
+    members: dict[bool | str, list[Tensor]] = {kind: [] for kind in NAMES}
+    kinds: dict[Tensor, bool | str] = {}
+    for module in model.modules():
+        for name, p in module.named_parameters(recurse=False):
+            kind = False if p in apart else _kind(module, name, p)
+            kinds[p] = kinds.get(p, kind) and kind  # a shared weight is what its least user says
+    for p in model.parameters():
+        members[kinds[p]].append(p)
+    return [
+        {**settings, "params": params, "matrices": kind, "name": NAMES[kind]}
+        for kind, params in members.items()
+        if params
+    ]
+
+
+def _kind(module: nn.Module, name: str, p: Tensor) -> bool | str:
+    """What a parameter (...) is, by the module that it belongs to."""
+    if p.dim() < 2:
+        return False
+    if _is_convolution(module):
+        return getattr(module, "groups", None) == 1
+    if min(p.shape[-2:]) == 1:
+        return False
+    return True if p.dim() == 2 else "stacks"
+
+
+def _is_convolution(module: nn.Module) -> bool:
+    """Also one of the user's own, which is then taken for one by channel."""
+    return isinstance(module, CONVOLUTIONS) or "conv" in type(module).__name__.lower()
+
+
+def _embeddings(model: nn.Module) -> set[Tensor]:
+    """The weights of embeddings, and parameters that are called so or after a position."""
+    found = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    for module in model.modules():
+        if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
+            for name, p in module.named_parameters(recurse=False):
+                if "embed" in name.lower() or name.lower().startswith("pos"):
+                    found.add(p)
+    return found
+
+
+def _heads(model: nn.Module) -> set[Tensor]:
+    """The weights of the layers that give the answer of a model."""
+    embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
+    entries = {embedding.num_embeddings for embedding in embeddings}
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    to_entries = [m.weight for m in linear if m.out_features in entries]
+    layers = [m for m in model.modules() if [*m.parameters(recurse=False)]]
+    last = [m.weight for m in layers[-1:] if isinstance(m, nn.Linear)]
+    return {*to_entries[-1:], *last}
