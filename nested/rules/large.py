@@ -118,6 +118,8 @@ def direct_large(large: Large, summary: Summary, plan: Plan) -> Tensor:
     blocks of features (F, N)."""
     wide, device = large.wide, large.weight.device
     direction, factors = _structured(large, summary)
+    scales = 1 / (summary.powers + TINY).sqrt()  # (2 + S, 1)
+    floor, mean = FLOOR * summary.mean_square + TINY, summary.mean_square + TINY
     scratch: dict[int, list[Tensor]] = {}  # space for blocks of a size
     for block in blocks_of(*large.shape):
         size = block.flat.stop - block.flat.start
@@ -126,7 +128,7 @@ def direct_large(large: Large, summary: Summary, plan: Plan) -> Tensor:
             heights = (count, wide), (count, own), (len(plan.see), own), (len(plan.mix), own)
             scratch[size] = [torch.empty(h, size, dtype=d, device=device) for h, d in heights]
         x, seen, hidden, mix = scratch[size]
-        _see(x, block, large, summary, direction, factors)
+        _see(x, block, large, (scales, floor, mean), direction, factors)
         seen.copy_(x).clamp_(-REACH, REACH)
         torch.addmm(plan.shift.unsqueeze(-1), plan.see, seen, out=hidden).relu_()
         torch.addmm(plan.plain.unsqueeze(-1), plan.mix, hidden, out=mix)
@@ -151,15 +153,13 @@ def _see(
     x: Tensor,
     block: Block,
     large: Large,
-    summary: Summary,
+    sizes: tuple[Tensor, Tensor, Tensor],
     direction: Tensor,
     factors: tuple[Tensor, ...],
 ) -> None:
     """Write the features of N coordinates to ``x`` (F, N), the first J of which are directions, as
     ``Seen.at`` computes them."""
-    flat, rows, columns = block
-    scales = 1 / (summary.powers + TINY).sqrt()  # (2 + S, 1)
-    floor, mean = FLOOR * summary.mean_square + TINY, summary.mean_square + TINY
+    (flat, rows, columns), (scales, floor, mean) = block, sizes
     (momenta, square), moment = large.memories, large.moment
     torch.mul(within_reach(large.grad[flat].to(x.dtype)), scales[0], out=x[0])
     torch.mul(large.weight[flat], scales[1], out=x[1])

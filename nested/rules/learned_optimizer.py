@@ -35,7 +35,7 @@ from nested.rules.guard import (
     rise_since_kept,
 )
 from nested.rules.pieces import MATRICES, averaged, gathered, put_back, split, total_of
-from nested.rules.pretrained import fingerprint, load_rule, outside_of, read_card
+from nested.rules.pretrained import fingerprint, is_checkpoint, load_rule, outside_of, read_card
 from nested.rules.saved_state import check_made_for, completed
 
 CLIMBED = (
@@ -66,6 +66,11 @@ class LearnedOptimizer(MemoryOptimizer):
     rule remembers of them. The rule is copied to where the weights are. One that sees its progress
     needs ``total_steps``, the number of optimizer steps that there will be; one that sees the loss
     needs ``step(closure)`` or ``step(loss=loss)``.
+
+    ``"matrices"`` of a group says how the rule sees its tensors: ``True`` as matrices of R rows
+    where they are (R, ...); ``False`` as vectors, for embeddings and heads; ``"stack"`` each matrix
+    (R, C) of (..., R, C) on its own. Of a distributed tensor the rule sees all, and each process
+    holds the whole state. Where processes train together, the loss is averaged over them.
 
     A step that makes the loss climb is taken back: the next call of ``step`` sets the weights to
     those before it and leaves its own gradient out. From then on ``trust`` also multiplies the
@@ -116,7 +121,8 @@ class LearnedOptimizer(MemoryOptimizer):
         name, params, total_steps = _in_order(name, params, total_steps)
         optimizer = cls(params, load_rule(name), total_steps=total_steps)
         shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
-        outside = outside_of(read_card(name), shapes, total_steps)
+        card = {} if is_checkpoint(name) else read_card(name)
+        outside = outside_of(card, shapes, total_steps)
         if outside:
             warnings.warn(
                 f"the rule {str(name)!r} was not taught on such a net or run: {outside}; compare"

@@ -31,6 +31,7 @@ FOLDER = Path(__file__).with_name("pretrained")
 LEARNED = CoordinatewiseRule, PerTensorRule, MetaOptimizer
 CLASSIC = SGDRule, RMSpropRule, AdamRule, AdamWRule
 RULES = {rule.__name__: rule for rule in (*LEARNED, *CLASSIC)}
+UNREADABLE = object()
 ZIP = b"PK"  # how a file of torch.save begins
 NOT_SAVED = {"generator", "total_steps"}
 
@@ -68,7 +69,8 @@ def load_rule(
 
     Its weights get the dtype of the file. No code of the file runs: a rule of your own class is
     only loaded when ``rule_class`` is that class. Raises ``ValueError`` when the file is not there,
-    cannot be read, was made by another version of this package, or holds another class.
+    cannot be read, was made by another version of this package, or holds another class;
+    ``TypeError`` for a ``rule_class`` that is none.
     """
     if rule_class is not None and not (
         isinstance(rule_class, type) and issubclass(rule_class, UpdateRule)
@@ -79,8 +81,14 @@ def load_rule(
         raise ValueError(f"the rule {str(name)!r} has weights that are not finite: train it anew")
     kind = _class_of(stated, rule_class, name)
     allowed = inspect.signature(kind).parameters.keys() - NOT_SAVED
+    settings = {n: value for n, value in settings.items() if n in allowed}
+    if any(value is UNREADABLE for value in settings.values()):
+        raise ValueError(
+            f"the checkpoint {str(name)!r} is of a rule with settings that are no plain data:"
+            " load it by meta_train(..., resume=True)"
+        )
     try:
-        made = kind(**{n: value for n, value in settings.items() if n in allowed})
+        made = kind(**settings)
         made.load_state_dict(tensors, assign=True)  # in the dtype of the file
     except (TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise ValueError(_no_rule(name)) from error
@@ -89,10 +97,7 @@ def load_rule(
 
 def _content(name: Path | str) -> tuple[dict[str, Tensor], str, dict[str, Any]]:
     """The weights, the class and the settings that a file holds."""
-    path = path_of(name)
-    with path.open("rb") as file:
-        is_checkpoint = file.read(len(ZIP)) == ZIP
-    if is_checkpoint:
+    if is_checkpoint(name):
         return _content_of_checkpoint(name)
     tensors, about = _read(name)
     if about.get("format") != FORMAT:
@@ -117,16 +122,15 @@ def _content_of_checkpoint(name: Path | str) -> tuple[dict[str, Tensor], str, di
         settings = {n: _from_text(text) for n, text in described.items() if n not in tensors}
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(_no_rule(name)) from error
-    except (ValueError, SyntaxError) as error:
-        raise ValueError(
-            f"the checkpoint {str(name)!r} is of a rule with settings that are no plain data:"
-            " load it by meta_train(..., resume=True)"
-        ) from error
     return tensors, stated, settings
 
 
 def _from_text(text: str) -> Any:
-    value = ast.literal_eval(text)
+    """The plain data that a text shows; ``UNREADABLE`` for a function or the like."""
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return UNREADABLE
     return (value,) if text.startswith("(") and not isinstance(value, tuple) else value
 
 
@@ -226,6 +230,13 @@ def measure_net(shapes: Sequence[Sequence[int]]) -> dict[str, int]:
         "tensors": len(shapes),
         "dimensions of a tensor": max(map(len, shapes), default=0),
     }
+
+
+def is_checkpoint(name: Path | str) -> bool:
+    """Tell whether the file called ``name`` is a checkpoint, which has no card. Raises
+    ``ValueError`` when it is not there."""
+    with path_of(name).open("rb") as file:
+        return file.read(len(ZIP)) == ZIP
 
 
 def path_of(name: Path | str) -> Path:

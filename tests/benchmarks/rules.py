@@ -8,6 +8,7 @@ bound is broken. 20 minutes; ``--png FILE`` draws it.
 """
 
 import argparse
+import math
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch  # noqa: E402
 from torch import Generator, nn  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from nested import race, unroll_tasks  # noqa: E402
 from nested.meta.baselines import draw_tasks  # noqa: E402
@@ -25,6 +27,7 @@ from nested.meta.objective import scored_losses  # noqa: E402
 from nested.meta.race import RaceResult  # noqa: E402
 from nested.meta.speed_up import SpeedUp, final_loss, smoothed, speed_up  # noqa: E402
 from nested.meta.tuned import TUNED  # noqa: E402
+from nested.optim.newton_schulz import newton_schulz  # noqa: E402
 from nested.rules import (  # noqa: E402
     CoordinatewiseRule,
     LearnedOptimizer,
@@ -44,6 +47,8 @@ LONG_RUN, LARGEST = 500, 1.5  # of Adam's final loss
 TRANSFERRED = ("4 x wider", "two layers deeper", "convolution", "glyphs", "regression")
 RUNS, LONG = 200, 2000
 NETS = {"64-32-10": (64, 32, 10), "784-256-256-10": (784, 256, 256, 10)}
+LARGE_NET = {"matrices": [(768, 256), (256, 256), (1024, 256), (256, 1024)] * 12, "rounds": 6}
+MOST_TIME, MOST_MEMORY = 30.0, 4.0  # of AdamW's, beside Newton-Schulz; of the weights'
 
 
 class Row(NamedTuple):
@@ -121,6 +126,49 @@ def time_a_step(rule):
         print(f"a step of {title}: {'; '.join(said)}")
 
 
+def large_net(rule):
+    """What a step costs on millions of weights: its time over AdamW's, the best of interleaved
+    rounds, and the most memory on the way over that of the weights. Returns bounds that broke."""
+    g = Generator().manual_seed(0)
+    params = [
+        nn.Parameter(torch.randn(s, generator=g) / s[1] ** 0.5) for s in LARGE_NET["matrices"]
+    ]
+    for p in params:
+        p.grad = torch.randn(p.shape, generator=g)
+    makes = {
+        "AdamW": lambda: torch.optim.AdamW(params, 1e-5),
+        RULE: lambda: LearnedOptimizer(params, rule, total_steps=1000),
+        "Newton-Schulz": lambda: None,
+    }
+    optimizers, best = {name: make() for name, make in makes.items()}, dict.fromkeys(
+        makes, math.inf
+    )
+    for _ in range(LARGE_NET["rounds"]):
+        for name, optimizer in optimizers.items():
+            started = time.perf_counter()
+            if optimizer is None:
+                for p in params:
+                    newton_schulz(p.detach())
+            else:
+                optimizer.step(**({"loss": 1.0} if name == RULE else {}))
+            best[name] = min(best[name], time.perf_counter() - started)
+    weights = sum(p.numel() for p in params)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        optimizers[RULE].step(loss=1.0)
+    held = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    ratios = {name: seconds / best["AdamW"] for name, seconds in best.items()}
+    said = ", ".join(f"{name} {best[name]:.3f} s ({ratios[name]:.1f} x AdamW)" for name in best)
+    memory = peak / (4 * weights)
+    print(f"a step of {weights:,} weights: {said}; {memory:.2f} x the weights on the way")
+    beside = ratios[RULE] - ratios["Newton-Schulz"]
+    time_broken = [f"large net: {beside:.1f} x AdamW beside Newton-Schulz"] * (beside > MOST_TIME)
+    return time_broken + [f"large net: {memory:.1f} x the weights"] * (memory > MOST_MEMORY)
+
+
 def write_card(path: Path, rows: list[Row], long: str, limits: list[str]) -> None:
     """Add what was measured, and what is known not to work, to the card of a rule."""
     results = {
@@ -189,7 +237,7 @@ def main():
     parser.add_argument("--tasks", type=int, default=64)
     parser.add_argument("--tuning-tasks", type=int, default=16)
     families = {"digits": Digits(), **transfer()}
-    parser.add_argument("--only", nargs="+", choices=[*families, "long", "time"])
+    parser.add_argument("--only", nargs="+", choices=[*families, "long", "time", "large"])
     parser.add_argument("--png")
     parser.add_argument("--card", nargs="*", help="add the results, and these limits, to the card")
     args = parser.parse_args()
@@ -219,6 +267,8 @@ def main():
         broken += [long] * (bad > 0)
     if not args.only or "time" in args.only:
         time_a_step(rule)
+    if not args.only or "large" in args.only:
+        broken += large_net(rule)
     if (
         args.png
         and isinstance(rule, CoordinatewiseRule)

@@ -182,7 +182,7 @@ def test_a_checkpoint_of_meta_training_can_be_loaded(name, tmp_path):
         assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
     net = torch.nn.Linear(3, 2)
     net(torch.ones(4, 3)).square().mean().backward()
-    LearnedOptimizer(net.parameters(), again).step(loss=torch.tensor(1.0))
+    LearnedOptimizer.from_pretrained(path, net.parameters()).step(loss=torch.tensor(1.0))
 
 
 def test_checkpoints_that_are_none_are_refused(tmp_path):
