@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.clock import Clock
+from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
 from nested.support.checks import check_counts
@@ -193,12 +194,3 @@ def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
         yield path, f"{tuple(state.shape)} {state.dtype}" if state.dim() else "a number"
     else:
         yield path, type(state).__name__
-
-
-def detached(state: State) -> State:
-    """The same nested tensors (...), as constants to any gradient. Raises nothing."""
-    if isinstance(state, dict):
-        return {name: detached(part) for name, part in state.items()}
-    if isinstance(state, (tuple, list)):
-        return tuple(detached(part) for part in state)
-    return state.detach()
