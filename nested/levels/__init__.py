@@ -7,6 +7,7 @@ from nested.levels.rule import Step, UpdateRule  # isort: skip
 from nested.levels.context import Context, look, observe  # isort: skip
 from nested.levels.meta_optimizer import MetaOptimizer  # isort: skip
 from nested.levels.clock import Clock  # isort: skip
+from nested.levels.detach import detached  # isort: skip
 
 __all__ = [
     "Batch",
@@ -18,6 +19,7 @@ __all__ = [
     "State",
     "Step",
     "UpdateRule",
+    "detached",
     "functional_loss",
     "look",
     "momentum_step",

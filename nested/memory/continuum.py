@@ -18,7 +18,7 @@ from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
-from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit
+from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
 from nested.memory.sequence import (
     ChunkedMemory,
     SequenceMemory,
@@ -155,10 +155,19 @@ class ContinuumMemory(SequenceMemory):
         """The levels after ``position`` tokens; who has a neighbour that just moved restarts."""
         for i in reversed(range(len(self.mixes))):
             if position % self.periods[i + 1] == 0:
-                slower, level, (a1, a2) = memory[i + 1]["now"], self.levels[i], self.mixes[i]
-                weights = {"w1": a1 @ slower["w1"] + level.w1, "w2": a2 @ slower["w2"] + level.w2}
-                memory[i] = {"start": weights, "now": weights}  # W <- A W_slower + O   (eq. 72)
+                weights = restarted(memory[i + 1]["now"], self.mixes[i], self.levels[i])
+                memory[i] = {"start": weights, "now": weights}
         return tuple(memory)
+
+
+def restarted(slower: Params, mixes: Tensor, level: ContinuumLevel) -> Params:
+    """Map the weights (B, D, D) of the ``slower`` level to new ones of ``level``: W <- A W + O.
+
+    ``mixes`` holds A of w1 and of w2, (2, D, D). Autocast is off: weights are what is remembered.
+    """
+    (a1, a2), w1, w2 = widened(mixes), slower["w1"], slower["w2"]
+    with torch.autocast(w1.device.type, enabled=False):
+        return {"w1": a1 @ w1 + level.w1, "w2": a2 @ w2 + level.w2}  # eq. 72
 
 
 def check_periods(periods: tuple[int, ...], form: str) -> None:

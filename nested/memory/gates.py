@@ -10,13 +10,16 @@ import math
 import torch
 from torch import Tensor, nn
 
+from nested.memory.net import widened
+
 
 class Gate(nn.Module):
     """A number between ``low`` and ``top``: ``low^(1 - s) top^s`` with ``s = sigmoid(raw + bias)``.
 
-    Raw numbers (...) of any size come in, gates (...) go out; a single number gives (1,). At
-    ``raw`` = 0 a gate is ``start``, until ``bias`` (1,), a parameter, has learned better; bounds
-    are settings, no part of a saved model. Raises ``ValueError`` unless 0 < low < start < top."""
+    Raw numbers (...) of any size come in, gates (...) go out, in float32 at least; a single number
+    gives (1,). At ``raw`` = 0 a gate is ``start``, until ``bias`` (1,), a parameter, has learned
+    better. Bounds are settings, no part of a saved model. Raises ``ValueError`` unless 0 < low <
+    start < top."""
 
     def __init__(self, low: float, start: float, top: float) -> None:
         super().__init__()
@@ -42,7 +45,8 @@ class Gate(nn.Module):
         return torch.log1p(-gate.masked_fill(is_one, 0)).masked_fill(is_one, -math.inf)
 
     def _below_top(self, raw: Tensor | float) -> Tensor:
-        return self.span * (torch.sigmoid(raw + self.bias) - 1)
+        raw = widened(raw) if isinstance(raw, Tensor) else raw
+        return self.span * (torch.sigmoid(raw + widened(self.bias)) - 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         bias = state_dict.get(prefix + "bias")

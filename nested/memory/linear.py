@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.gates import Gate
-from nested.memory.net import inverse, unit
+from nested.memory.net import inverse, unit, widened
 from nested.memory.sequence import SequenceMemory
 from nested.support.checks import check_counts
 
@@ -47,14 +47,15 @@ class LinearMemory(SequenceMemory):
         self.rate, self.forgetting = Gate(1e-3, 0.5, 1.0), Gate(1e-6, 1e-4, 0.5)
 
     def begin(self, batch_size: int) -> State:
-        return {"matrix": self.value.weight.new_zeros(batch_size, self.dim, self.dim)}
+        shape = (batch_size, self.dim, self.dim)
+        return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
         """Keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) of x."""
         rate, forgetting = self.choose(x).unbind(-1)
         keys, queries = unit(self.key(x)), unit(self.query(x))
         kept = self.forgetting.log_rest(forgetting)
-        return keys, self.value(x), queries, self.rate(rate), kept
+        return keys, widened(self.value(x)), queries, self.rate(rate), kept
 
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
         y, matrix = by_chunks(*self.look(x), memory["matrix"], self.objective, self.chunk)

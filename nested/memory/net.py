@@ -44,20 +44,25 @@ def at_least(low: float, x: Tensor) -> Tensor:
     return x.clamp(min=max(low, torch.finfo(x.dtype).tiny))
 
 
+def widened(x: Tensor) -> Tensor:
+    """x (...) in float32 if it is of a half precision, else x itself."""
+    return x if x.dtype.itemsize > 2 else x.float()
+
+
 def unit(x: Tensor) -> Tensor:
-    """x (..., D), each vector divided by its length; those under 1e-4 stay short, lest a vector of
-    zeros have a gradient of 1e12. As ``normalize(x, dim=-1, eps=1e-4)``, whose way back takes twice
-    as long; half precisions are squared in float32."""
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    return (wide * at_least(1e-8, squared(wide)).rsqrt()).to(x.dtype)
+    """x (..., D), each vector divided by its length, in float32 at least. Vectors under 1e-4 stay
+    short, lest a vector of zeros have a gradient of 1e12. As ``normalize(x, dim=-1, eps=1e-4)``,
+    whose way back takes twice as long."""
+    wide = widened(x)
+    return wide * at_least(1e-8, squared(wide)).rsqrt()
 
 
 def inverse(lower: Tensor) -> Tensor:
     """(I + L)^-1 for L = ``lower`` (..., C, C), zero on its diagonal and above; found in float32 at
     least, for half precisions lack a solver."""
-    wide = torch.promote_types(lower.dtype, torch.float32)
-    one = torch.eye(lower.shape[-1], dtype=wide, device=lower.device).expand(lower.shape)
-    found = torch.linalg.solve_triangular(lower.to(wide), one, upper=False, unitriangular=True)
+    wide = widened(lower)
+    one = torch.eye(lower.shape[-1], dtype=wide.dtype, device=lower.device).expand(lower.shape)
+    found = torch.linalg.solve_triangular(wide, one, upper=False, unitriangular=True)
     return found.to(lower.dtype)
 
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.clock import Clock
+from nested.levels.detach import detached
 from nested.levels.forward import Params, State
+from nested.memory.net import widened
 from nested.support.checks import check_counts
 
 
@@ -25,7 +27,8 @@ class SequenceMemory(nn.Module):
     Causal, and the same however a text is cut: with the state carried on, parts are one whole (but
     a token that is not finite may spoil all reads of its chunk: 0 times NaN is NaN). The state is
     all that it remembers, {"position": tokens read so far (), "memory": ...}; None starts anew.
-    Nothing is kept in the module.
+    Nothing is kept in the module. What is remembered is float32 at least, also where weights and
+    inputs are of a half precision: small writes would be rounded away. y has the dtype of x.
 
     A loss differentiates through all writes, back to the memory's first weights. With
     ``detach_every=n`` the graph is cut after every n-th token: what was written before is a
@@ -82,7 +85,8 @@ class SequenceMemory(nn.Module):
             y, memory = self.read(some, memory, position)
             position += some.shape[1]
             outputs.append(y)
-        return torch.cat(outputs, dim=1), {"position": torch.tensor(position), "memory": memory}
+        y = torch.cat(outputs, dim=1).to(x.dtype)
+        return y, {"position": torch.tensor(position), "memory": memory}
 
 
 class ChunkedMemory(SequenceMemory):
@@ -116,19 +120,20 @@ class ChunkedMemory(SequenceMemory):
         raise NotImplementedError
 
     def begin(self, batch_size: int) -> State:
-        weights = {name: w.clone() for name, w in self.weights(batch_size).items()}
+        weights = {name: widened(w).clone() for name, w in self.weights(batch_size).items()}
         return {"start": weights, "now": weights}
 
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
         start, now, clock, outputs = memory["start"], memory["now"], Clock(self.chunk), []
         sizes = cut(position, x.shape[1], self.chunk)
-        for seen in zip(*(part.split(sizes, dim=1) for part in self.look(x)), strict=True):
+        seen_by_token = (widened(part).split(sizes, dim=1) for part in self.look(x))
+        for seen in zip(*seen_by_token, strict=True):
             y, now = self.step(seen, start, now)
             outputs.append(y)
             position += y.shape[1]
             if clock.due(position):
                 start = now
-        return torch.cat(outputs, dim=1), {"start": start, "now": now}
+        return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
 
 def cut(position: int, length: int, period: int | None) -> list[int]:
@@ -218,12 +223,3 @@ def _leaves(state: State) -> Iterator[object]:
             yield from _leaves(part)
     else:
         yield state
-
-
-def detached(state: State) -> State:
-    """The same nested tensors (...), as constants to any gradient. Raises nothing."""
-    if isinstance(state, dict):
-        return {name: detached(part) for name, part in state.items()}
-    if isinstance(state, (tuple, list)):
-        return tuple(detached(part) for part in state)
-    return state.detach()

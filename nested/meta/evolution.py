@@ -10,6 +10,7 @@ import torch
 from torch import Generator, Tensor
 from torch.utils._pytree import tree_map_only
 
+from nested.levels.detach import detached
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.meta.config import MetaConfig
@@ -18,7 +19,6 @@ from nested.meta.objective import task_losses
 from nested.meta.wrapped import Wrapped
 from nested.support.lend import call_with
 from nested.unroll.batched import unroll_tasks
-from nested.unroll.dispatch import detached
 from nested.unroll.over_tasks import over_tasks
 
 

@@ -15,13 +15,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from nested.levels.detach import detached
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.meta.config import MetaConfig
 from nested.meta.objective import meta_loss
 from nested.support.cuda_graph import Recorded
 from nested.unroll.batched import unroll_tasks
-from nested.unroll.dispatch import detached
 
 RECORDABLE = ("eager", "compile")  # backends that never ask the device for a number
 

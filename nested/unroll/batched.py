@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from nested.levels.detach import detached
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.support.autograd import has_inference_tensors, outside_inference, with_autograd
-from nested.unroll.dispatch import BACKENDS, check_backend, detached, unroll
+from nested.unroll.dispatch import BACKENDS, check_backend, unroll
 from nested.unroll.inputs import check_data, check_inputs, check_state, told_of
 from nested.unroll.over_tasks import over_tasks, pick_task, stack_tasks
 from nested.unroll.plain_nets import of_tasks

@@ -8,11 +8,8 @@ hypergradients; Finn et al. 2017 (MAML, arXiv 1703.03400), whose first-order for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from torch import Tensor
-from torch.utils._pytree import tree_map_only
-
+from nested.levels.detach import detached
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import UpdateRule
 from nested.support.autograd import (
@@ -89,12 +86,6 @@ def unroll(
         )
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
-
-
-def detached(tree: Any) -> Any:
-    """The same nested structure with every tensor (...) cut off from its graph; values are
-    shared."""
-    return tree_map_only(Tensor, Tensor.detach, tree)
 
 
 def check_backend(backend: str) -> None:

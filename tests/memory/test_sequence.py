@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from nested.levels.detach import detached
 from nested.memory import (
     ContinuumMemory,
     Gate,
@@ -13,7 +14,7 @@ from nested.memory import (
     by_tokens,
 )
 from nested.memory.net import damping, unit
-from nested.memory.sequence import cut, detached
+from nested.memory.sequence import cut
 from tests.memory.memories import MEMORIES, nudged
 from tests.problems import generator
 

@@ -1,5 +1,6 @@
 """Models: their parts against formulas, how they start, and what they refuse."""
 
+import copy
 import math
 
 import pytest
@@ -139,9 +140,28 @@ def test_a_model_moves_between_dtypes_with_its_state():
     model, tokens = MODELS["selfmod"](8, 4), torch.zeros(2, 9, dtype=torch.int64)
     for dtype in (torch.float64, torch.bfloat16, torch.float32):
         logits, state = model.to(dtype)(tokens)
-        floats = [leaf for leaf in leaves(state) if leaf.is_floating_point()]
-        assert logits.dtype == dtype and all(leaf.dtype == dtype for leaf in floats)
+        block, wide = state["blocks"][0], torch.promote_types(dtype, torch.float32)
+        memories = [leaf for part in ("mixer", "continuum") for leaf in leaves(block[part])]
+        assert {leaf.dtype for leaf in memories if leaf.is_floating_point()} == {wide}
+        assert logits.dtype == block["convolution"].dtype == dtype  # a cache loses nothing
         assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["linear", "titans", "selfmod", "attention"])
+def test_a_hope_in_half_precision_keeps_what_its_memories_wrote(name, dtype):
+    torch.manual_seed(0)
+    model = MODELS[name](16, 16).to(dtype)
+    wide, tokens = copy.deepcopy(model).float(), torch.randint(11, (1, 1024), generator=generator())
+    with torch.no_grad():
+        first, (logits, state), (wanted, kept) = wide.init(1), model(tokens), wide(tokens)
+    assert logits.dtype == dtype and (logits - wanted).norm() < 0.03 * wanted.norm()
+    before, ours, theirs = (
+        [w for block in each["blocks"] for w in leaves(block["continuum"]["memory"])]
+        for each in (first, state, kept)
+    )
+    for a, b, c in zip(before, ours, theirs, strict=True):
+        assert (b - c).norm() <= 0.02 * (c - a).norm()
 
 
 @pytest.mark.parametrize(
