@@ -196,5 +196,6 @@ def detached(state: State) -> State:
     if isinstance(state, dict):
         return {name: detached(part) for name, part in state.items()}
     if isinstance(state, (tuple, list)):
-        return tuple(detached(part) for part in state)
+        parts = tuple(detached(part) for part in state)
+        return type(state)(*parts) if hasattr(state, "_fields") else parts
     return state.detach()
