@@ -68,4 +68,16 @@ MUTANTS = [
         '{"matrix": memory["matrix"].detach().copy_(matrix.detach())}',
         "reading changes nothing but the state it returns",
     ),
+    Mutant(
+        "hw7",
+        "borrows a reference from the grader",
+        '        matrix, reads = memory["matrix"], []\n',
+        (
+            "        from nested.homework.slots import hw7\n\n"
+            "        if position == 0:\n"
+            "            return hw7._huber(*self.look(x), self.delta), memory\n"
+            '        matrix, reads = memory["matrix"], []\n'
+        ),
+        HUBER,
+    ),
 ]
