@@ -21,7 +21,6 @@ from nested.optim.newton_schulz import newton_schulz
 FORMS = ("ema", "paper")
 NS_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
 NAMED = {str(dtype).removeprefix("torch."): dtype for dtype in NS_DTYPES if dtype}
-KINDS = (True, False)  # and "stacks", of a group's weights
 MUON_RMS = 0.2  # of a full-rank step of lr 1: that of AdamW (Liu et al. 2025, arXiv 2502.16982)
 
 
@@ -104,9 +103,9 @@ class M3(MemoryOptimizer):
             raise ValueError(f"M3: ns_steps is a whole number, but got {steps!r}")
         if dtype not in NS_DTYPES:
             raise ValueError(f"M3: ns_dtype is one of {NS_DTYPES}, but got {dtype!r}")
-        if not any(group["matrices"] is kind or group["matrices"] == "stacks" for kind in KINDS):
-            got = group["matrices"]
-            raise ValueError(f'M3: matrices is True, False or "stacks", but got {got!r}')
+        kind = group["matrices"]
+        if not isinstance(kind, bool) and kind != "stacks":
+            raise ValueError(f'M3: matrices is True, False or "stacks", but got {kind!r}')
         if group["form"] not in FORMS:
             raise ValueError(f"M3: form is one of {FORMS}, but got {group['form']!r}")
 
@@ -138,10 +137,9 @@ class M3(MemoryOptimizer):
         groups = []
         for group in state_dict.get("param_groups", []):
             dtype = group.get("ns_dtype")
-            dtype = NAMED.get(dtype, dtype)
-            groups.append({"matrices": True, **group} | ({"ns_dtype": dtype} if dtype else {}))
-        loaded = {**state_dict, "param_groups": groups} if groups else state_dict
-        super().load_state_dict(loaded)
+            named = {"ns_dtype": NAMED.get(dtype, dtype)} if dtype else {}
+            groups.append({"matrices": True, **group, **named})
+        super().load_state_dict({**state_dict, "param_groups": groups} if groups else state_dict)
 
     def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
         for p in params:
