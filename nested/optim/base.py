@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
+from nested.optim.sharded import is_cut_inside
+
 INFINITY = math.inf
 NOT_SETTINGS = {  # what else a group may hold: the tensors, names, and what schedulers put there
     *("params", "param_names", "name", "maximize"),
@@ -134,6 +136,11 @@ class MemoryOptimizer(Optimizer):
                 raise ValueError(f"{name}: {setting} is True or False, but got {group[setting]!r}")
         if group.get("maximize"):
             raise ValueError(f"{name} only minimises, but got maximize=True: negate the loss")
+        if any(p.dim() > 2 and is_cut_inside(p) for p in group["params"]):
+            raise ValueError(
+                f"{name} takes weights that are sharded along their first dimension, as"
+                " fully_shard does by default, but one is sharded along another"
+            )
         if any(p.is_complex() for p in group["params"]):
             raise ValueError(
                 f"{name} takes real parameters, but got a complex one: split it in two"

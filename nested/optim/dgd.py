@@ -51,8 +51,8 @@ class DGD(MemoryOptimizer):
     Hooks go when the optimizer goes, and a copy of the module has none that act.
 
     Compile a module after its optimizer is made, and not to one graph. Under
-    ``DistributedDataParallel`` a step takes the rows of all processes: with as many rows in each,
-    it is the step of one process on the mean of their losses.
+    ``DistributedDataParallel`` a step takes the rows of all processes: it is the step of one
+    process on what DDP lowers, the mean over processes of their losses.
 
     Raises ``ValueError`` for settings out of range, and for modules that are lazy, compiled or
     sharded; ``TypeError`` when copied, since the hooks belong to one module.
@@ -135,13 +135,16 @@ class DGD(MemoryOptimizer):
         lr, plain = group["lr"], []
         rows_of = {p: self._rows(p) for p in params}
         if self.processes is not None:
-            rows_of = _of_all_processes(rows_of, self.weights, self.processes)
+            is_mean = group["reduction"] == "mean"
+            rows_of = _of_all_processes(rows_of, self.weights, self.processes, is_mean)
+        is_sum = group["reduction"] == "sum"  # which DDP divides by the number of processes
+        scale = self.processes.size() if is_sum and self.processes is not None else 1
         for p, inputs in rows_of.items():
             if inputs is None:
-                p.add_(p.grad, alpha=-lr)
+                p.add_(p.grad, alpha=-lr * scale)
                 plain += [p] if p not in self.biases and p not in self.reported else []
                 continue
-            rate = lr / max(len(inputs), 1) if group["reduction"] == "sum" else lr
+            rate = lr * scale / max(len(inputs), 1) if is_sum else lr
             p.copy_(forget(p, inputs, lr, p.grad, rate))
         if plain:
             self.reported.update(plain)
@@ -218,9 +221,13 @@ def _processes_of_ddp() -> Any:
 
 
 def _of_all_processes(
-    rows_of: dict[Tensor, Tensor | None], weights: set[Tensor], processes: Any
+    rows_of: dict[Tensor, Tensor | None], weights: set[Tensor], processes: Any, is_mean: bool
 ) -> dict[Tensor, Tensor | None]:
-    """The inputs (N, D) that each of these weights met in any process, one after another."""
+    """The inputs (N, D) that each of these weights met in any process, one after another.
+
+    Where losses are means, DDP takes the mean of P of them, and a process's N_r rows weigh
+    ``1 / (P N_r)`` each, not 1 / N: they are multiplied by the root of the ratio.
+    """
     from torch import distributed
 
     for p in rows_of:
@@ -233,8 +240,11 @@ def _of_all_processes(
             parts = [mine.new_empty(most, p.shape[1]) for _ in counts]
             padded = nn.functional.pad(mine, (0, 0, 0, most - len(mine)))
             distributed.all_gather(parts, padded, group=processes)
-            rows = torch.cat([part[:count] for part, count in zip(parts, counts)])
-            rows_of[p] = rows if most else rows_of[p]
+            parts = [part[:count] for part, count in zip(parts, counts) if count]
+            if is_mean and parts:
+                share = sum(map(len, parts)) / len(counts)
+                parts = [part * math.sqrt(share / len(part)) for part in parts]
+            rows_of[p] = torch.cat(parts) if parts else rows_of[p]
     return rows_of
 
 

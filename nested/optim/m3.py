@@ -17,6 +17,7 @@ from nested.levels.clock import Clock
 from nested.optim.base import INFINITY, MemoryOptimizer, as_rows, zeros_for
 from nested.optim.fast_dtype import fast_dtype
 from nested.optim.newton_schulz import newton_schulz
+from nested.optim.sharded import replicated
 
 FORMS = ("ema", "paper")
 NS_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
@@ -191,7 +192,7 @@ class M3(MemoryOptimizer):
             square.addcmul_(grad, grad, value=1 - b2 if is_ema else b2)
             least = group["eps"]
             if is_ema:  # V's bias is left in, and the other terms get it: the size comes below
-                root = square.mean((-2, -1), keepdim=True).sqrt()
+                root = replicated(square.mean((-2, -1), keepdim=square.dim() > 2)).sqrt()
                 least = least * math.sqrt(1 - b2**step) + group["floor"] * root
             direction.div_(square.sqrt().add_(least + tiny))  # with eps = 0, too, 0 / 0 is 0
         if is_ema:
@@ -230,8 +231,8 @@ def _as_matrices(x: Tensor, group: dict[str, Any]) -> Tensor:
 
 
 def _norm(x: Tensor) -> Tensor:
-    """The Frobenius norm of each matrix (..., R, C), as (..., 1, 1)."""
-    return torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True)
+    """The Frobenius norm of a matrix (R, C), as (), or of each in a stack (N, R, C), (N, 1, 1)."""
+    return replicated(torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=x.dim() > 2))
 
 
 def _ns_dtype(group: dict[str, Any], p: Tensor) -> torch.dtype:

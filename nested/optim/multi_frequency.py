@@ -17,6 +17,7 @@ from torch.optim import LBFGS, Optimizer
 from nested.levels.clock import Clock
 from nested.optim.base import MemoryOptimizer, check_keys, check_saved, is_look, state_of
 from nested.optim.dgd import DGD
+from nested.optim.sharded import is_sharded
 
 REDUCTIONS = ("sum", "mean")
 
@@ -234,8 +235,10 @@ class NestedOptimizer(Optimizer):
                 else:
                     kept["waiting_sum"].copy_(p.grad)
                 kept["waiting"] += 1
-        if sums:
-            torch._foreach_add_(sums, grads)
+        for kind in (False, True):  # plain tensors and those of FSDP2 are not added in one call
+            pairs = [pair for pair in zip(sums, grads) if is_sharded(pair[0]) is kind]
+            if pairs:
+                torch._foreach_add_(*map(list, zip(*pairs)))
 
     def _move(self, is_moving: list[bool]) -> None:
         """Let the base move these groups, on their sums where they have one."""

@@ -19,6 +19,22 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
+def replicated(tensor: Tensor) -> Tensor:
+    """Give every process all of ``tensor`` (...), so that it fits tensors cut in any way. One that
+    is not a ``DTensor`` is returned."""
+    if not is_sharded(tensor):
+        return tensor
+    from torch.distributed.tensor import Replicate
+
+    return tensor.redistribute(placements=[Replicate()] * tensor.device_mesh.ndim)
+
+
+def is_cut_inside(tensor: Tensor) -> bool:
+    """Tell whether ``tensor`` (...) is cut along another dimension than its first."""
+    places = tensor.placements if is_sharded(tensor) else ()
+    return any(place.is_shard() and place.dim != 0 for place in places)
+
+
 def cut_as(full: Tensor, like: Tensor) -> Tensor:
     """Cut ``full`` (...), which every process has, as ``like`` (...) is cut. Differentiable."""
     if not is_sharded(like):

@@ -68,9 +68,9 @@ class LearnedOptimizer(MemoryOptimizer):
     needs ``step(closure)`` or ``step(loss=loss)``.
 
     ``"matrices"`` of a group says how the rule sees its tensors: ``True`` as matrices of R rows
-    where they are (R, ...); ``False`` as vectors, for embeddings and heads; ``"stack"`` each matrix
-    (R, C) of (..., R, C) on its own. Of a distributed tensor the rule sees all, and each process
-    holds the whole state. Where processes train together, the loss is averaged over them.
+    where they are (R, ...); ``False`` as vectors, for embeddings and heads; ``"stacks"`` sees each
+    matrix (R, C) of (..., R, C) on its own. Of a distributed tensor the rule sees all, and each
+    process holds the whole state. Where processes train together, the loss is averaged over them.
 
     A step that makes the loss climb is taken back: the next call of ``step`` sets the weights to
     those before it and leaves its own gradient out. From then on ``trust`` also multiplies the

@@ -12,7 +12,7 @@ from torch import Tensor
 from nested.optim.sharded import cut_as, is_sharded, whole
 
 BLOCK = 2**16  # numbers, which stay in a cache
-MATRICES = (True, False, "stack")  # how a group's tensors (R, ...) count: see ``split``
+MATRICES = (True, False, "stacks")  # how a group's tensors (R, ...) count: see ``split``
 
 
 def gathered(x: Tensor) -> Tensor:
@@ -39,12 +39,14 @@ def averaged(loss: Tensor) -> Tensor:
 
 
 def split(x: Tensor, matrices: bool | str) -> list[Tensor]:
-    """Return views of a contiguous ``x``, as a rule is to see it: with ``True`` the tensor itself,
-    where (R, ...) is a matrix of R rows; with ``False`` a vector (n,); with ``"stack"`` each matrix
-    (R, C) of a stack (..., R, C)."""
+    """Return views of a contiguous ``x``, as a rule is to see it.
+
+    ``True`` gives the tensor itself: (R, ...) is a matrix of R rows. ``False`` gives a vector (n,).
+    ``"stacks"`` gives each matrix (R, C) of a stack (..., R, C).
+    """
     if matrices is False:
         return [x.view(-1)]
-    if matrices == "stack" and x.dim() > 2:
+    if matrices == "stacks" and x.dim() > 2:
         return list(x.view(-1, *x.shape[-2:]).unbind(0))
     return [x]
 

@@ -54,7 +54,7 @@ def test_a_stack_moves_as_its_matrices_do(shape, rule):
     stack = drawn(*shape)
     pieces = stack.detach().clone().view(-1, *shape[-2:]).unbind(0)
     params = [nn.Parameter(piece.clone()) for piece in pieces]
-    ours = moved([{"params": [stack], "matrices": "stack"}], rule)
+    ours = moved([{"params": [stack], "matrices": "stacks"}], rule)
     theirs = moved([{"params": params}], rule)
     assert torch.equal(ours[0].view(-1, *shape[-2:]), torch.stack(theirs))
 
@@ -62,7 +62,7 @@ def test_a_stack_moves_as_its_matrices_do(shape, rule):
 def test_a_stack_saves_and_loads_the_state_of_each_matrix():
     def made():
         stack = drawn(3, 4, 5)
-        groups = [{"params": [stack], "matrices": "stack"}]
+        groups = [{"params": [stack], "matrices": "stacks"}]
         return stack, LearnedOptimizer(groups, CoordinatewiseRule(), total_steps=9)
 
     def step(stack, optimizer, k):
