@@ -6,6 +6,9 @@ Source: Vaswani et al. 2017 (arXiv 1706.03762); rotary positions: Su et al. 2021
 
 from __future__ import annotations
 
+import math
+from functools import cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
@@ -44,16 +47,15 @@ class Attention(nn.Module):
         state = self.init(len(x)) if state is None else state
         self._check(state, len(x))
         split = self.project(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, E)
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)
+        split = split.permute(2, 0, 3, 1, 4)  # (3, B, H, T, E)
         past, length = state["keys"].shape[2], x.shape[1]
-        keys = torch.cat([state["keys"], rotate(keys, past)], dim=2)  # (B, H, P + T, E)
+        (queries, keys), values = rotate(split[:2], past), split[2]
+        keys = torch.cat([state["keys"], keys], dim=2)  # (B, H, P + T, E)
         values = torch.cat([state["values"], values], dim=2)
         mask = None
         if past and length > 1:
             mask = x.new_ones(length, past + length, dtype=torch.bool).tril(past)
-        y = scaled_dot_product_attention(
-            rotate(queries, past), keys, values, mask, is_causal=past == 0
-        )
+        y = scaled_dot_product_attention(queries, keys, values, mask, is_causal=past == 0)
         return self.out(y.transpose(1, 2).flatten(2)), {"keys": keys, "values": values}
 
     def _check(self, state: State, batch_size: int) -> None:
@@ -65,12 +67,38 @@ class Attention(nn.Module):
 
 
 def rotate(x: Tensor, past: int) -> Tensor:
-    """Turn each pair of x (B, H, T, E), i with i + E / 2, by its token's position, the first being
+    """Turn each pair of x (..., T, E), i with i + E / 2, by its token's position, the first being
     ``past``, times 10000^(-2i / E)."""
     half = x.shape[-1] // 2
-    speeds = 10000 ** (-torch.arange(half, device=x.device, dtype=torch.float64) / half)
-    positions = torch.arange(past, past + x.shape[2], device=x.device, dtype=torch.float64)
-    angles = positions[:, None] * speeds  # (T, E / 2); in float64: 30,000 tokens stay exact
-    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    cos, sin = (part.to(x.dtype) for part in _cos_and_sin(x, past, half))  # (T, E / 2)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def _cos_and_sin(x: Tensor, past: int, half: int) -> tuple[Tensor, Tensor]:
+    """Cosines and sines (T, E / 2) of the angles of T tokens, exact at any position under 2^31."""
+    positions = torch.arange(past, past + x.shape[-2], device=x.device)[:, None]
+    if x.dtype == torch.float64:
+        angles = positions * x.new_tensor(speeds(half))
+        return angles.cos(), angles.sin()
+    # Apple's GPUs lack float64: whole numbers count turns, in units of 2^-31, and wrap exactly
+    high, low = torch.tensor(turns(half), device=x.device).unbind()
+    turned = positions * high + (positions * low >> 31) + 2**28
+    quarter = turned >> 29
+    angles = ((turned & 2**29 - 1) - 2**28).float() * (2 * math.pi / 2**31)  # under pi / 4
+    cos, sin, sign = angles.cos(), angles.sin(), 1 - (quarter & 2)
+    is_odd = (quarter & 1).bool()
+    return sign * torch.where(is_odd, -sin, cos), sign * torch.where(is_odd, cos, sin)
+
+
+@cache
+def speeds(half: int) -> list[float]:
+    """The angles, one of each pair, that one token more turns by: 10000^(-i / ``half``)."""
+    return [10000 ** (-i / half) for i in range(half)]
+
+
+@cache
+def turns(half: int) -> list[list[int]]:
+    """``speeds`` as fractions of a turn in units of 2^-62: their upper and their lower 31 bits."""
+    found = [round(speed / (2 * math.pi) * 2**62) for speed in speeds(half)]
+    return [[turn >> 31 for turn in found], [turn & 2**31 - 1 for turn in found]]
