@@ -21,10 +21,12 @@ from nested.memory.gates import Gate
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
 from nested.memory.sequence import (
     ChunkedMemory,
+    Position,
     SequenceMemory,
     check_cut,
     check_gathered,
     cut,
+    picked,
 )
 
 FORMS = ("sequential", "independent", "nested")
@@ -120,7 +122,7 @@ class ContinuumMemory(SequenceMemory):
         check_gathered(levels, type(self).__name__)
         return self._restarted(levels, 0) if self.form == "nested" else tuple(levels)
 
-    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+    def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         if self.form == "nested":
             return self._read_nested(x, memory, position)
         flow, outputs, after = x, [], []
@@ -136,7 +138,7 @@ class ContinuumMemory(SequenceMemory):
             flow = x + (torch.stack(outputs, dim=-1) * shares).sum(-1)
         return flow, tuple(after)
 
-    def _read_nested(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+    def _read_nested(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         """As sequential, in pieces that end where a level but the fastest moves."""
         period = self.periods[1] if len(self.periods) > 1 else None
         outputs = []
@@ -146,17 +148,18 @@ class ContinuumMemory(SequenceMemory):
                 y, own = level.read(flow, own, position)
                 flow = flow + y
                 after.append(own)
-            position += flow.shape[1]
+            position = position + flow.shape[1]
             memory = self._restarted(after, position)
             outputs.append(flow)
         return torch.cat(outputs, dim=1), memory
 
-    def _restarted(self, memory: list[State], position: int) -> State:
+    def _restarted(self, memory: list[State], position: Position) -> State:
         """The levels after ``position`` tokens; who has a neighbour that just moved restarts."""
         for i in reversed(range(len(self.mixes))):
-            if position % self.periods[i + 1] == 0:
+            due = position % self.periods[i + 1] == 0
+            if isinstance(due, Tensor) or due:
                 weights = restarted(memory[i + 1]["now"], self.mixes[i], self.levels[i])
-                memory[i] = {"start": weights, "now": weights}
+                memory[i] = picked(due, {"start": weights, "now": weights}, memory[i])
         return tuple(memory)
 
 

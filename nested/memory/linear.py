@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nested.levels.forward import State
 from nested.memory.gates import Gate
 from nested.memory.net import inverse, unit, widened
-from nested.memory.sequence import SequenceMemory
+from nested.memory.sequence import Position, SequenceMemory
 from nested.support.checks import check_counts
 
 OBJECTIVES = ("l2", "dot")
@@ -57,7 +57,7 @@ class LinearMemory(SequenceMemory):
         kept = self.forgetting.log_rest(forgetting)
         return keys, widened(self.value(x)), queries, self.rate(rate), kept
 
-    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+    def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         y, matrix = by_chunks(*self.look(x), memory["matrix"], self.objective, self.chunk)
         return y, {"matrix": matrix}
 

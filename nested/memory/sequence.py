@@ -10,15 +10,18 @@ through them.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
-from nested.levels.clock import Clock
 from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
+from nested.memory.scan import is_worth_it, scanned
 from nested.support.checks import check_counts
+
+Position = int | Tensor
 
 
 class SequenceMemory(nn.Module):
@@ -61,9 +64,10 @@ class SequenceMemory(nn.Module):
         subclass lacks it."""
         raise NotImplementedError
 
-    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
+    def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         """Read x (B, T, D), the tokens after the first ``position``: y (B, T, D), and the memory
-        after them. Raises ``NotImplementedError`` where a subclass lacks it."""
+        after them. ``position`` is a tensor () in an exported program, which serves any number.
+        Raises ``NotImplementedError`` where a subclass lacks it."""
         raise NotImplementedError
 
     def init(self, batch_size: int) -> State:
@@ -78,15 +82,17 @@ class SequenceMemory(nn.Module):
         first = self.init(len(x))
         state = first if state is None else state
         check_state(state, first, type(self).__name__)
-        position, memory, outputs = _position(state["position"]), state["memory"], []
+        position = 0 if state is first else _position(state, x.shape[1])
+        memory, outputs = state["memory"], []
         for some in x.split(cut(position, x.shape[1], self.detach_every), dim=1):
-            if self.detach_every and position and position % self.detach_every == 0:
-                memory = detached(memory)
+            if self.detach_every:
+                due = (position > 0) & (position % self.detach_every == 0)
+                memory = picked(due, detached(memory), memory)
             y, memory = self.read(some, memory, position)
-            position += some.shape[1]
+            position = position + some.shape[1]
             outputs.append(y)
-        y = torch.cat(outputs, dim=1).to(x.dtype)
-        return y, {"position": torch.tensor(position), "memory": memory}
+        after = position if isinstance(position, Tensor) else torch.tensor(position)
+        return torch.cat(outputs, dim=1).to(x.dtype), {"position": after, "memory": memory}
 
 
 class ChunkedMemory(SequenceMemory):
@@ -123,31 +129,57 @@ class ChunkedMemory(SequenceMemory):
         weights = {name: widened(w).clone() for name, w in self.weights(batch_size).items()}
         return {"start": weights, "now": weights}
 
-    def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
-        start, now, clock, outputs = memory["start"], memory["now"], Clock(self.chunk), []
-        sizes = cut(position, x.shape[1], self.chunk)
+    def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
+        start, now, outputs = memory["start"], memory["now"], []
+        sizes = self._sizes(position, x.shape[1])
         seen_by_token = (widened(part).split(sizes, dim=1) for part in self.look(x))
         for seen in zip(*seen_by_token, strict=True):
-            y, now = self.step(seen, start, now)
+            if seen[0].shape[1] > self.chunk:
+                y, now = scanned(self.step, seen, now, self.chunk)
+            else:
+                y, now = self.step(seen, start, now)
             outputs.append(y)
-            position += y.shape[1]
-            if clock.due(position):
-                start = now
+            position = position + y.shape[1]
+            start = picked(position % self.chunk == 0, now, start)
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
+    def _sizes(self, position: Position, length: int) -> list[int]:
+        """How many tokens are read at once: at most a chunk, or many whole ones by ``scanned``."""
+        sizes = cut(position, length, self.chunk)
+        whole = sizes.count(self.chunk)
+        if not is_worth_it(whole):
+            return sizes
+        first = sizes.index(self.chunk)
+        return [*sizes[:first], whole * self.chunk, *sizes[first + whole :]]
 
-def cut(position: int, length: int, period: int | None) -> list[int]:
+
+def cut(position: Position, length: int, period: int | None) -> list[int]:
     """The sizes of the pieces of ``length`` tokens, the first of them after ``position`` others,
-    cut after every ``period``-th token since the beginning; None cuts nothing. Raises nothing.
+    cut after every ``period``-th token since the beginning; None cuts nothing. At a ``position``
+    that is a tensor any token may be such a one: pieces are single tokens.
 
     >>> cut(position=6, length=9, period=4)
     [2, 4, 3]
     """
     if period is None:
         return [length]
+    if isinstance(position, Tensor):
+        return [1] * length
     first = min(period - position % period, length)
     rest = length - first
     return [first, *[period] * (rest // period), *[rest % period] * (rest % period > 0)]
+
+
+def picked(due: bool | Tensor, new: State, old: State) -> State:
+    """Return ``new`` where ``due``, else ``old``: nested dicts and tuples of tensors (...), built
+    alike. A ``due`` that is a tensor () becomes a part of the graph."""
+    if not isinstance(due, Tensor):
+        return new if due else old
+    if isinstance(new, dict):
+        return {name: picked(due, part, old[name]) for name, part in new.items()}
+    if isinstance(new, (tuple, list)):
+        return tuple(picked(due, *parts) for parts in zip(new, old, strict=True))
+    return torch.where(due.to(new.device), new, old)
 
 
 def check_vectors(x: Tensor, dim: int) -> None:
@@ -170,6 +202,7 @@ def check_state(state: State, like: State, name: str) -> None:
     for path in sorted(theirs.keys() | ours.keys()):
         if theirs.get(path) != ours.get(path):
             has, wants = (found.get(path, "not there") for found in (theirs, ours))
+            has, wants = (f"{x[0]} {x[1]}" if isinstance(x, tuple) else x for x in (has, wants))
             raise ValueError(
                 f"this is a state of something else than {name}, or of another batch size: {path}"
                 f" is {has}, but here {wants}; None starts anew"
@@ -186,6 +219,16 @@ def check_gathered(state: State, name: str) -> None:
         )
 
 
+def check_apart(state: State) -> None:
+    """Raise ``ValueError`` if one tensor stands twice in ``state``, nested dicts and tuples of
+    tensors (...): an exported program would take the two for one ever after."""
+    if any(a is b for a, b in combinations(_leaves(state), 2)):
+        raise ValueError(
+            "torch.export merges tensors that stand twice in a state: export with a copy of each,"
+            " as torch.utils._pytree.tree_map(torch.clone, state) makes"
+        )
+
+
 def check_cut(detach_every: int | None, period: int) -> None:
     """Raise ``ValueError`` if weights that move every ``period`` tokens would never have a
     gradient, because the graph is cut just where they move."""
@@ -196,8 +239,15 @@ def check_cut(detach_every: int | None, period: int) -> None:
         )
 
 
-def _position(position: Tensor) -> int:
-    number = position.item()
+def _position(state: State, length: int) -> Position:
+    """The number of tokens before ``state``; a graph of ``length`` tokens keeps it a tensor."""
+    position = state["position"]
+    if torch.compiler.is_exporting():
+        check_apart(state)
+        return position
+    if length == 1 and torch.compiler.is_compiling():
+        return position
+    number = position.item() if isinstance(position, Tensor) else position
     if number != number or number < 0 or number != int(number):
         raise ValueError(f"a state's position is a whole number from 0, but got {number}")
     return int(number)
@@ -212,7 +262,9 @@ def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
         for number, part in enumerate(state):
             yield from _outline(part, f"{path}.{number}")
     elif isinstance(state, Tensor):
-        yield path, f"{tuple(state.shape)} {state.dtype}" if state.dim() else "a number"
+        yield path, (tuple(state.shape), state.dtype) if state.dim() else "a number"
+    elif isinstance(state, (int, torch.SymInt)):
+        yield path, "a number"
     else:
         yield path, type(state).__name__
 

@@ -88,4 +88,4 @@ class TitansMemory(ChunkedMemory):
             old = kept[:, -1:] * w + stirred[:, -1:] * s
             after["w" + n] = old - (of_gradient * deltas).mT @ inputs
             after["s" + n] = carried[:, -1:] * s - (surprise * deltas).mT @ inputs
-        return y, after
+        return y, {name: after[name] for name in now}  # in one order, as exported programs ask

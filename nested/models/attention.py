@@ -55,13 +55,15 @@ class Attention(nn.Module):
         mask = None
         if past and length > 1:
             mask = x.new_ones(length, past + length, dtype=torch.bool).tril(past)
-        y = scaled_dot_product_attention(queries, keys, values, mask, is_causal=past == 0)
+        y = scaled_dot_product_attention(queries, keys, values, mask, is_causal=bool(past == 0))
         return self.out(y.transpose(1, 2).flatten(2)), {"keys": keys, "values": values}
 
     def _check(self, state: State, batch_size: int) -> None:
         like = self.init(batch_size)
         if isinstance(state, dict) and isinstance(state.get("keys"), Tensor):
-            past = state["keys"].shape[2:3].numel()  # any number of tokens, the same for both
+            past = (
+                state["keys"].shape[2] if state["keys"].dim() > 2 else 1
+            )  # any number of tokens, the same for both
             like = {name: x.new_empty(*x.shape[:2], past, x.shape[3]) for name, x in like.items()}
         check_state(state, like, "this attention")
 

@@ -32,7 +32,7 @@ class Hope(SequenceModel):
         super().__init__(config, [HopeBlock(config) for _ in range(config.layers)])
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if self.config.mixer == "attention":  # which has no use for pieces
+        if self.config.mixer == "attention" or torch.compiler.is_compiling():  # pieces do not help
             return super().forward(tokens, state)
         check_text(tokens, self.config.vocab)
         outputs = []
