@@ -212,7 +212,7 @@ def check_state(state: State, like: State, name: str) -> None:
 def check_gathered(state: State, name: str) -> None:
     """Raise ``ValueError`` if ``state``, nested dicts and tuples of tensors (...), begins with
     weights that FSDP2 has sharded; ``name`` says whose state it is."""
-    if any(hasattr(leaf, "full_tensor") for leaf in _leaves(state)):
+    if any(type(leaf) is not Tensor and hasattr(leaf, "full_tensor") for leaf in _leaves(state)):
         raise ValueError(
             f"a state of {name} cannot begin with sharded weights: apply fully_shard to whole"
             " memories, blocks or models, and let forward start the state (None)"
