@@ -12,6 +12,7 @@ pytestmark = pytest.mark.grader
 ROOT = Path(__file__).parent.parent
 EXPORT = "python -m nested.homework export ../course --repository you/your-private-course"
 FINGERPRINT = "python -m nested.homework fingerprint examples/homework/hw20_name.py"
+CLASS = "python -m nested.homework class DIR ..."
 GRADE = "python -m nested.homework grade examples/homework --only hw0"
 
 STUB = '''"""Homework 6. Twice.
@@ -76,6 +77,12 @@ def course(tmp_path_factory):
 
 def test_a_student_grades_one_slot_in_the_copy(course):
     assert "hw0  One detached line: not attempted" in run(GRADE, course)
+
+
+def test_a_teacher_makes_a_table_of_a_class(course):
+    untouched = course / "examples" / "homework"
+    table = run(CLASS.replace("DIR ...", str(untouched)) + " --only hw0 hw_zero", ROOT)
+    assert "hw0" in table and "hw_zero" in table
 
 
 def test_a_new_slot_by_the_five_steps(course):
