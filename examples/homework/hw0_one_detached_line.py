@@ -1,4 +1,4 @@
-"""Homework 0. One detached line.                                                   (five minutes)
+"""Homework 0. One detached line.
 
 Question. Below are K steps of momentum SGD, written so that their outcome can be differentiated:
 with respect to the learning rate, the momentum and the initial weights. They train a net just as
@@ -18,6 +18,7 @@ A good answer changes one line. The losses stay as they are; each of their slope
 wiggling eta, mu or w_0 by 1e-5 says.
 
 Grade it:  python -m nested.homework grade --only hw0
+Time: about 5 minutes. Difficulty: 1 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. Before your change, which of the three hypergradients were zero, and which only wrong? Why?

@@ -20,6 +20,7 @@ and there is something to learn. (Ideas: sines of random amplitude and phase, as
 random teacher net; two spirals, turned.)
 
 Grade it:  python -m nested.homework grade --only hw1
+Time: about 60 minutes. Difficulty: 2 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. What do your tasks have in common that a rule could exploit, and what must it find out anew?

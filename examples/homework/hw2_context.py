@@ -18,6 +18,7 @@ log_step, log_grad_norm, grad_cosine. In a paired race on 64 held-out tasks of d
 contrast goes from 1/3 to 3, it wins.
 
 Grade it:  python -m nested.homework grade --only hw2
+Time: about 60 minutes. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. What differs between these tasks, and how does your feature show it?

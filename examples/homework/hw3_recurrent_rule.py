@@ -22,6 +22,7 @@ and looks whether it can tell. A GRU is fine too. An average or a window of loss
 keep does not depend on what they see.
 
 Grade it:  python -m nested.homework grade --only hw3
+Time: about 2 hours. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. What breaks if h is kept in self instead of the state? Name two things.

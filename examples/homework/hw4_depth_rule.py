@@ -17,6 +17,7 @@ transfers: what it sees of a tensor (depth, norms of gradient and weights) means
 that it was not trained on. The order of params tells depth, so the rule says `ordered = True`.
 
 Grade it:  python -m nested.homework grade --only hw4
+Time: about 2 hours. Difficulty: 4 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. Which layers get the larger rates in your trained rule, and why should they?

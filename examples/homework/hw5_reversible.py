@@ -20,9 +20,10 @@ that the division by mu loses; in float64 and for K below a hundred that is not 
 
 A good answer is a torch.autograd.Function that saves the last weights and buffer, and no step in
 between. The values are those of torch.optim.SGD, the hypergradients those of wiggling, and 66 steps
-on 250,000 weights need no more memory than 2. (0 < momentum < 1 may be taken for granted.)
+on 64,000 weights need no more memory than 2. (0 < momentum < 1 may be taken for granted.)
 
 Grade it:  python -m nested.homework grade --only hw5
+Time: about 2 hours. Difficulty: 5 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. By how much does a rounding error in v_K grow until v_0? What would float32 do at K = 100?

@@ -20,6 +20,7 @@ and C. forward moves by exactly this key; it shows {"lr": n, "momentum": a}, n a
 to below 1; the memory m is in the state.
 
 Grade it:  python -m nested.homework grade --only hw6
+Time: about 2 hours. Difficulty: 4 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. With |k| <= 1, why can m not grow without bound for bounded gradients? And with k = g?

@@ -22,6 +22,7 @@ writes without touching what was passed in, keeps its writes in the graph, and h
 too. Everything else that a memory must do is done by the classes that it inherits from.
 
 Grade it:  python -m nested.homework grade --only hw7
+Time: about 60 minutes. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
 Two written questions (answer here, in a sentence or two, for your teacher):
   1. By how much can one token change y = M q, for this memory and for the delta rule?

@@ -3,6 +3,9 @@
 python -m nested.homework                          grade examples/homework
 python -m nested.homework grade DIR ...            grade the files in one or more folders
 python -m nested.homework grade DIR --only hw3     one slot; --check NAME: one check of it
+python -m nested.homework grade --only hw3 --hint  a hint at what was lost; --hint 2: one more
+python -m nested.homework grade --only hw0 --draw  a picture of your unroll, and where it is cut
+python -m nested.homework class DIR ...            a table of a class, and whose files are alike
 python -m nested.homework export DIR               a course copy, without reference answers
 python -m nested.homework fingerprint FILE         what homework.toml keeps of an untouched file
 """
@@ -32,18 +35,31 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command")
     grade = commands.add_parser("grade", help="grade the files in one or more folders")
     grade.add_argument("folders", nargs="*", type=Path, metavar="DIR", help=f"default: {HOMEWORK}")
-    grade.add_argument(
-        "--only", nargs="+", default=(), metavar="SLOT", help="such as hw0 hw3; after the folders"
-    )
     grade.add_argument("--check", default="", metavar="NAME", help="one check alone")
     grade.add_argument("--format", choices=FORMATS, default="text", help="default: text")
-    grade.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
-    grade.add_argument("--seed", type=int, default=0, help="draws the problems (default: 0)")
     grade.add_argument(
-        "--strict",
-        action="store_true",
-        help="for teachers: three seeds, of which the worst counts; slots not attempted fail",
+        "--hint",
+        type=int,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="N",
+        help="the first N hints (1 if N is not given) for what was lost",
     )
+    grade.add_argument(
+        "--draw",
+        type=Path,
+        nargs="?",
+        const=Path("unroll.png"),
+        metavar="FILE",
+        help="draw the unroll of one slot (default: unroll.png): hw0, hw5 or hw_zero",
+    )
+    table = commands.add_parser(
+        "class", help="grade a class; who has how many points, who is alike"
+    )
+    table.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="one for each student")
+    for command in (grade, table):
+        add_flags(command)
     export = commands.add_parser("export", help="make a course copy without reference answers")
     export.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
     export.add_argument(
@@ -60,45 +76,89 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_args(words)
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say what is graded, and how."""
+    parser.add_argument(
+        "--only", nargs="+", default=(), metavar="SLOT", help="such as hw0 hw3; after the folders"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    parser.add_argument("--seed", type=int, default=0, help="draws the problems (default: 0)")
+    parser.add_argument(
+        "--jobs", type=int, metavar="N", help="processes at a time (default: one for each core)"
+    )
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="for teachers: three seeds, of which the worst counts; slots not attempted fail",
+    )
+
+
 def run_grade(args: argparse.Namespace) -> int:
     """Grade, report, and return 0 when all that was attempted is right and no file is missing,
-    else 1. Raises ``ValueError`` for flags that make no sense together, or on Windows."""
+    else 1; for a class 0. Raises ``ValueError`` for flags that make no sense together, or on
+    Windows."""
     if os.name != "posix":
         raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
-    from nested.homework.grade import grade
+    from nested.homework.parallel import grade_all
+    from nested.homework.registry import read_hints
     from nested.homework.report import FORMATS as reports
+    from nested.homework.report import as_hints
     from nested.support.files import prepare_folder, write_whole
 
-    folders = args.folders or [HOMEWORK]
-    if args.format == "gradescope" and len(folders) > 1:
+    is_class, folders = args.command == "class", args.folders or [HOMEWORK]
+    if not is_class and args.format == "gradescope" and len(folders) > 1:
         raise ValueError("the gradescope format takes one folder")
+    hint, picture = (0, None) if is_class else (args.hint, args.draw)
+    if picture is not None and (len(folders) > 1 or len(args.only) != 1):
+        raise ValueError("--draw takes one folder and one slot, as in --only hw0")
+    if hint < 0 or hint and args.format != "text":
+        raise ValueError("--hint counts from 1, and goes with the text format")
     if not 0 <= args.seed < 2**31:
         raise ValueError(f"--seed is a whole number from 0 to 2**31 - 1, but got {args.seed}")
-    how = {"only": args.only, "check": args.check, "seed": args.seed, "strict": args.strict}
     if args.out is not None:
         prepare_folder(args.out.parent, args.out.name)  # before any work is lost
-    submissions = []
-    for folder in folders:
-
-        def say(slot: str, folder: Path = folder) -> None:
-            print(f"grading {folder}: {slot}", file=sys.stderr, flush=True)
-
-        submissions.append(grade(folder, **how, on_slot=say))
-    text = reports[args.format](submissions)
+    how = {"only": args.only, "seed": args.seed, "strict": args.strict, "jobs": args.jobs}
+    check = "" if is_class else args.check
+    submissions = grade_all(folders, check=check, **how, on_slot=_say)
+    text = _class_table(folders, submissions) if is_class else reports[args.format](submissions)
+    if hint:
+        text += "\n" + as_hints(submissions, read_hints(), hint, args.only)
     if args.out is None:
         print(text)
     else:
         write_whole(args.out, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    if picture is not None:
+        _draw(folders[0], args.only[0], picture)
     slots = [slot for submission in submissions for slot in submission.slots]
     counted = [slot for slot in slots if slot.status != "not attempted" or args.strict]
-    return 0 if all(slot.is_full for slot in counted) else 1
+    return 0 if is_class or all(slot.is_full for slot in counted) else 1
+
+
+def _say(folder: Path, slot: str) -> None:
+    print(f"grading {folder}: {slot}", file=sys.stderr, flush=True)
+
+
+def _draw(folder: Path, slot: str, picture: Path) -> None:
+    from nested.homework.draw import draw_submission
+    from nested.homework.registry import read_worth
+
+    print(f"{picture}: {draw_submission(folder, slot, read_worth()[slot], picture)}")
+
+
+def _class_table(folders: list[Path], submissions: list) -> str:
+    from nested.homework.classes import as_class
+    from nested.homework.copies import find_alike
+    from nested.homework.registry import read_worth
+
+    slots = [slot.slot for slot in submissions[0].slots]
+    return as_class(submissions, find_alike(folders, slots, read_worth()))
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, 1 when something failed, 130 after Ctrl-C."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
-        if args.command == "grade":
+        if args.command in ("grade", "class"):
             return run_grade(args)
         if args.command == "export":
             from nested.homework.export import export

@@ -44,6 +44,7 @@ class SlotReport:
     bonus: bool
     seconds: float = 0.0
     checks: list[CheckReport] = field(default_factory=list)
+    effort: str = ""  # how long it takes and how hard it is, in words
 
     @property
     def points(self) -> float:
@@ -106,27 +107,42 @@ def grade(
     them from three seeds and lets the worst count. ``on_slot`` hears which slot is next. Raises
     ``ValueError`` for a folder, slot or check that is not there.
     """
-    folder, worth = Path(folder), worth or read_worth()
+    worth = worth or read_worth()
+    check_folder(Path(folder))
+    reports = []
+    for name in chosen_slots(only, check, worth):
+        if on_slot is not None:
+            on_slot(name)
+        reports.append(grade_slot(name, folder, worth[name], check, seed, strict))
+    return Submission(as_name(folder), reports)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``ValueError`` unless ``folder`` is a folder."""
     if not folder.is_dir():
         what = "is a file; name its folder" if folder.exists() else "is not there"
         raise ValueError(f"{str(folder)!r} {what}")
+
+
+def chosen_slots(only: Sequence[str], check: str, worth: dict[str, Worth]) -> list[str]:
+    """Return the names of the slots to grade: those in ``only``, else those that are on; and of
+    these the ones with a check called ``check``, if it is given. Raises ``ValueError`` for a slot
+    or check that is not there."""
     unknown = sorted(set(only) - set(SLOTS))
     if unknown:
         raise ValueError(f"there is no slot {', '.join(unknown)}; choose from {', '.join(SLOTS)}")
     names = [name for name in SLOTS if (name in only if only else worth[name].on)]
-    if check:
-        found = [name for name in names if any(c.name == check for c in SLOTS[name].checks)]
-        if not found:
-            raise ValueError(f"there is no check {check!r} in {', '.join(names)}")
-        names = found
-    seeds = range(seed, seed + (STRICT_SEEDS if strict else 1))
-    reports = []
-    for name in names:
-        if on_slot is not None:
-            on_slot(name)
-        reports.append(_grade_slot(SLOTS[name], worth[name], folder, check, seeds))
-    name = _one_line(str(folder).encode("utf-8", "replace").decode())
-    return Submission(name, reports)
+    if not check:
+        return names
+    found = [name for name in names if any(c.name == check for c in SLOTS[name].checks)]
+    if not found:
+        raise ValueError(f"there is no check {check!r} in {', '.join(names)}")
+    return found
+
+
+def as_name(folder: Path | str) -> str:
+    """Return a folder's name as one line of printable characters."""
+    return _one_line(str(folder).encode("utf-8", "replace").decode())
 
 
 def find_file(folder: Path, file: str) -> Path | None:
@@ -138,31 +154,63 @@ def find_file(folder: Path, file: str) -> Path | None:
     return None
 
 
-def _grade_slot(slot: Slot, worth: Worth, folder: Path, only: str, seeds: range) -> SlotReport:
-    path = find_file(folder, slot.file)
-    status = "missing" if path is None else "graded"
-    if path is not None and _is_untouched(path, worth):
-        status = "not attempted"
-    report = SlotReport(slot.name, slot.title, status, worth.points, worth.bonus)
-    if status != "graded":
+def without_grading(name: str, folder: Path | str, worth: Worth) -> SlotReport | None:
+    """Return the report on a slot whose file is missing or not attempted; None for one that is to
+    be graded."""
+    slot, path = SLOTS[name], find_file(Path(folder), SLOTS[name].file)
+    if path is not None and not _is_untouched(path, worth):
+        return None
+    status = "missing" if path is None else "not attempted"
+    about = slot.name, slot.title, status, worth.points, worth.bonus
+    return SlotReport(*about, effort=worth.effort)
+
+
+def grade_slot(
+    name: str,
+    folder: Path | str,
+    worth: Worth,
+    check: str = "",
+    seed: int = 0,
+    strict: bool = False,
+) -> SlotReport:
+    """Grade one slot of a student's folder; see ``grade``."""
+    report = without_grading(name, folder, worth)
+    if report is not None:
         return report
-    began, names, lines = time.monotonic(), [check.name for check in slot.checks], []
-    with Sandbox(path, slot.name, worth.seconds * len(seeds)) as sandbox:
-        for check in slot.checks:
-            if only in ("", check.name):
-                verdict, seed = _worst_verdict(check, slot, sandbox, seeds)
-                out_of = worth.share(check.name, names)
-                command = (
-                    f"python -m nested.homework grade {shlex.quote(str(path.parent))}"
-                    f" --only {slot.name}"
-                    f' --check "{check.name}"' + (f" --seed {seed}" if seed else "")
-                )
-                points = out_of if verdict.passed else 0.0
-                said = _one_line(verdict.measured), _one_line(verdict.hint)
-                lines.append(CheckReport(check.name, points, out_of, *said, command))
+    seeds = range(seed, seed + (STRICT_SEEDS if strict else 1))
+    slot, path = SLOTS[name], find_file(Path(folder), SLOTS[name].file)
+    with Sandbox(path, name, worth.seconds * len(seeds)) as sandbox:
+        return report_checks(
+            name, path, worth, check, lambda check: _worst_verdict(check, slot, sandbox, seeds)
+        )
+
+
+def report_checks(
+    name: str,
+    path: Path,
+    worth: Worth,
+    only: str,
+    judge: Callable[[Check], tuple[Verdict, int]],
+) -> SlotReport:
+    """Report on the file ``path`` what ``judge`` says of each check of a slot, or of the check
+    called ``only``: a verdict, and the seed that it was reached with."""
+    slot, began, lines = SLOTS[name], time.monotonic(), []
+    for check in slot.checks:
+        if only in ("", check.name):
+            verdict, seed = judge(check)
+            out_of = worth.share(check.name, [check.name for check in slot.checks])
+            command = (
+                f"python -m nested.homework grade {shlex.quote(str(path.parent))}"
+                f" --only {slot.name}"
+                f' --check "{check.name}"' + (f" --seed {seed}" if seed else "")
+            )
+            points = out_of if verdict.passed else 0.0
+            said = _one_line(verdict.measured), _one_line(verdict.hint)
+            lines.append(CheckReport(check.name, points, out_of, *said, command))
     seconds = round(time.monotonic() - began, 1)
     out_of = math.fsum(line.out_of for line in lines)  # of the checks that were looked at
-    return SlotReport(slot.name, slot.title, status, out_of, worth.bonus, seconds, checks=lines)
+    about = slot.name, slot.title, "graded", out_of, worth.bonus, seconds
+    return SlotReport(*about, checks=lines, effort=worth.effort)
 
 
 def _is_untouched(path: Path, worth: Worth) -> bool:

@@ -1,4 +1,5 @@
-"""Which slots are on, and what each check is worth: ``homework.toml``, read and checked."""
+"""Which slots are on, what each check is worth, and what helps: ``homework.toml`` and
+``hints.toml``, read and checked."""
 
 from __future__ import annotations
 
@@ -16,26 +17,46 @@ else:
 from nested.homework.slots import SLOTS
 
 TOML = Path(__file__).with_name("homework.toml")
+HINTS = Path(__file__).with_name("hints.toml")
 SILENT = (tokenize.ENCODING, tokenize.COMMENT, tokenize.NL, tokenize.ENDMARKER)
-KEYS = {"on", "points", "bonus", "seconds", "fingerprint", "weights"}
+REQUIRED = {"on", "points", "seconds", "fingerprint"}
+KEYS = REQUIRED | {"bonus", "minutes", "difficulty", "weights"}
+HARDEST = 5
 
 
 @dataclass(frozen=True)
 class Worth:
     """What ``homework.toml`` says of a slot: points in all, whether they are a bonus, seconds of
-    time in all, the fingerprint of the untouched file, and the weights of checks (1 if unnamed)."""
+    time in all, the fingerprint of the untouched file, and the weights of checks (1 if unnamed).
+
+    ``minutes`` is how long a student may need, and ``difficulty`` goes from 1 to 5; 0 where the
+    file does not say."""
 
     on: bool
     points: float
     seconds: float
     fingerprint: str
     bonus: bool = False
+    minutes: float = 0
+    difficulty: int = 0
     weights: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def effort(self) -> str:
+        """How long it takes and how hard it is, in words; nothing where that is not known."""
+        return effort(self.minutes, self.difficulty)
 
     def share(self, check: str, checks: list[str]) -> float:
         """The points of one of a slot's ``checks``."""
         total = sum(self.weights.get(name, 1.0) for name in checks)
         return self.points * self.weights.get(check, 1.0) / total
+
+
+def effort(minutes: float, difficulty: int) -> str:
+    """Return "about 5 minutes, difficulty 1 of 5", as far as the two are known (not 0)."""
+    in_words = f"{minutes:g} minutes" if minutes < 90 else f"{minutes / 60:g} hours"
+    parts = [f"about {in_words}"] if minutes else []
+    return ", ".join([*parts, *([f"difficulty {difficulty} of {HARDEST}"] if difficulty else [])])
 
 
 def read_worth(path: Path = TOML) -> dict[str, Worth]:
@@ -44,17 +65,21 @@ def read_worth(path: Path = TOML) -> dict[str, Worth]:
     Raises ``ValueError`` for a file that cannot be read, a slot or check that there is none of, and
     values that make no sense.
     """
-    try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    tables = _read(path)
     if set(tables) != set(SLOTS):
         raise ValueError(f"{path.name} has slots {sorted(tables)}, but there are {sorted(SLOTS)}")
     return {name: _worth(name, table) for name, table in sorted(tables.items())}
 
 
+def _read(path: Path) -> dict:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
 def _worth(name: str, table: dict) -> Worth:
-    unknown, missing = set(table) - KEYS, {"on", "points", "seconds", "fingerprint"} - set(table)
+    unknown, missing = set(table) - KEYS, REQUIRED - set(table)
     if unknown or missing:
         raise ValueError(f"[{name}] has unknown {sorted(unknown)} and lacks {sorted(missing)}")
     strange = set(table.get("weights", {})) - {check.name for check in SLOTS[name].checks}
@@ -63,7 +88,29 @@ def _worth(name: str, table: dict) -> Worth:
     numbers = [table["points"], table["seconds"], *table.get("weights", {}).values()]
     if not all(type(x) in (int, float) and x > 0 for x in numbers):
         raise ValueError(f"[{name}]: points, seconds and weights are numbers above 0")
+    if not (type(table.get("minutes", 1)) in (int, float) and table.get("minutes", 1) > 0):
+        raise ValueError(f"[{name}]: minutes is a number above 0, but got {table['minutes']!r}")
+    if table.get("difficulty", 1) not in range(1, HARDEST + 1):
+        got = table["difficulty"]
+        raise ValueError(f"[{name}]: difficulty goes from 1 to {HARDEST}, but got {got!r}")
     return Worth(**table)
+
+
+def read_hints(path: Path = HINTS) -> dict[str, list[tuple[str, list[str]]]]:
+    """Return the hints of each slot that has some, {slot: [(how names of checks begin, hints)]}.
+
+    The hints go from vague to concrete. Raises ``ValueError`` for a file that cannot be read, or
+    with hints for a slot or for checks that there are none of.
+    """
+    hints = {}
+    for name, tables in _read(path).items():
+        if name not in SLOTS:
+            raise ValueError(f"{path.name} has hints for {name}, but there is no such slot")
+        hints[name] = [(table["checks"], table["hints"]) for table in tables]
+        for start, _ in hints[name]:
+            if not any(check.name.startswith(start) for check in SLOTS[name].checks):
+                raise ValueError(f"{path.name}: no check of {name} begins with {start!r}")
+    return hints
 
 
 def fingerprint(path: Path) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from nested.homework.grade import SlotReport, Submission, as_number
+
+INDENTED = {"initial_indent": " " * 4, "subsequent_indent": " " * 7, "break_long_words": False}
 
 
 def _headline(slot: SlotReport) -> str:
@@ -24,7 +27,8 @@ def as_text(submissions: Sequence[Submission]) -> str:
         lines.append(f"{submission.name}")
         for slot in submission.slots:
             time = f"   {slot.seconds:.0f} s" if slot.checks else ""
-            lines.append(f"\n  {_headline(slot)}{time}")
+            effort = f"   ({slot.effort})" if slot.effort else ""
+            lines.append(f"\n  {_headline(slot)}{time}{effort}")
             for check in slot.checks:
                 mark = "ok    " if check.points else "FAILED"
                 points = f"{as_number(check.points)}/{as_number(check.out_of)}"
@@ -34,6 +38,32 @@ def as_text(submissions: Sequence[Submission]) -> str:
                     lines.append(f"{'':>22}{check.command}")
         lines.append(f"\n  {submission.name}: {submission.total}\n")
     return "\n".join(lines)
+
+
+def as_hints(
+    submissions: Sequence[Submission],
+    hints: Mapping[str, Sequence[tuple[str, Sequence[str]]]],
+    count: int,
+    asked: Sequence[str] = (),
+) -> str:
+    """For a terminal: the first ``count`` hints for the first lost check of each slot, and how to
+    see one more. Slots that are not attempted get hints if they are in ``asked``. ``hints`` are
+    those of ``nested.homework.registry.read_hints``."""
+    lines = []
+    for slot in (slot for submission in submissions for slot in submission.slots):
+        lost = [check.name for check in slot.checks if not check.points]
+        if not lost and (slot.checks or slot.slot not in asked):
+            continue
+        (name,) = lost[:1] or [""]
+        tables = hints.get(slot.slot, ())
+        fitting = [some for start, some in tables if name and name.startswith(start)]
+        those = (fitting or [some for _, some in tables] or [[]])[0]
+        about = f"{slot.slot}, {name}" if name else slot.slot
+        lines.append(f"  Hints for {about}: {min(count, len(those))} of {len(those)}")
+        for number, hint in enumerate(those[:count], start=1):
+            lines.append(textwrap.fill(f"{number}. {hint}", 100, **INDENTED))
+        lines.append(f"    One more: --hint {count + 1}\n" if count < len(those) else "")
+    return "\n".join(lines) or "  Nothing is lost, so there is nothing to hint at.\n"
 
 
 def as_json(submissions: Sequence[Submission]) -> str:
@@ -55,7 +85,8 @@ def as_markdown(submissions: Sequence[Submission]) -> str:
     for submission in submissions:
         lines.append(f"## {_escape(submission.name)}: {submission.total}")
         for slot in submission.slots:
-            lines.append(f"\n### {_headline(slot)}\n")
+            effort = f" ({slot.effort})" if slot.effort else ""
+            lines.append(f"\n### {_headline(slot)}{effort}\n")
             if slot.checks:
                 lines += ["| | points | check | measured |", "|---|---|---|---|"]
             for check in slot.checks:

@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import nested
+from nested.homework.forks import Fork, start_worker
 from nested.homework.wire import receive, send
 
 SECONDS_A_QUESTION = 15.0  # to answer one
@@ -48,7 +48,7 @@ class Sandbox:
     file: Path
     slot: str
     seconds: float
-    process: subprocess.Popen | None = None
+    process: subprocess.Popen | Fork | None = None
     wire: socket.socket | None = None
     refusal: str = ""  # why the file cannot be read, once that is known
 
@@ -85,17 +85,13 @@ class Sandbox:
         ours, theirs = socket.socketpair()
         self.wire, self.output = ours, tempfile.TemporaryFile()
         self.folder = tempfile.TemporaryDirectory()  # where it runs: an empty one
-        numbers = [str(theirs.fileno()), self.slot, str(self.file.resolve())]
         limits = [str(int(self.seconds) + 1), str(MEMORY)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "nested.homework.worker", *numbers, *limits],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            cwd=self.folder.name,
-            env=_environment(self.folder.name),
-            start_new_session=True,
+        self.process = start_worker(
+            [self.slot, str(self.file.resolve()), *limits],
+            theirs,
+            self.output,
+            self.folder.name,
+            _environment(),
         )
         theirs.close()
         try:
@@ -175,15 +171,14 @@ class Sandbox:
         self.process.wait()
 
 
-def _environment(folder: str) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     """Nothing of the grader's own environment but where programs and this package are."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-    caches = {"TORCHINDUCTOR_CACHE_DIR": folder}  # asked for by imports; nothing is written there
     package = str(Path(nested.__file__).parents[1])
     one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # so that memory can be measured
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-    return {**kept, "PYTHONPATH": package, **caches, **one_thread, **returned_at_once, **quiet}
+    return {**kept, "PYTHONPATH": package, **one_thread, **returned_at_once, **quiet}
 
 
 def _sentence(reply: dict[str, Any]) -> str:

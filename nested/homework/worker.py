@@ -63,7 +63,7 @@ def answer(served: dict[str, Callable], question: dict[str, Any]) -> dict[str, A
     changed = {
         str(i): x
         for i, (x, old) in enumerate(zip(tensors, before, strict=True))
-        if not ((x == old) | (x.isnan() & old.isnan())).all()
+        if not (torch.equal(x, old) or ((x == old) | (x.isnan() & old.isnan())).all())
     }
     is_derivative = any(name == "vjp" for name, _ in question["transforms"])
     return {

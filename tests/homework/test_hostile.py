@@ -158,7 +158,7 @@ def test_a_check_that_kills_the_process_costs_only_itself(tmp_path):
 
 def test_nothing_is_left_running(tmp_path):
     graded(tmp_path, RIGHT)
-    assert not any_worker_on(tmp_path)
+    assert not workers_of(os.getpid())
 
 
 def test_a_connection_that_is_closed_is_the_end_of_it(tmp_path):
@@ -242,15 +242,32 @@ def test_a_grader_that_is_killed_leaves_nothing_running(tmp_path):
     (tmp_path / "hw0_one_detached_line.py").write_text(text)
     command = [sys.executable, "-m", "nested.homework", "grade", str(tmp_path), "--only", "hw0"]
     grader = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_until(lambda: any_worker_on(tmp_path))
+    wait_until(lambda: workers_of(grader.pid))
+    started = {*workers_of(grader.pid), *children_of(grader.pid)}
     grader.kill()
     grader.wait()
-    wait_until(lambda: not any_worker_on(tmp_path))
+    wait_until(lambda: not started & set(processes()))
 
 
-def any_worker_on(folder):
-    lines = os.popen("ps -eww -o args").read().splitlines()
-    return any("nested.homework.worker" in line and str(folder) in line for line in lines)
+def processes():
+    """All processes: {number: (the parent's number, the command line)}."""
+    lines = os.popen("ps -eww -o pid=,ppid=,args=").read().splitlines()
+    rows = [line.split(None, 2) for line in lines]
+    return {int(pid): (int(parent), args) for pid, parent, args in (row for row in rows if row[2:])}
+
+
+def children_of(parent):
+    return [pid for pid, (above, _) in processes().items() if above == parent]
+
+
+def workers_of(grader):
+    """The processes that run a student's code for a grader: see nested/homework/forks.py."""
+    found, all_of_them = [], processes()
+    for pid in children_of(grader):
+        args = all_of_them.get(pid, (0, ""))[1]
+        found += [pid] if "nested.homework.worker" in args else []
+        found += children_of(pid) if "nested.homework.forks" in args else []
+    return found
 
 
 def wait_until(true):

@@ -12,4 +12,5 @@ SLOT = Slot(
     serve=serve_unroll("unroll_by_hand"),
     subject=RemoteUnroll,
     checks=UNROLL_CHECKS,
+    unroll=RemoteUnroll,
 )

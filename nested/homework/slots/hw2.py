@@ -122,7 +122,7 @@ def _probe_worth(feature: Feature, seed: int) -> Evidence:
     """The mean losses (T,) of two rules, alike in all but what they see, on held-out tasks."""
     contexts = {"loss only": ("log_loss",), "with it": ("log_loss", feature)}
     rules = {name: MetaOptimizer(context=context, **RANGES) for name, context in contexts.items()}
-    return learn_and_race(rules, Digits(), Digits(), TRAINING, HORIZON, seed)
+    return learn_and_race(rules, Digits(), Digits(), TRAINING, HORIZON, seed, "loss only")
 
 
 SLOT = Slot(

@@ -105,7 +105,7 @@ def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
     """The mean losses (T,) of both rules on deeper nets than both were meta-trained on."""
     shallow, deep = (Digits(contrast=(1.0, 1.0), depth=depth) for depth in (SHALLOW, DEEP))
     rules = {"one rate": OneRate(), "a rate a layer": copy.deepcopy(rule).float()}
-    return learn_and_race(rules, shallow, deep, TRAINING, HORIZON, seed)
+    return learn_and_race(rules, shallow, deep, TRAINING, HORIZON, seed, "one rate")
 
 
 SLOT = Slot(

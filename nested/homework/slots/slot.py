@@ -31,3 +31,4 @@ class Slot:
     serve: Callable[[ModuleType], Served]
     subject: Callable[[Sandbox], Any]
     checks: list[Check]
+    unroll: Callable[[Sandbox], Any] | None = None  # a RemoteUnroll to draw, if there is one

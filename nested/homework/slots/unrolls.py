@@ -23,7 +23,14 @@ from nested.levels.forward import Batch, LossFn, Params
 
 STEPS = 8  # K
 WIGGLE = 1e-5
-LOSSES: dict[str, LossFn] = {"small": small_loss}
+
+
+def one_weight_loss(params: Params, batch: Batch) -> Tensor:
+    """A loss, (), of one weight {"w": ()} for a target, (): its unroll can be drawn."""
+    return torch.cosh(params["w"] - batch)
+
+
+LOSSES: dict[str, LossFn] = {"small": small_loss, "one weight": one_weight_loss}
 
 
 def serve_unroll(name: str, losses: dict[str, LossFn] = LOSSES) -> Callable[[ModuleType], Served]:

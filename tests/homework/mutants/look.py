@@ -19,7 +19,7 @@ class Box(Sandbox):
     """Answers as the student's process does, in this one: no start to wait for."""
 
     def __init__(self, path: Path, slot: str) -> None:
-        self.served = SLOTS[slot].serve(load(path))
+        self.file, self.served = path, SLOTS[slot].serve(load(path))
 
     def ask(self, function: str, *args: Any, **more: Any) -> dict[str, Any]:
         question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
