@@ -12,14 +12,14 @@ import time
 from pathlib import Path
 
 from nested.homework.slots import SLOTS
-from tests.homework.mutants import MUTANTS, STYLES, draw_row, look, right_answer, write
+from tests.homework.mutants import MUTANTS, STYLES, draw_row, look, right_answer, slot_of, write
 
 
 def right_answers(seeds: int) -> int:
     """Print what failed; return how many verdicts did."""
     failed = sum(grade_often(right_answer(name), name, seeds) for name in SLOTS)
     few = max(1, seeds // 10)
-    return failed + sum(grade_often(path, path.stem.split("_")[0], few) for path in STYLES)
+    return failed + sum(grade_often(path, slot_of(path), few) for path in STYLES)
 
 
 def grade_often(path: Path, slot: str, seeds: int) -> int:

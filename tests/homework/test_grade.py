@@ -211,6 +211,18 @@ def test_a_course_copy_has_no_answers(tmp_path, capsys):
     assert "not an empty folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("slot", SLOTS)
+def test_no_line_of_an_answer_stands_in_the_graders_own_files(slot):
+    """Students read these: a reference computation of theirs is an answer."""
+    stub = (STUBS / SLOTS[slot].file).read_text()
+    lines = {line.strip() for line in right_answer(slot).read_text().splitlines()}
+    telling = {
+        line for line in lines if len(line) > 40 and line not in stub and "import" not in line
+    }
+    for path in TOML.parent.rglob("*.py"):
+        assert not telling & {line.strip() for line in path.read_text().splitlines()}, path
+
+
 def test_every_slot_has_an_answer_and_a_page_of_prose():
     for slot in SLOTS.values():
         assert (ANSWERS / slot.file).exists()

@@ -7,17 +7,17 @@ how an answer is written. ``python -m tests.homework.benchmark`` also runs the r
 import pytest
 
 from nested.homework.slots import SLOTS
-from tests.homework.mutants import STYLES, look
+from tests.homework.mutants import STYLES, look, slot_of
 from tests.homework.test_mutants import RACES
 
 
 @pytest.mark.parametrize("path", STYLES, ids=lambda path: path.stem)
 def test_a_right_answer_in_another_style_passes_every_check(path):
-    slot = path.stem.split("_")[0]
+    slot = slot_of(path)
     names = [check.name for check in SLOTS[slot].checks if check.name not in RACES]
     lost = {n: v for n, v in look(path, slot, names).items() if not v.passed}
     assert not lost
 
 
 def test_there_is_another_style_for_every_slot():
-    assert {path.stem.split("_")[0] for path in STYLES} == set(SLOTS) and len(STYLES) >= 10
+    assert set(map(slot_of, STYLES)) == set(SLOTS) and len(STYLES) >= 10

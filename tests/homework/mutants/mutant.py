@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from nested.homework.slots import SLOTS
+
 ANSWERS = Path(__file__).parents[1] / "answers"
 STYLES = sorted((Path(__file__).parents[1] / "styles").glob("hw*.py"))  # more right answers
 
@@ -37,6 +39,11 @@ LEARNS = "briefly meta-trained it improves"
 def right_answer(slot: str) -> Path:
     (path,) = ANSWERS.glob(f"{slot}_*.py")
     return path
+
+
+def slot_of(path: Path) -> str:
+    """The slot that a file of ``STYLES`` answers: its name begins with the slot's."""
+    return max((name for name in SLOTS if path.stem.startswith(f"{name}_")), key=len)
 
 
 def write(mutant: Mutant, folder: Path) -> Path:
