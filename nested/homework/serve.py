@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor
-from torch.func import functional_call
 
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
+from nested.support.lend import call_with
 from nested.tasks.family import TaskFamily
 
 Served = dict[str, Callable]
@@ -32,7 +32,7 @@ def serve_rule(rule: UpdateRule) -> Served:
         }
 
     def forward(own: Params, params: Params, grads: Params, state: State, loss: Tensor) -> tuple:
-        step = functional_call(rule, own, (params, grads, state, loss))
+        step = call_with(rule, own, params, grads, state, loss)
         if not isinstance(step, Step):
             raise TypeError(f"the rule must return a Step, but got {type(step).__name__}")
         return tuple(step)

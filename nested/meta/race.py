@@ -27,7 +27,7 @@ from nested.meta.baselines import (
     tune,
 )
 from nested.meta.objective import scored_losses
-from nested.support.lend import call_with
+from nested.support.lend import call_with, unchanged
 from nested.tasks.family import TaskFamily
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.over_tasks import over_tasks
@@ -201,7 +201,8 @@ def _accuracy(draw: Draw, params: Params) -> Tensor | None:
     if not hasattr(loss_fn, "model") or not is_pair or query[1].is_floating_point():
         return None
     predict = over_tasks(lambda p, inputs: call_with(loss_fn.model, p, inputs))
-    guesses = predict(params, query[0]).argmax(dim=-1)
+    with unchanged(loss_fn.model.modules()):
+        guesses = predict(params, query[0]).argmax(dim=-1)
     return (guesses.flatten(1) == query[1].flatten(1)).float().mean(dim=1).cpu()
 
 

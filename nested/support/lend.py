@@ -25,12 +25,11 @@ def call_with(module: nn.Module, tensors: dict[str, Tensor], *args: Any, **kwarg
     """Call ``module`` with ``tensors`` in place of its parameters and buffers of these names.
 
     ``tensors`` is {name: (...)}, named as ``named_parameters`` and ``named_buffers`` name them. A
-    tensor that stands under several names is replaced everywhere. Afterwards the module is as it
-    was. Raises what the module raises.
+    tensor that stands under several names is replaced everywhere, and afterwards is the module's
+    own again. Raises what the module raises.
     """
-    with unchanged(module.modules()):
-        lent = everywhere(tensors, places(module))
-        return functional_call(module, lent, args, kwargs, tie_weights=False)
+    lent = everywhere(tensors, places(module))
+    return functional_call(module, lent, args, kwargs, tie_weights=False)
 
 
 @contextmanager

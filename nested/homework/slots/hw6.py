@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import nudged, small_params
@@ -21,6 +20,7 @@ from nested.homework.serve import Served, serve_rule
 from nested.homework.slots.moves import NETS
 from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params
+from nested.support.lend import call_with
 
 SHAPES = ((4, 3), (3, 4), (1, 5), (6, 1), (9, 33), (40, 12))  # (R, C) that a key is asked for
 SCALES = (0.0, 1e-30, 1.0, 1e30)
@@ -42,7 +42,7 @@ def _serve(module: ModuleType) -> Served:
     rule = module.KeyedMomentum()
 
     def key(own: Params, rows: Tensor) -> Tensor:
-        return functional_call(_Key(rule), {f"rule.{name}": x for name, x in own.items()}, (rows,))
+        return call_with(_Key(rule), {f"rule.{name}": x for name, x in own.items()}, rows)
 
     return {**serve_rule(rule), "key": key}
 

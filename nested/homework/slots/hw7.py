@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.memory import MEMORY_CHECKS
@@ -23,6 +22,7 @@ from nested.homework.slots.slot import Slot
 from nested.levels.forward import Params, State
 from nested.memory.gates import shut
 from nested.memory.sequence import SequenceMemory
+from nested.support.lend import call_with
 
 SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta, and none
 DELTAS = (1.0, 0.3)
@@ -89,7 +89,7 @@ def _serve(module: ModuleType) -> Served:
     def asked(method: str, own: Params, *rest: Any) -> Any:
         args, which = rest[:-5], rest[-5:]
         names = {f"memory.{name}": tensor for name, tensor in own.items()}
-        return functional_call(_Asked(memory(*which), method), names, args)
+        return call_with(_Asked(memory(*which), method), names, *args)
 
     return {
         "describe": describe,
