@@ -202,6 +202,11 @@ def check_state(state: State, like: State, name: str) -> None:
     for path in sorted(theirs.keys() | ours.keys()):
         if theirs.get(path) != ours.get(path):
             has, wants = (found.get(path, "not there") for found in (theirs, ours))
+            if isinstance(has, tuple) and isinstance(wants, tuple) and has[0] == wants[0]:
+                raise ValueError(
+                    f"{path} is {has[1]}, but here {name} remembers in {wants[1]}: convert the"
+                    f" state's tensors with .to({wants[1]}), or start anew with None"
+                )
             has, wants = (f"{x[0]} {x[1]}" if isinstance(x, tuple) else x for x in (has, wants))
             raise ValueError(
                 f"this is a state of something else than {name}, or of another batch size: {path}"
