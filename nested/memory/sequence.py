@@ -18,6 +18,7 @@ from nested.levels.clock import Clock
 from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
+from nested.memory.second_backward import explain_second_backward
 from nested.support.checks import check_counts
 
 
@@ -88,6 +89,8 @@ class ChunkedMemory(SequenceMemory):
     and as ``SequenceMemory`` does. Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
     """
 
+    written: int | None = None  # which tensor of ``look`` each write depends on, if one does
+
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, detach_every=detach_every)
         check_counts(chunk=chunk)
@@ -114,14 +117,17 @@ class ChunkedMemory(SequenceMemory):
 
     def read(self, x: Tensor, memory: State, position: int) -> tuple[Tensor, State]:
         start, now, clock, outputs = memory["start"], memory["now"], Clock(self.chunk), []
-        sizes = cut(position, x.shape[1], self.chunk)
-        seen_by_token = (widened(part).split(sizes, dim=1) for part in self.look(x))
-        for seen in zip(*seen_by_token, strict=True):
+        sizes, made = cut(position, x.shape[1], self.chunk), self.look(x)
+        for seen in zip(*(widened(part).split(sizes, dim=1) for part in made), strict=True):
             y, now = self.step(seen, start, now)
             outputs.append(y)
             position += y.shape[1]
             if clock.due(position):
                 start = now
+        if torch.is_grad_enabled() and self.written is not None:
+            before = *memory["start"].values(), *memory["now"].values()
+            after = *start.values(), *now.values()
+            explain_second_backward(before, after, (x, made[self.written]))
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
 
@@ -159,6 +165,14 @@ def check_state(state: State, like: State, name: str) -> None:
     for path in sorted(theirs.keys() | ours.keys()):
         if theirs.get(path) != ours.get(path):
             has, wants = (found.get(path, "not there") for found in (theirs, ours))
+            if isinstance(has, tuple) and isinstance(wants, tuple) and has[0] == wants[0]:
+                raise ValueError(
+                    f"{path} is {has[1]}, but here {name} remembers in {wants[1]}: convert the"
+                    f" state's tensors with .to({wants[1]}), or start anew with None"
+                )
+            has, wants = (
+                " ".join(map(str, x)) if isinstance(x, tuple) else x for x in (has, wants)
+            )
             raise ValueError(
                 f"this is a state of something else than {name}, or of another batch size: {path}"
                 f" is {has}, but here {wants}; None starts anew"
@@ -183,7 +197,7 @@ def _position(position: Tensor) -> int:
 
 
 def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
-    """Each leaf's path, and what it is: a tensor's shape and dtype, a number, or a type."""
+    """Each leaf's path, and what it is: (shape, dtype) of a tensor, a number, or a type."""
     if isinstance(state, dict):
         for name, part in state.items():
             yield from _outline(part, f"{path}.{name}")
@@ -191,6 +205,6 @@ def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
         for number, part in enumerate(state):
             yield from _outline(part, f"{path}.{number}")
     elif isinstance(state, Tensor):
-        yield path, f"{tuple(state.shape)} {state.dtype}" if state.dim() else "a number"
+        yield path, (tuple(state.shape), state.dtype) if state.dim() else "a number"
     else:
         yield path, type(state).__name__
