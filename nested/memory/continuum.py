@@ -112,6 +112,11 @@ class ContinuumMemory(SequenceMemory):
                 nn.init.zeros_(level.w1)
                 nn.init.zeros_(level.w2)
 
+    def clocks(self) -> dict[str, int]:
+        return {
+            f"level {i}": period for i, period in enumerate(self.periods, start=1) if period > 1
+        }
+
     def begin(self, batch_size: int) -> State:
         levels = [level.begin(batch_size) for level in self.levels]
         return self._restarted(levels, 0) if self.form == "nested" else tuple(levels)

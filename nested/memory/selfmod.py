@@ -94,6 +94,10 @@ class SelfModifyingTitans(ChunkedMemory):
         with torch.no_grad():
             self.w1[0] = 0  # the main memory knows nothing yet
 
+    def clocks(self) -> dict[str, int]:
+        name = "its rules" if self.reads == "now" else "all memories"
+        return {name: self.chunk} if self.chunk > 1 else {}
+
     def weights(self, batch_size: int) -> Params:
         first = {"w1": self.w1, "w2": self.w2, "gates": self.gates}
         return {name: w.expand(batch_size, *w.shape) for name, w in first.items()}

@@ -19,6 +19,7 @@ from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
 from nested.memory.second_backward import explain_second_backward
+from nested.memory.short_texts import warn_of_short_texts
 from nested.support.checks import check_counts
 
 
@@ -59,14 +60,18 @@ class SequenceMemory(nn.Module):
         after them. Raises ``NotImplementedError`` where a subclass lacks it."""
         raise NotImplementedError
 
+    def clocks(self) -> dict[str, int]:
+        """The levels that move every so many tokens and not at each: {name: period}."""
+        return {}
+
     def init(self, batch_size: int) -> State:
         """The state before the first token: the position (), and nested tensors (B, ...)."""
         return {"position": torch.tensor(0), "memory": self.begin(batch_size)}
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_vectors(x, self.dim)
-        first = self.init(len(x))
-        state = first if state is None else state
+        first, is_new = self.init(len(x)), state is None
+        state = first if is_new else state
         check_state(state, first, type(self).__name__)
         position, memory, outputs = _position(state["position"]), state["memory"], []
         for some in x.split(cut(position, x.shape[1], self.detach_every), dim=1):
@@ -76,6 +81,8 @@ class SequenceMemory(nn.Module):
             position += some.shape[1]
             outputs.append(y)
         y = torch.cat(outputs, dim=1).to(x.dtype)
+        if torch.is_grad_enabled():
+            warn_of_short_texts(self, y, x.shape[1], is_new)
         return y, {"position": torch.tensor(position), "memory": memory}
 
 
