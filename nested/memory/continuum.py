@@ -19,6 +19,7 @@ from nested.levels.forward import Params, State
 from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
+from nested.memory.second_backward import explain_second_backward
 from nested.memory.sequence import (
     ChunkedMemory,
     Position,
@@ -43,6 +44,8 @@ class ContinuumLevel(ChunkedMemory):
     1e32 within 2,048 equal tokens (one seed of two). The rate n in (1e-4, 1) / C is a parameter; so
     are the first weights ``w1``, ``w2`` (D, D). The state is {"position", "memory": {"start",
     "now"}}, each {"w1", "w2": (B, D, D)}. Raises as ``SequenceMemory`` does."""
+
+    written = 1  # keys
 
     def __init__(self, dim: int, chunk: int) -> None:
         super().__init__(dim, chunk)
@@ -117,6 +120,11 @@ class ContinuumMemory(SequenceMemory):
                 nn.init.zeros_(level.w1)
                 nn.init.zeros_(level.w2)
 
+    def clocks(self) -> dict[str, int]:
+        return {
+            f"level {i}": period for i, period in enumerate(self.periods, start=1) if period > 1
+        }
+
     def begin(self, batch_size: int) -> State:
         levels = [level.begin(batch_size) for level in self.levels]
         check_gathered(levels, type(self).__name__)
@@ -160,6 +168,8 @@ class ContinuumMemory(SequenceMemory):
             if isinstance(due, Tensor) or due:
                 weights = restarted(memory[i + 1]["now"], self.mixes[i], self.levels[i])
                 memory[i] = picked(due, {"start": weights, "now": weights}, memory[i])
+                for w in weights.values() if torch.is_grad_enabled() else ():
+                    explain_second_backward((), (w,), (w,))
         return tuple(memory)
 
 

@@ -66,6 +66,8 @@ class SelfModifyingTitans(ChunkedMemory):
     (the rules' first weights would have no gradient but by the first chunk), and as
     ``SequenceMemory`` does."""
 
+    written = 1  # skips
+
     def __init__(
         self,
         dim: int,
@@ -91,6 +93,10 @@ class SelfModifyingTitans(ChunkedMemory):
         self.gates = draw_matrix(2, 1, dim, size=0.1)  # gates start near where biases say
         with torch.no_grad():
             self.w1[0] = 0  # the main memory knows nothing yet
+
+    def clocks(self) -> dict[str, int]:
+        name = "its rules" if self.reads == "now" else "all memories"
+        return {name: self.chunk} if self.chunk > 1 else {}
 
     def weights(self, batch_size: int) -> Params:
         first = {"w1": self.w1, "w2": self.w2, "gates": self.gates}

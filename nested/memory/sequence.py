@@ -19,6 +19,8 @@ from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
 from nested.memory.scan import is_worth_it, scanned
+from nested.memory.second_backward import explain_second_backward
+from nested.memory.short_texts import warn_of_short_texts
 from nested.support.checks import check_counts
 
 Position = int | Tensor
@@ -70,6 +72,10 @@ class SequenceMemory(nn.Module):
         Raises ``NotImplementedError`` where a subclass lacks it."""
         raise NotImplementedError
 
+    def clocks(self) -> dict[str, int]:
+        """The levels that move every so many tokens and not at each: {name: period}."""
+        return {}
+
     def init(self, batch_size: int) -> State:
         """The state before the first token: the position (), and nested tensors (B, ...). Raises
         ``ValueError`` where FSDP2 has sharded the weights: forward starts the state then."""
@@ -79,8 +85,8 @@ class SequenceMemory(nn.Module):
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_vectors(x, self.dim)
-        first = self.init(len(x))
-        state = first if state is None else state
+        first, is_new = self.init(len(x)), state is None
+        state = first if is_new else state
         check_state(state, first, type(self).__name__)
         position = 0 if state is first else _position(state, x.shape[1])
         memory, outputs = state["memory"], []
@@ -91,8 +97,11 @@ class SequenceMemory(nn.Module):
             y, memory = self.read(some, memory, position)
             position = position + some.shape[1]
             outputs.append(y)
+        y = torch.cat(outputs, dim=1).to(x.dtype)
+        if torch.is_grad_enabled():
+            warn_of_short_texts(self, y, x.shape[1], is_new)
         after = position if isinstance(position, Tensor) else torch.tensor(position)
-        return torch.cat(outputs, dim=1).to(x.dtype), {"position": after, "memory": memory}
+        return y, {"position": after, "memory": memory}
 
 
 class ChunkedMemory(SequenceMemory):
@@ -104,6 +113,8 @@ class ChunkedMemory(SequenceMemory):
     {"start", "now"}}, weights {name: (B, ...)} each. Raises ``ValueError`` for a ``chunk`` under 1,
     and as ``SequenceMemory`` does. Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
     """
+
+    written: int | None = None  # which tensor of ``look`` each write depends on, if one does
 
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, detach_every=detach_every)
@@ -131,9 +142,8 @@ class ChunkedMemory(SequenceMemory):
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         start, now, outputs = memory["start"], memory["now"], []
-        sizes = self._sizes(position, x.shape[1])
-        seen_by_token = (widened(part).split(sizes, dim=1) for part in self.look(x))
-        for seen in zip(*seen_by_token, strict=True):
+        sizes, made = self._sizes(position, x.shape[1]), self.look(x)
+        for seen in zip(*(widened(part).split(sizes, dim=1) for part in made), strict=True):
             if seen[0].shape[1] > self.chunk:
                 y, now = scanned(self.step, seen, now, self.chunk)
             else:
@@ -141,6 +151,10 @@ class ChunkedMemory(SequenceMemory):
             outputs.append(y)
             position = position + y.shape[1]
             start = picked(position % self.chunk == 0, now, start)
+        if torch.is_grad_enabled() and self.written is not None:
+            before = *memory["start"].values(), *memory["now"].values()
+            after = *start.values(), *now.values()
+            explain_second_backward(before, after, (x, made[self.written]))
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
     def _sizes(self, position: Position, length: int) -> list[int]:
@@ -259,7 +273,7 @@ def _position(state: State, length: int) -> Position:
 
 
 def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
-    """Each leaf's path, and what it is: a tensor's shape and dtype, a number, or a type."""
+    """Each leaf's path, and what it is: (shape, dtype) of a tensor, a number, or a type."""
     if isinstance(state, dict):
         for name, part in state.items():
             yield from _outline(part, f"{path}.{name}")

@@ -15,9 +15,11 @@ from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
 from nested.memory.linear import LinearMemory
 from nested.memory.selfmod import SelfModifyingTitans
+from nested.memory.short_texts import told, untaught
 from nested.models.attention import Attention
 from nested.models.convolution import Convolution
 from nested.models.model import SequenceModel
+from nested.support.checks import check_counts
 
 COLUMNS = 64  # of the drawing
 
@@ -45,9 +47,16 @@ def levels(model: SequenceModel) -> list[Level]:
     return found
 
 
-def describe(model: SequenceModel, file: TextIO | None = None) -> None:
+def describe(
+    model: SequenceModel, file: TextIO | None = None, *, text_length: int | None = None
+) -> None:
     """Print all levels of ``model``, with state, context flow, clock and number of parameters, and
-    draw who moves when; to ``file``, or the screen."""
+    draw who moves when; to ``file``, or the screen.
+
+    Given the ``text_length`` of training, in tokens, it names the levels that such texts teach
+    nothing. Raises ``ValueError`` for a ``text_length`` under 1."""
+    if text_length is not None:
+        check_counts(text_length=text_length)
     rows = levels(model)
     width = max(len(level.name) for level in rows)
     print(f"{'level':<{width}}  {'numbers a sample':>17}  {'parameters':>10}  clock", file=file)
@@ -60,6 +69,9 @@ def describe(model: SequenceModel, file: TextIO | None = None) -> None:
     for level in inner:
         print(f"{level.name:<{width}}  {drawn(level.period, span)}", file=file)
     print(f"{rows[-1].name:<{width}}  {'.' * COLUMNS}  after the batch", file=file)
+    idle = untaught(model, text_length) if text_length else {}
+    if idle:
+        print(f"\n{told(idle, text_length)}", file=file)
 
 
 def drawn(period: int, span: int, columns: int = COLUMNS) -> str:

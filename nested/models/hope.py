@@ -14,6 +14,7 @@ from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
 from nested.memory.linear import LinearMemory
 from nested.memory.selfmod import SelfModifyingTitans
+from nested.memory.short_texts import warn_of_short_texts
 from nested.memory.titans import TitansMemory
 from nested.models.attention import Attention
 from nested.models.config import ModelConfig
@@ -32,14 +33,18 @@ class Hope(SequenceModel):
         super().__init__(config, [HopeBlock(config) for _ in range(config.layers)])
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if self.config.mixer == "attention" or torch.compiler.is_compiling():  # pieces do not help
+        if torch.compiler.is_compiling():  # pieces do not help
             return super().forward(tokens, state)
         check_text(tokens, self.config.vocab)
-        outputs = []
-        for piece in tokens.split(PIECE, dim=1):
+        size = tokens.shape[1] if self.config.mixer == "attention" else PIECE
+        is_new, outputs = state is None, []
+        for piece in tokens.split(size, dim=1):  # attention has no use for pieces
             logits, state = super().forward(piece, state)
             outputs.append(logits)
-        return torch.cat(outputs, dim=1), state
+        logits = torch.cat(outputs, dim=1)
+        if torch.is_grad_enabled():
+            warn_of_short_texts(self, logits, tokens.shape[1], is_new)
+        return logits, state
 
 
 class HopeBlock(Block):
