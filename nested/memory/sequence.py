@@ -45,6 +45,8 @@ class SequenceMemory(nn.Module):
     differs, as chunks and weights do, a state cannot tell.
     """
 
+    _is_part = False  # of a model, which knows how long the whole text is
+
     def __init__(self, dim: int, *, detach_every: int | None = None) -> None:
         super().__init__()
         check_counts(dim=dim)
@@ -98,7 +100,7 @@ class SequenceMemory(nn.Module):
             position = position + some.shape[1]
             outputs.append(y)
         y = torch.cat(outputs, dim=1).to(x.dtype)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not self._is_part:
             warn_of_short_texts(self, y, x.shape[1], is_new)
         after = position if isinstance(position, Tensor) else torch.tensor(position)
         return y, {"position": after, "memory": memory}

@@ -67,6 +67,7 @@ class HopeBlock(Block):
         }[config.mixer]()
         self.out = nn.Linear(dim, dim, bias=False)
         self.continuum = ContinuumMemory(dim, config.periods, **cut)
+        self.mixer._is_part = self.continuum._is_part = True
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.states(state)
