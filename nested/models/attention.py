@@ -22,8 +22,8 @@ class Attention(nn.Module):
     """Causal attention with rotary positions: ``y, state = attention(x, state)``, x and y (B, T,
     D).
 
-    The state is the KV cache, {"keys", "values": (B, H, P, E)}, and grows by T. PyTorch's fast
-    kernels have no second derivative: to unroll training through attention, do so within
+    The state is the KV cache, {"keys", "values": (B, H, P, E)}, and grows by T. ``unroll``
+    trains through this layer as it is. A second derivative taken elsewhere needs
     ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises ``ValueError`` for the state of
     another layer or batch size.
     """

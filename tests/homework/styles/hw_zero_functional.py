@@ -40,21 +40,21 @@ def unroll(loss_fn: Callable, params: Tree, batches: Iterable, rule: UpdateRule)
 
 
 class MetaOptimizer(UpdateRule):
-    HIDDEN, LOW, HIGH = 6, math.log(0.01), math.log(3.0)
+    HIDDEN, LOW, HIGH = 16, math.log(0.01), math.log(1.0)
 
     def __init__(self) -> None:
         super().__init__()
         self.inner = torch.nn.Parameter(torch.linspace(-1, 1, self.HIDDEN))
-        self.shift = torch.nn.Parameter(torch.zeros(self.HIDDEN))
-        self.rate = torch.nn.Parameter(0.1 * torch.ones(self.HIDDEN))
-        self.drag = torch.nn.Parameter(0.1 * torch.linspace(1, -1, self.HIDDEN))
+        self.shift = torch.nn.Parameter(torch.linspace(-1, 1, self.HIDDEN).cos())
+        self.rate = torch.nn.Parameter(torch.zeros(self.HIDDEN))
+        self.drag = torch.nn.Parameter(torch.zeros(self.HIDDEN))
 
     def init(self, params):
         return {"velocity": {key: 0 * value for key, value in params.items()}}
 
     def forward(self, params, grads, state, loss):
-        feature = torch.asinh(torch.log(torch.abs(loss) + 1e-20) / 3)
-        hidden = torch.relu(self.inner * feature + self.shift) + 0.5
+        feature = torch.asinh(torch.log(torch.abs(loss) + 1e-20))
+        hidden = torch.tanh(self.inner * feature + self.shift)
         lr = torch.exp(self.LOW + (self.HIGH - self.LOW) * torch.sigmoid(hidden @ self.rate))
         momentum = 0.45 + 0.45 * torch.tanh(hidden @ self.drag)
         params, velocity = step(params, state["velocity"], grads, lr=lr, momentum=momentum)
