@@ -19,7 +19,6 @@ from nested.levels.forward import Params, State
 from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
-from nested.memory.second_backward import explain_second_backward
 from nested.memory.sequence import (
     ChunkedMemory,
     Position,
@@ -168,8 +167,6 @@ class ContinuumMemory(SequenceMemory):
             if isinstance(due, Tensor) or due:
                 weights = restarted(memory[i + 1]["now"], self.mixes[i], self.levels[i])
                 memory[i] = picked(due, {"start": weights, "now": weights}, memory[i])
-                for w in weights.values() if torch.is_grad_enabled() else ():
-                    explain_second_backward((), (w,), (w,))
         return tuple(memory)
 
 

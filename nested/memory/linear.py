@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from nested.levels.forward import State
 from nested.memory.gates import Gate
 from nested.memory.net import inverse, unit, widened
-from nested.memory.second_backward import explain_second_backward
 from nested.memory.sequence import Position, SequenceMemory
 from nested.support.checks import check_counts
 
@@ -59,10 +58,7 @@ class LinearMemory(SequenceMemory):
         return keys, widened(self.value(x)), queries, self.rate(rate), kept
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        made = self.look(x)
-        y, matrix = by_chunks(*made, memory["matrix"], self.objective, self.chunk)
-        if torch.is_grad_enabled():
-            explain_second_backward((), (matrix,), (x, made[0]))
+        y, matrix = by_chunks(*self.look(x), memory["matrix"], self.objective, self.chunk)
         return y, {"matrix": matrix}
 
 

@@ -1,65 +1,67 @@
-"""Words for a second backward through a state: its graph is freed, and PyTorch does not say why.
+"""A clear error for a second backward through a state: PyTorch's own names no state.
 
-Source: ``torch.autograd.graph.Node.register_prehook``, and ``retain_graph`` of ``backward``.
+Source: ``torch.autograd.graph.Node``, and ``retain_graph`` of ``Tensor.backward``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
 
+from nested.levels.forward import State
+
 MESSAGE = (
     "this backward goes through a state whose graph an earlier backward has freed: pass"
     " detached(state) on, or keep the graph with backward(retain_graph=True)"
 )
+KEY = "nested: backwards that freed this graph"
 
 
-def explain_second_backward(
-    before: Iterable[Tensor], after: Iterable[Tensor], on_path: Iterable[Tensor]
-) -> None:
-    """Let a backward through the tensors ``after`` (...) raise a clear error if it must fail.
-
-    ``before`` are the tensors (...) of the state that came in. What ``on_path`` holds lies on every
-    way back from a tensor that is new in ``after``: once a backward has freed one of these nodes,
-    another one has to stop there. The error is a ``RuntimeError``, as PyTorch's own.
-    """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+def watch_backward(y: Tensor, state: State) -> None:
+    """Note each backward through ``y`` (...) that frees the graph behind ``state``, nested tensors
+    (...). ``refuse_second_backward`` reads the notes."""
+    node = None if _is_traced() or y.grad_fn is None else next(_nodes(state), None)
+    if node is None:
         return
-    old = {id(x) for x in before}
-    nodes = {x.grad_fn for x in after if x.grad_fn is not None and id(x) not in old}
-    witnesses = {_first_that_saves(x.grad_fn) for x in on_path} - {None} if nodes else ()
-    if not witnesses:
-        return
-    freed = []
+    freed_by: list[int] = []
+    node.metadata[KEY] = freed_by  # no reference to the graph: a cycle would never be collected
+    y.grad_fn.register_prehook(lambda grads: _note_backward(freed_by))
 
-    def note(grads: tuple[Tensor, ...]) -> None:
-        if not torch._C._autograd._get_current_graph_task_keep_graph():
-            freed.append(True)
+
+def refuse_second_backward(state: State) -> None:
+    """Let a backward through ``state``, nested tensors (...), raise a clear ``RuntimeError`` if an
+    earlier backward has freed its graph."""
+    nodes = [] if _is_traced() else list(_nodes(state))
+    freed_by = nodes[0].metadata.get(KEY) if nodes else None
+    if freed_by is None:
+        return
 
     def refuse(grads: tuple[Tensor, ...]) -> None:
-        if freed:
+        if freed_by and freed_by[-1] != torch._C._current_graph_task_id():
             raise RuntimeError(MESSAGE)
+        _note_backward(freed_by)
 
-    for node in nodes:  # first: a node may be on its own way back
+    for node in nodes:
         node.register_prehook(refuse)
-    for node in witnesses:
-        node.register_prehook(note)
 
 
-def _first_that_saves(node: Node | None, steps: int = 6) -> Node | None:
-    """The first node on the way back from ``node`` that keeps tensors: others can run again."""
-    for _ in range(steps):
-        if node is None or _saves_tensors(type(node)):
-            return node
-        node = node.next_functions[0][0] if node.next_functions else None
-    return None
+def _note_backward(freed_by: list[int]) -> None:
+    if not torch._C._autograd._get_current_graph_task_keep_graph():
+        freed_by.append(torch._C._current_graph_task_id())
 
 
-@cache
-def _saves_tensors(kind: type) -> bool:
-    """Whether a node of this kind keeps tensors for its backward."""
-    return any(name.startswith("_raw_saved_") for name in dir(kind))
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def _nodes(state: State) -> Iterator[Node]:
+    """The nodes of the graph that made the tensors of ``state``."""
+    if isinstance(state, Tensor):
+        if state.grad_fn is not None:
+            yield state.grad_fn
+    elif isinstance(state, (dict, tuple, list)):
+        for part in state.values() if isinstance(state, dict) else state:
+            yield from _nodes(part)

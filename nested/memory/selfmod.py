@@ -66,8 +66,6 @@ class SelfModifyingTitans(ChunkedMemory):
     (the rules' first weights would have no gradient but by the first chunk), and as
     ``SequenceMemory`` does."""
 
-    written = 1  # skips
-
     def __init__(
         self,
         dim: int,

@@ -19,7 +19,7 @@ from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
 from nested.memory.scan import is_worth_it, scanned
-from nested.memory.second_backward import explain_second_backward
+from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.memory.short_texts import warn_of_short_texts
 from nested.support.checks import check_counts
 
@@ -101,6 +101,8 @@ class SequenceMemory(nn.Module):
             outputs.append(y)
         y = torch.cat(outputs, dim=1).to(x.dtype)
         if torch.is_grad_enabled() and not self._is_part:
+            refuse_second_backward(state)
+            watch_backward(y, memory)
             warn_of_short_texts(self, y, x.shape[1], is_new)
         after = position if isinstance(position, Tensor) else torch.tensor(position)
         return y, {"position": after, "memory": memory}
@@ -115,8 +117,6 @@ class ChunkedMemory(SequenceMemory):
     {"start", "now"}}, weights {name: (B, ...)} each. Raises ``ValueError`` for a ``chunk`` under 1,
     and as ``SequenceMemory`` does. Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
     """
-
-    written: int | None = None  # which tensor of ``look`` each write depends on, if one does
 
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, detach_every=detach_every)
@@ -153,10 +153,6 @@ class ChunkedMemory(SequenceMemory):
             outputs.append(y)
             position = position + y.shape[1]
             start = picked(position % self.chunk == 0, now, start)
-        if torch.is_grad_enabled() and self.written is not None:
-            before = *memory["start"].values(), *memory["now"].values()
-            after = *start.values(), *now.values()
-            explain_second_backward(before, after, (x, made[self.written]))
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
     def _sizes(self, position: Position, length: int) -> list[int]:

@@ -40,8 +40,6 @@ class TitansMemory(ChunkedMemory):
     ``SequenceMemory`` does.
     """
 
-    written = 1  # keys
-
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
         self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(2))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
-from nested.memory.second_backward import explain_second_backward
 from nested.memory.sequence import check_gathered, check_state
 
 
@@ -53,8 +52,6 @@ class Attention(nn.Module):
         (queries, keys), values = rotate(split[:2], past), split[2]
         keys = torch.cat([state["keys"], keys], dim=2)  # (B, H, P + T, E)
         values = torch.cat([state["values"], values], dim=2)
-        if torch.is_grad_enabled():
-            explain_second_backward((), (keys, values), (x,))
         mask = None
         if past and length > 1:
             mask = x.new_ones(length, past + length, dtype=torch.bool).tril(past)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
+from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.models.config import ModelConfig
 
 
@@ -44,7 +45,11 @@ class SequenceModel(nn.Module):
         for block, own in zip(self.blocks, self._states(state), strict=True):
             x, own = block(x, own)
             after.append(own)
-        return self.head(self.norm(x)), {"blocks": tuple(after)}
+        logits = self.head(self.norm(x))
+        if torch.is_grad_enabled():
+            refuse_second_backward(state)
+            watch_backward(logits, after)
+        return logits, {"blocks": tuple(after)}
 
     def _states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:
