@@ -19,6 +19,7 @@ from nested.levels.forward import Params, State
 from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
+from nested.memory.scan import joined, scanned
 from nested.memory.sequence import (
     ChunkedMemory,
     Position,
@@ -147,6 +148,9 @@ class ContinuumMemory(SequenceMemory):
 
     def _read_nested(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         """As sequential, in pieces that end where a level but the fastest moves."""
+        sizes = joined(cut(position, x.shape[1], self.periods[-1]), self.periods[-1])
+        if max(sizes) > self.periods[-1]:
+            return self._read_many(x.split(sizes, dim=1), memory, position)
         period = self.periods[1] if len(self.periods) > 1 else None
         outputs = []
         for flow in x.split(cut(position, x.shape[1], period), dim=1):
@@ -158,6 +162,33 @@ class ContinuumMemory(SequenceMemory):
             position = position + flow.shape[1]
             memory = self._restarted(after, position)
             outputs.append(flow)
+        return torch.cat(outputs, dim=1), memory
+
+    def _read_many(
+        self, parts: tuple[Tensor, ...], memory: State, position: Position
+    ) -> tuple[Tensor, State]:
+        """Read ``parts``, one of which is many whole periods of the slowest level: after each of
+        these all levels start from where they are now."""
+        names = [(i, name) for i, level in enumerate(memory) for name in level["now"]]
+
+        def step(seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
+            y, after = self._read_nested(*seen, unfolded(now), 0)
+            return y, {(i, name): after[i]["now"][name] for i, name in names}
+
+        def unfolded(now: Params) -> State:
+            levels = [{n: now[i, n] for j, n in names if j == i} for i in range(len(memory))]
+            return tuple({"start": weights, "now": weights} for weights in levels)
+
+        outputs = []
+        for part in parts:
+            if part.shape[1] > self.periods[-1]:
+                now = {(i, name): memory[i]["now"][name] for i, name in names}
+                y, now = scanned(step, (part,), now, self.periods[-1])
+                memory = unfolded(now)
+            else:
+                y, memory = self._read_nested(part, memory, position)
+            position = position + part.shape[1]
+            outputs.append(y)
         return torch.cat(outputs, dim=1), memory
 
     def _restarted(self, memory: list[State], position: Position) -> State:
@@ -175,9 +206,9 @@ def restarted(slower: Params, mixes: Tensor, level: ContinuumLevel) -> Params:
 
     ``mixes`` holds A of w1 and of w2, (2, D, D). Autocast is off: weights are what is remembered.
     """
-    (a1, a2), w1, w2 = widened(mixes), slower["w1"], slower["w2"]
+    a, w1, w2 = widened(mixes), slower["w1"], slower["w2"]
     with torch.autocast(w1.device.type, enabled=False):
-        return {"w1": a1 @ w1 + level.w1, "w2": a2 @ w2 + level.w2}  # eq. 72
+        return {"w1": a[0] @ w1 + level.w1, "w2": a[1] @ w2 + level.w2}  # eq. 72
 
 
 def check_periods(periods: tuple[int, ...], form: str) -> None:

@@ -11,10 +11,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from nested.levels.forward import State
+from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
 from nested.memory.net import inverse, unit, widened
-from nested.memory.sequence import Position, SequenceMemory
+from nested.memory.scan import joined, scanned
+from nested.memory.sequence import Position, SequenceMemory, cut
 from nested.support.checks import check_counts
 
 OBJECTIVES = ("l2", "dot")
@@ -128,16 +129,25 @@ def by_chunks(
     check_objective(objective)
     check_counts(chunk=chunk)
     check_tokens(keys, values, queries, rates, log_kept)
-    reads, seen = [], (x.split(chunk, dim=1) for x in (keys, values, queries, rates, log_kept))
-    for k, v, q, n, log_a in zip(*seen, strict=True):  # (B, C, D), (B, C)
+
+    def step(seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
+        (k, v, q, n, log_a), matrix = seen, now["matrix"]  # (B, C, D), (B, C), (B, D, D)
         n, (b, decay) = n[..., None], decays(log_a)
         u = n * v
         if objective == "l2":
             u = torch.baddbmm(u, -n * b * k, matrix.mT)
             u = inverse((n * decay * (k @ k.mT)).tril(-1)) @ u
-        reads.append(torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT))  # y_t = M_t q_t
-        matrix = b[:, -1:] * matrix + u.mT @ (decay[:, -1, :, None] * k)
-    return torch.cat(reads, dim=1), matrix
+        read = torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT)  # y_t = M_t q_t
+        return read, {"matrix": b[:, -1:] * matrix + u.mT @ (decay[:, -1, :, None] * k)}
+
+    sizes = joined(cut(0, keys.shape[1], chunk), chunk)
+    parts = (x.split(sizes, dim=1) for x in (keys, values, queries, rates, log_kept))
+    reads, now = [], {"matrix": matrix}
+    for seen in zip(*parts, strict=True):
+        is_many = seen[0].shape[1] > chunk
+        read, now = scanned(step, seen, now, chunk) if is_many else step(seen, now, now)
+        reads.append(read)
+    return torch.cat(reads, dim=1), now["matrix"]
 
 
 def decays(log_kept: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,11 +17,16 @@ FEWEST = 4  # chunks; fewer compile as fast one by one
 Step = Callable[[tuple[Tensor, ...], Params, Params], tuple[Tensor, Params]]
 
 
-def is_worth_it(chunks: int) -> bool:
-    """Whether ``scanned`` should read so many ``chunks``: many, and into a compiled graph. Before
-    torch 2.9 a scan had no gradient of what its body closes over."""
+def joined(sizes: list[int], chunk: int) -> list[int]:
+    """Join whole chunks of ``chunk`` tokens among the ``sizes`` of pieces (tokens), for
+    ``scanned``: where they are many and a graph is compiled. Before torch 2.9 a scan had no
+    gradient of what its body closes over."""
     is_compiling = torch.compiler.is_dynamo_compiling() and not torch.compiler.is_exporting()
-    return is_compiling and chunks >= FEWEST and torch.__version__ >= (2, 9)
+    whole = sizes.count(chunk)
+    if not is_compiling or whole < FEWEST or torch.__version__ < (2, 9):
+        return sizes
+    first = sizes.index(chunk)
+    return [*sizes[:first], whole * chunk, *sizes[first + whole :]]
 
 
 def scanned(

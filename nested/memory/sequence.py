@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.net import widened
-from nested.memory.scan import is_worth_it, scanned
+from nested.memory.scan import joined, scanned
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.memory.short_texts import warn_of_short_texts
 from nested.support.checks import check_counts
@@ -144,8 +144,9 @@ class ChunkedMemory(SequenceMemory):
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         start, now, outputs = memory["start"], memory["now"], []
-        sizes, made = self._sizes(position, x.shape[1]), self.look(x)
-        for seen in zip(*(widened(part).split(sizes, dim=1) for part in made), strict=True):
+        sizes = joined(cut(position, x.shape[1], self.chunk), self.chunk)
+        parts = (widened(part).split(sizes, dim=1) for part in self.look(x))
+        for seen in zip(*parts, strict=True):
             if seen[0].shape[1] > self.chunk:
                 y, now = scanned(self.step, seen, now, self.chunk)
             else:
@@ -154,15 +155,6 @@ class ChunkedMemory(SequenceMemory):
             position = position + y.shape[1]
             start = picked(position % self.chunk == 0, now, start)
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
-
-    def _sizes(self, position: Position, length: int) -> list[int]:
-        """How many tokens are read at once: at most a chunk, or many whole ones by ``scanned``."""
-        sizes = cut(position, length, self.chunk)
-        whole = sizes.count(self.chunk)
-        if not is_worth_it(whole):
-            return sizes
-        first = sizes.index(self.chunk)
-        return [*sizes[:first], whole * self.chunk, *sizes[first + whole :]]
 
 
 def cut(position: Position, length: int, period: int | None) -> list[int]:

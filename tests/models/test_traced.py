@@ -4,12 +4,14 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves, tree_map, tree_structure
 
+from nested.memory import ContinuumMemory
 from nested.memory.sequence import detached
 from tests.memory.memories import MEMORIES
 from tests.models.models import MODELS
 from tests.problems import generator
 
 ALL = {**{f"memory {name}": make for name, make in MEMORIES.items()}, **MODELS}
+ALL["memory nested, two levels"] = lambda dim, chunk: ContinuumMemory(dim, (2, chunk), "nested")
 CUTS = [3, 4, 8, 9, 15, 16]  # within chunks, at their ends, and at those of slower levels
 
 
@@ -74,9 +76,13 @@ def test_an_exported_program_starts_anew(name):
         assert_close(program(x), module(x))
 
 
-def test_the_compiler_takes_the_whole_graph_of_many_chunks_from_any_number():
-    """A part of a chunk, six whole ones in a loop that is compiled once, and a rest."""
-    module, x = build("memory titans", 31)
+@pytest.mark.parametrize(
+    "name, tokens",
+    [("memory titans", 31), ("memory linear", 31), ("memory nested, two levels", 21)],
+)
+def test_the_compiler_takes_the_whole_graph_of_many_chunks_from_any_number(name, tokens):
+    """A part of a chunk, whole ones in a loop that is compiled once, and a rest."""
+    module, x = build(name, tokens)
     _, state = module(x[:, :3])
     state = {**detached(state), "position": 3}
     assert_compiles(module, x[:, 3:], state)
