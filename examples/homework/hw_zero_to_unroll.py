@@ -55,7 +55,7 @@ Source: Andrychowicz et al. 2016, arXiv 1606.04474, whose idea this is; Maclauri
 A good answer has five parts of five to fifteen lines each. Task 1: the gradient is PyTorch's, and
 can be differentiated. Task 2: it moves as torch.optim.SGD does. Task 3: every hypergradient comes
 out as changing lr, momentum or w_0 by 1e-5 says. Task 4: the rule is bounded, and its moves follow
-from its signals. Task 5: after 60 meta-steps the rule trains nets better that it never met.
+from its signals. Task 5: after 150 meta-steps the rule trains nets better that it never met.
 
 Grade it:  python -m nested.homework grade --only hw_zero
 Time: about 4 hours. Difficulty: 3 of 5. Stuck? Add --hint to the command.

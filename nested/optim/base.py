@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
-from nested.optim.sharded import is_cut_inside
+from nested.optim.sharded import is_cut_inside, whole
 
 INFINITY = math.inf
 NOT_SETTINGS = {  # what else a group may hold: the tensors, names, and what schedulers put there
@@ -156,7 +156,9 @@ def is_look(state: Mapping[Any, Any], groups: list[dict[str, Any]]) -> bool:
     if state or any(float(group.get("lr", 0)) for group in groups):
         return False
     grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-    return bool(grads) and not any(grad.any() for grad in grads)
+    if not grads or any(grad.is_sparse for grad in grads):
+        return False
+    return not any(whole(grad.abs().sum()).item() for grad in grads if not grad.is_meta)
 
 
 def check_keys(name: str, group: Mapping[str, Any], settings: Iterable[str]) -> None:

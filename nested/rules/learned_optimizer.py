@@ -22,7 +22,7 @@ from torch.utils._pytree import (
 )
 
 from nested.levels.rule import UpdateRule
-from nested.optim.base import INFINITY, MemoryOptimizer
+from nested.optim.base import INFINITY, MemoryOptimizer, is_look
 from nested.rules.guard import (
     KEPT,
     Record,
@@ -34,7 +34,7 @@ from nested.rules.guard import (
     note_promise,
     rise_since_kept,
 )
-from nested.rules.pieces import MATRICES, averaged, gathered, put_back, split, total_of
+from nested.rules.pieces import MATRICES, averaged, gathered, put_back, split
 from nested.rules.pretrained import fingerprint, is_checkpoint, load_rule, outside_of, read_card
 from nested.rules.saved_state import check_made_for, completed
 
@@ -150,7 +150,7 @@ class LearnedOptimizer(MemoryOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if loss is None and not self.state and _is_look(self.param_groups):
+        if loss is None and is_look(self.state, self.param_groups):
             for group in self.param_groups:
                 self.begin(group, [p for p in group["params"] if p.grad is not None and p.numel()])
             return None
@@ -311,15 +311,6 @@ def _in_order(name: Any, params: Any, total_steps: int | None) -> tuple[Path | s
     if params is None:
         raise TypeError("from_pretrained needs params: those of the net to train")
     return name, params, total_steps
-
-
-def _is_look(groups: list[dict[str, Any]]) -> bool:
-    """Whether a first step is only made to look at the state, as ``torch.distributed.checkpoint``
-    does: all rates and all gradients are zero."""
-    grads = [p.grad for group in groups for p in group["params"] if p.grad is not None]
-    if any(float(group["lr"]) for group in groups) or any(g.is_sparse for g in grads):
-        return False
-    return not any(g.is_meta or total_of(g.abs()).item() for g in grads)
 
 
 def _as_scalar(loss: Tensor | float) -> Tensor:

@@ -18,8 +18,8 @@ from tests.homework.mutants.mutant import Mutant
 class Box(Sandbox):
     """Answers as the student's process does, in this one: no start to wait for."""
 
-    def __init__(self, path: Path, slot: str) -> None:
-        self.file, self.served = path, SLOTS[slot].serve(load(path))
+    def __init__(self, path: Path, slot: str, seed: int = 0) -> None:
+        self.file, self.served = path, SLOTS[slot].serve(load(path, seed))
 
     def ask(self, function: str, *args: Any, **more: Any) -> dict[str, Any]:
         question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
@@ -40,7 +40,7 @@ def look(path: Path, slot: str, names: list[str], seed: int = 0) -> dict[str, Ve
     with Sandbox(path, slot, 60.0) as sandbox:
         for check in SLOTS[slot].checks:
             if check.name in names:
-                box = sandbox if "state, not K" in check.name else Box(path, slot)
+                box = sandbox if "state, not K" in check.name else Box(path, slot, seed)
                 subject = SLOTS[slot].subject(box)
                 verdicts[check.name] = run_check(check, subject, seed).verdict
     return verdicts
