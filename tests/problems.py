@@ -14,6 +14,12 @@ from nested import (
     slow_weights_step,
 )
 from nested.unroll.over_tasks import stack_tasks
+from nested.unroll.registry import BACKENDS
+
+
+def available(*backends):
+    """Those of the ``backends`` that are there: ``nested/fast`` may be deleted."""
+    return [name for name in backends if name in BACKENDS]
 
 
 def generator(seed=0):

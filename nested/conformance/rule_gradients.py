@@ -25,8 +25,8 @@ from nested.conformance.small_problem import (
     used_state,
 )
 from nested.levels.forward import Params, State
+from nested.levels.lend import call_with
 from nested.levels.rule import Step, UpdateRule
-from nested.support.lend import call_with
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import unroll
 from nested.unroll.over_tasks import pick_task, stack_tasks

@@ -9,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from nested.levels.forward import Params, State
+from nested.levels.lend import call_with
 from nested.levels.rule import Step, UpdateRule
-from nested.support.lend import call_with
 from nested.tasks.family import TaskFamily
 
 Served = dict[str, Callable]

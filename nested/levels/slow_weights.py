@@ -13,13 +13,12 @@ from nested.levels.momentum import add_scaled
 
 
 def slow_weights_step(params: Params, buffer: Params, lr: Tensor | float) -> Params:
-    """Return the next weights, ``w <- w - eta v``: pure, and differentiable in all three arguments.
+    """Move the weights against the buffer: ``w <- w - eta v``.
 
     ``params`` and ``buffer`` are {name: (...)} with the same names and shapes, and so is the
-    result; ``lr`` (eta, weight change per unit of buffer and inner step) is a float, a scalar
-    tensor, or one eta for each of T tasks, (T,), whose tensors are (T, ...). Raises ``KeyError``
-    for a weight without a buffer. A tensor keeps its gradient: that is how level 4 learns. With
-    ``momentum_step`` this is ``torch.optim.SGD(momentum=mu)``.
+    result. ``lr`` (eta) is a float, a tensor (), or one eta for each of T tasks, (T,). The function
+    is pure, and differentiable in all three arguments: that is how level 4 learns ``lr``. Raises
+    ``KeyError`` for a weight without a buffer. With ``momentum_step`` this is
+    ``torch.optim.SGD(momentum=mu)``.
     """
-    # w <- w - eta v
-    return add_scaled(params, buffer, -lr)
+    return {name: add_scaled(w, -lr, buffer[name]) for name, w in params.items()}

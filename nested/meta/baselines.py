@@ -19,8 +19,8 @@ from nested.levels.forward import Batch, LossFn, Params
 from nested.support.checks import check_counts
 from nested.tasks.family import TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
-from nested.unroll.eager import inner_gradient
-from nested.unroll.plain_nets import of_tasks
+from nested.unroll.gradient import loss_and_gradient
+from nested.unroll.registry import loss_over_tasks
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     ``IndexError`` for no candidates.
     """
     count = len(candidates)
-    loss_fn = of_tasks(draw.loss_fn, draw.params)
+    loss_fn = loss_over_tasks(draw.loss_fn, draw.params)
 
     def repeat(x: Tensor) -> Tensor:  # (T, ...) -> (C T, ...), as so many tasks
         return x.detach().expand(count, *x.shape).flatten(0, 1)
@@ -96,7 +96,7 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     losses = []
     for step, batch in enumerate(draw.batches):
         batch = tree_map(repeat, batch)
-        loss, grads = inner_gradient(loss_fn, params, batch, differentiable=False, time_dim=1)
+        loss, grads = loss_and_gradient(loss_fn, params, batch, differentiable=False, dims=1)
         for c, group in enumerate(optimizer.param_groups):
             group.update(candidates[c].at(step))
             for view, grad in zip(views[c], grads.values(), strict=True):

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_map_only
 
 from nested.levels.detach import detached
 from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.lend import call_with
 from nested.levels.rule import Step, UpdateRule
 from nested.meta.config import MetaConfig
-from nested.meta.meta_step import MetaStep, Moved
+from nested.meta.meta_step import MetaStep, MetaStepResult
 from nested.meta.objective import task_losses
 from nested.meta.wrapped import Wrapped
-from nested.support.lend import call_with
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.over_tasks import over_tasks
 
@@ -61,7 +61,7 @@ class EvolutionStep(MetaStep):
     """
 
     def __init__(self, rule: UpdateRule, config: MetaConfig, generator: Generator) -> None:
-        super().__init__(rule, config, waits=True)
+        super().__init__(rule, config)
         self.generator = generator
         self.learned_names = [n for n, p in rule.named_parameters() if p.requires_grad]
         self.sums: Params = {}  # of perturbations since the runs began, {name: (N, ...)}
@@ -72,7 +72,7 @@ class EvolutionStep(MetaStep):
 
     def estimate(
         self, loss_fn: LossFn, params: Params, state: State, batches: list[Batch], query: Batch
-    ) -> tuple[Moved, tuple[Tensor, ...]]:
+    ) -> tuple[MetaStepResult, tuple[Tensor, ...]]:
         """As in ``MetaStep``, for N particles at ``params`` {name: (N, ...)}. Raises what
         ``unroll_tasks`` does."""
         config, sigma = self.config, self.config.sigma
@@ -100,7 +100,7 @@ class EvolutionStep(MetaStep):
             )
         signals = {name: signal.float().mean() for name, signal in run.signals.items()}
         rest = detached((run.params, run.state))
-        return Moved(*rest, losses.mean(), losses.new_zeros(()), signals), grads
+        return MetaStepResult(*rest, losses.mean(), losses.new_zeros(()), signals), grads
 
     def _draw(self, like: Tensor) -> Tensor:
         """Perturbations (N, ...) of a parameter (...), the second of each pair minus the first."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from nested.levels.forward import Batch, LossFn
-from nested.unroll.plain_nets import of_tasks
+from nested.unroll.registry import loss_over_tasks
 from nested.unroll.trajectory import Trajectory
 
 OBJECTIVES = ("mean", "query", "log")
@@ -26,7 +26,7 @@ def scored_losses(loss_fn: LossFn, trajectory: Trajectory, query: Batch) -> Tens
     ``trajectory.losses`` alone would give it no credit, and at K = 1 a hypergradient of zero.
     Raises ``ValueError`` or ``RuntimeError`` for a query batch of another T.
     """
-    after_last = of_tasks(loss_fn, trajectory.params)(trajectory.params, query)
+    after_last = loss_over_tasks(loss_fn, trajectory.params)(trajectory.params, query)
     return torch.cat([trajectory.losses[:, 1:], after_last[:, None]], dim=1)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from nested.levels.forward import Batch, LossFn, Params
+from nested.levels.lend import call_with, unchanged
 from nested.levels.rule import UpdateRule
 from nested.meta.baselines import (
     BASELINES,
@@ -27,7 +28,6 @@ from nested.meta.baselines import (
     tune,
 )
 from nested.meta.objective import scored_losses
-from nested.support.lend import call_with, unchanged
 from nested.tasks.family import TaskFamily
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.over_tasks import over_tasks

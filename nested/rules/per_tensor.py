@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from nested.levels.context import SCALES, look
+from nested.levels.context import FEATURES, context_vector
 from nested.levels.forward import Params, State
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.levels.momentum import momentum_step
@@ -50,7 +50,7 @@ class PerTensorRule(MetaOptimizer):
         *,
         generator: Generator | None = None,
     ) -> None:
-        context = (*SCALES, log_weight_size, log_count)
+        context = (*FEATURES, log_weight_size, log_count)
         super().__init__(hidden, lr_range, momentum_range, context, generator=generator)
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
@@ -58,8 +58,8 @@ class PerTensorRule(MetaOptimizer):
         for name, p in params.items():
             own, grad, buffer = {name: p}, {name: grads[name]}, {name: state["momentum"][name]}
             seen = {"step": state["step"], "grads": grad, "buffer": buffer}
-            context = look(self.context, loss=loss, params=own, **seen)
-            context = context.add(loss.detach().unsqueeze(-1), alpha=0)  # not finite: the low ends
+            context = context_vector(self.context, loss=loss, params=own, **seen)
+            context = torch.where(torch.isfinite(loss).unsqueeze(-1), context, torch.nan)
             lr, momentum = self.signals(context)
             buffers |= momentum_step(buffer, grad, momentum)
             moved |= slow_weights_step(own, {name: buffers[name]}, lr)

@@ -5,7 +5,7 @@ Source: the documentation of ``torch.func``, ``torch.inference_mode`` and ``torc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,8 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import mse_loss
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 
@@ -26,20 +24,6 @@ def in_transform() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-class ForwardMode(TorchFunctionMode):
-    """Writes ``mse_loss`` out: PyTorch's own gradient of it fails in forward mode."""
-
-    def __torch_function__(
-        self, function: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        kwargs = {name: value for name, value in (kwargs or {}).items() if value is not None}
-        if function is not mse_loss or kwargs.keys() - {"reduction"} or len(args) != 2:
-            return function(*args, **kwargs)
-        errors = (args[0] - args[1]).square()
-        reduction = kwargs.get("reduction", "mean")
-        return errors if reduction == "none" else getattr(errors, reduction)()
 
 
 @contextmanager

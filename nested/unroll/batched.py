@@ -18,12 +18,18 @@ from torch.utils._pytree import tree_leaves
 from nested.levels.detach import detached
 from nested.levels.forward import Batch, LossFn, Params, State
 from nested.levels.rule import Step, UpdateRule
-from nested.support.autograd import has_inference_tensors, outside_inference, with_autograd
-from nested.unroll.dispatch import BACKENDS, check_backend, unroll
-from nested.unroll.inputs import check_data, check_inputs, check_state, told_of
+from nested.support.autograd import (
+    has_inference_tensors,
+    in_transform,
+    outside_inference,
+    with_autograd,
+)
+from nested.unroll.dispatch import check_backend, unroll
+from nested.unroll.inputs import check_data, check_inputs, check_state, with_horizon
 from nested.unroll.over_tasks import over_tasks, pick_task, stack_tasks
-from nested.unroll.plain_nets import of_tasks
+from nested.unroll.registry import BACKENDS, loss_over_tasks
 from nested.unroll.trajectory import Trajectory
+from nested.unroll.transforms import InTransform
 
 
 def unroll_tasks(
@@ -53,23 +59,19 @@ def unroll_tasks(
         runs = [unroll(loss_fn, p, b, rule, s, backend=backend, **how) for p, b, s in each]
         with torch.set_grad_enabled(differentiable):
             return stack_tasks(runs)
-    first = over_tasks(told_of(rule, len(batches)).init)(params)
+    first = over_tasks(with_horizon(rule, len(batches)).init)(params)
     state = first if state is None else state
     check_state(state, first)
     if not differentiable:
         params, state = detached((params, state))
+    losses = loss_over_tasks(loss_fn, params)
+    losses = InTransform(losses, dims=1) if in_transform() else losses
     try:
         with with_autograd(rule):  # each backend turns it off where it is not wanted
             if has_inference_tensors((params, batches[0], state)):
                 params, batches, state = outside_inference((params, batches, state))
             trajectory = BACKENDS[backend](
-                of_tasks(loss_fn, params),
-                params,
-                batches,
-                rule_of_tasks(rule),
-                state,
-                time_dim=1,
-                **how,
+                losses, params, batches, rule_of_tasks(rule), state, time_dim=1, **how
             )
     except RuntimeError:
         loss_fn(*pick_task((params, batches[0]), 0))  # one task's error has plainer words
@@ -79,8 +81,8 @@ def unroll_tasks(
 
 
 def rule_of_tasks(rule: UpdateRule) -> UpdateRule:
-    """The rule that moves T tasks, all its tensors (T, ...): ``rule`` itself, if the class that
-    defines its ``forward`` says that it takes them, else by ``torch.vmap``. Raises nothing."""
+    """Return a rule that moves T tasks, all its tensors (T, ...). It is ``rule`` itself, if the
+    class that defines its ``forward`` sets ``takes_tasks``, else one by ``torch.vmap``."""
     owner = next(kind for kind in type(rule).__mro__ if "forward" in vars(kind))
     return rule if vars(owner).get("takes_tasks") else _ByVmap(rule)
 

@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves, tree_structure
 from nested.levels.forward import Batch, Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.support.autograd import in_transform
-from nested.support.cuda_graph import is_recording
 
 
 def check_inputs(params: Params, batches: Sequence[Batch], rule: UpdateRule) -> None:
@@ -84,16 +83,15 @@ def check_state(state: State, expected: State) -> None:
         raise ValueError(f"state is not one of this rule on these params: {got} is not {wanted}")
 
 
-def told_of(rule: UpdateRule, steps: int) -> UpdateRule:
-    """The rule itself; or, if it is to be told its horizon and was not, told that it is ``steps``,
-    so that its state starts with leaves (...) that fit. Raises nothing."""
-    is_told = getattr(rule, "total_steps", steps) is not None
-    return rule if is_told else rule.for_horizon(steps)
+def with_horizon(rule: UpdateRule, steps: int) -> UpdateRule:
+    """Return ``rule``, with its horizon set to ``steps`` if it needs one and has none. Its first
+    state, tensors (...), may depend on that."""
+    has_horizon = getattr(rule, "total_steps", steps) is not None
+    return rule if has_horizon else rule.for_horizon(steps)
 
 
 def in_order(tree: Any) -> Any:
-    """The same nested tensors (...), the keys of all dicts sorted: their order means nothing.
-    Raises nothing."""
+    """Sort the keys of all dicts in nested tensors (...): their order means nothing."""
     if isinstance(tree, dict):
         return {key: in_order(tree[key]) for key in sorted(tree, key=str)}
     if type(tree) in (list, tuple):
@@ -111,15 +109,11 @@ def check_data(batches: Sequence[Batch], results: Any, name: str = "batches") ->
     """Raise ``ValueError`` when one of the tensors in ``results`` is not finite because a batch is
     not, or is empty (batches are nested tensors (B, ...)); ``name`` is what to call the batches.
 
-    The batches are looked at only when a result is not finite, so that good data costs one look at
-    the results; a run that diverged on good data is returned as it is. While a CUDA graph is being
-    recorded, or inside a transform of ``torch.func``, nothing can be looked at.
+    The batches are read only when a result is not finite, so that good data costs one check of the
+    results. A run that diverged on good data is returned as it is. Inside a transform of
+    ``torch.func`` nothing can be read.
     """
-    if (
-        is_recording()
-        or in_transform()
-        or all(torch.isfinite(leaf).all() for leaf in tree_leaves(results))
-    ):
+    if in_transform() or all(torch.isfinite(leaf).all() for leaf in tree_leaves(results)):
         return
     for k, batch in enumerate(batches):
         which = f"{name}[{k}]" if name == "batches" else name

@@ -11,9 +11,9 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from nested.levels.forward import Batch, LossFn, Params, State, is_functional_loss, loss_of
+from nested.levels.forward import Batch, FunctionalLoss, LossFn, Params, State, loss_of
+from nested.levels.lend import copied, make_embeddings_dense, unchanged
 from nested.levels.rule import UpdateRule
-from nested.support.lend import copied, make_embeddings_dense, unchanged
 from nested.unroll.inputs import check_loss, check_step
 from nested.unroll.trajectory import Trajectory, stack_trajectory
 
@@ -108,7 +108,7 @@ def _import_higher() -> ModuleType:
 
 
 def _check_parts(loss_fn: LossFn, params: Params, batches: Sequence[Batch], state: State) -> None:
-    if not is_functional_loss(loss_fn):
+    if type(loss_fn) is not FunctionalLoss:
         raise TypeError("the higher backend needs a loss made by functional_loss; use 'eager'")
     if not (isinstance(state, dict) and "momentum" in state):
         raise TypeError("the higher backend needs a rule that keeps state['momentum']; use 'eager'")

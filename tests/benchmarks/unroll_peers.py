@@ -15,9 +15,9 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
 from nested import MetaOptimizer, UpdateRule, functional_loss, unroll, unroll_tasks
-from nested.levels.context import look
+from nested.levels.context import context_vector
 from nested.unroll.over_tasks import stack_tasks
-from nested.unroll.plain_nets import of_tasks
+from nested.unroll.registry import loss_over_tasks
 
 SIZES = {"S": ([64, 32, 10], 32), "M": ([784, 256, 256, 10], 64)}  # widths, B
 TASKS = 16
@@ -60,7 +60,7 @@ def make_problem(workload: str, steps: int, dtype: torch.dtype = torch.float32) 
 def level_4(rule: MetaOptimizer, loss: Tensor, step: int) -> tuple[Tensor, Tensor]:
     step = torch.tensor(float(step), dtype=loss.dtype)
     seen = {"loss": loss, "step": step, "params": None, "grads": None, "buffer": None}
-    return rule.signals(look(rule.context, **seen))
+    return rule.signals(context_vector(rule.context, **seen))
 
 
 def ours(problem: Problem, backend: str) -> Tensor:
@@ -72,7 +72,7 @@ def ours(problem: Problem, backend: str) -> Tensor:
 def ours_many(problem: Problem, backend: str) -> Tensor:
     params, batches, query = problem.tasks
     run = unroll_tasks(problem.loss_fn, params, batches, problem.rule, backend=backend)
-    return run.losses.mean() + of_tasks(problem.loss_fn, params)(run.params, query).mean()
+    return run.losses.mean() + loss_over_tasks(problem.loss_fn, params)(run.params, query).mean()
 
 
 def forward(weights: list[Tensor], inputs: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from nested.models import Hope, ModelConfig
 from nested.tasks import AssociativeRecall, ChangingKeys, Copying, Needle
 from nested.tasks.sequences import accuracy
 from nested.tasks.stack import stack_batch, stack_init
-from tests.problems import generator
+from tests.problems import available, generator
 
 
 def drawn(family, seed=0):
@@ -82,7 +82,7 @@ def recall_by(mixer):
     return AssociativeRecall(2, 4, batch_size=8, make_model=make_model)
 
 
-@pytest.mark.parametrize("backend", ["eager", "checkpoint", "higher"])
+@pytest.mark.parametrize("backend", available("eager", "checkpoint", "higher"))
 @pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod", "attention"])
 def test_models_are_trained_by_the_same_loop(mixer, backend):
     """K inner steps over a model whose own inner steps are tokens: the hypergradient goes through

@@ -21,7 +21,9 @@ from nested import (
     unroll_tasks,
 )
 from nested.unroll.over_tasks import over_tasks, pick_task, stack_tasks
-from tests.problems import ConstantRule, generator, learned_rule, problem, repeat_tasks
+from tests.problems import ConstantRule, available, generator, learned_rule, problem, repeat_tasks
+
+needs_fast = pytest.mark.skipif(not available("compile"), reason="nested/fast was deleted")
 
 mse_loss = nn.functional.mse_loss
 
@@ -96,7 +98,7 @@ def test_constants_stay_constants_inside_a_transform(how):
 
 
 @pytest.mark.parametrize("run", [unroll, unroll_tasks])
-@pytest.mark.parametrize("backend", ["eager", "checkpoint"])
+@pytest.mark.parametrize("backend", available("eager", "checkpoint"))
 def test_inference_mode_changes_nothing(run, backend):
     model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2)).double()
     loss_fn, params, batches, _ = problem(3, model=model)
@@ -242,6 +244,7 @@ def test_a_function_that_vmap_cannot_run_warns_once():
     assert torch.equal(pick_task(first, 1), x[1] if x[1].sum() > 0 else -x[1])
 
 
+@needs_fast
 def test_quadratics_compile_falls_back_where_control_flow_depends_on_data():
     loss_fn, params, batches, _ = problem(4)
     loss_fn, rule = depends_on_data(loss_fn), learned_rule()
@@ -260,7 +263,7 @@ def test_a_loss_that_is_no_scalar_is_refused_inside_a_transform_too():
         torch.func.grad(lambda lr: unroll(by_row, params, batches, Plain(lr)).losses.sum())(LR)
 
 
-@pytest.mark.parametrize("backend", ["eager", "checkpoint", "higher"])
+@pytest.mark.parametrize("backend", available("eager", "checkpoint", "higher"))
 def test_models_with_several_inputs_unroll(backend):
     class Scaled(nn.Linear):
         def forward(self, x, scale):
@@ -278,7 +281,7 @@ def test_models_with_several_inputs_unroll(backend):
     torch.testing.assert_close(together.losses, expected.losses.expand(2, 3))
 
 
-@pytest.mark.parametrize("backend", ["checkpoint", "compile", "higher"])
+@pytest.mark.parametrize("backend", available("checkpoint", "compile", "higher"))
 def test_other_backends_say_that_they_do_not_run_in_a_transform(backend):
     outcome = last_loss(False, backend=backend)
     with pytest.raises(ValueError, match="does not run inside torch.func.*use backend='eager'"):

@@ -8,10 +8,12 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 from nested import MetaConfig, functional_loss, meta_train, unroll, unroll_tasks
-from nested.support.lend import call_with
+from nested.levels.lend import call_with
 from nested.tasks import Quadratics
 from nested.unroll.over_tasks import stack_tasks
-from tests.problems import ConstantRule, generator, learned_rule
+from tests.problems import ConstantRule, available, generator, learned_rule
+
+needs_fast = pytest.mark.skipif(not available("compile"), reason="nested/fast was deleted")
 
 mse_loss = nn.functional.mse_loss
 
@@ -146,7 +148,7 @@ def trained_by_torch(model, batches, lr, momentum):
     return torch.stack(losses)
 
 
-@pytest.mark.parametrize("backend", ["eager", "checkpoint", "higher"])
+@pytest.mark.parametrize("backend", available("eager", "checkpoint", "higher"))
 @pytest.mark.parametrize("name", MODELS)
 def test_it_trains_as_torch_does_and_leaves_no_trace(name, backend):
     model, batches = draw(name)
@@ -194,6 +196,7 @@ def test_tasks_are_those_taken_one_by_one(name):
         torch.testing.assert_close(together.params[name], ends, rtol=1e-9, atol=1e-11)
 
 
+@needs_fast
 def test_the_compiled_backend_leaves_padding_rows_of_all_tasks_alone():
     model, batches = draw("padding")
     start = {name: p.detach() for name, p in model.named_parameters()}
@@ -210,6 +213,7 @@ def test_the_compiled_backend_leaves_padding_rows_of_all_tasks_alone():
     torch.testing.assert_close(run.losses.detach(), expected, rtol=1e-10, atol=1e-12)
 
 
+@needs_fast
 def test_the_compiled_backend_takes_a_layer_that_stands_twice():
     model, batches = draw("a layer twice")
     params, rule = dict(model.named_parameters()), ConstantRule(0.1, 0.5)
@@ -230,7 +234,7 @@ def test_the_compiled_backend_takes_a_layer_that_stands_twice():
         nn.InstanceNorm1d(3, affine=True, track_running_stats=True),
     ],
 )
-@pytest.mark.parametrize("backend", ["eager", "checkpoint", "higher"])
+@pytest.mark.parametrize("backend", available("eager", "checkpoint", "higher"))
 @pytest.mark.parametrize("many", [False, True])
 def test_a_model_that_writes_to_its_tensors_is_refused_and_unchanged(model, backend, many):
     takes_words = any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in model.modules())

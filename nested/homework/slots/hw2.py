@@ -19,13 +19,13 @@ from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
 from nested.homework.slots.gain import judge_gain, learn_and_race
 from nested.homework.slots.slot import Slot
-from nested.levels.context import Context, observe
+from nested.levels.context import FEATURES
 from nested.levels.forward import Params
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.meta.config import MetaConfig
 from nested.tasks.digits import Digits
 
-BUILT_IN = tuple(name for name in Context._fields if name != "progress")
+BUILT_IN = tuple(FEATURES)
 TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=20, tasks=8)
 RANGES = {"lr_range": (1e-2, 2.0), "momentum_range": (0.0, 0.9)}  # in which no run diverges
 HORIZON = 20
@@ -51,8 +51,7 @@ def _probe_own(feature: Feature, seed: int) -> Evidence:
     for name in BUILT_IN:
 
         def built_in(seen: dict, name: str = name) -> Tensor:
-            seen = {key: value for key, value in seen.items() if key != "params"}
-            return getattr(observe((name,), **seen), name)
+            return FEATURES[name].compute(**seen)
 
         values[name] = torch.stack([torch.vmap(built_in)(seen) for seen in runs], dim=1)
     with torch.no_grad():

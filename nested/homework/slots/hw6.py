@@ -20,7 +20,7 @@ from nested.homework.serve import Served, serve_rule
 from nested.homework.slots.moves import NETS
 from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params
-from nested.support.lend import call_with
+from nested.levels.lend import call_with
 
 SHAPES = ((4, 3), (3, 4), (1, 5), (6, 1), (9, 33), (40, 12))  # (R, C) that a key is asked for
 SCALES = (0.0, 1e-30, 1.0, 1e30)

@@ -20,9 +20,9 @@ from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
 from nested.homework.slots.slot import Slot
 from nested.levels.forward import Params, State
+from nested.levels.lend import call_with
 from nested.memory.gates import shut
 from nested.memory.sequence import SequenceMemory
-from nested.support.lend import call_with
 
 SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta, and none
 DELTAS = (1.0, 0.3)

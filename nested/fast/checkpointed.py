@@ -20,9 +20,9 @@ from torch.autograd.function import once_differentiable
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.lend import call_with, version
 from nested.levels.rule import UpdateRule
 from nested.support.autograd import with_autograd
-from nested.support.lend import call_with, versions
 from nested.unroll.eager import unroll_eager
 from nested.unroll.trajectory import Trajectory, join
 
@@ -72,7 +72,7 @@ class _Replay:
     out_spec: Any = None
 
     def __post_init__(self) -> None:
-        self.versions = versions(self.segments)  # saving K batches makes holes in memory
+        self.versions = _versions(self.segments)  # saving K batches makes holes in memory
 
     def run(
         self, leaves: Sequence[Tensor], spec: Any, segment: list[Batch], differentiable: bool
@@ -112,7 +112,7 @@ class _Checkpointed(torch.autograd.Function):
     def backward(ctx: Any, *d_out: Tensor | None) -> tuple:
         replay, count = ctx.replay, len(ctx.replay.learned)
         start = ctx.saved_tensors[count:]
-        if replay.versions != versions(replay.segments):
+        if replay.versions != _versions(replay.segments):
             raise RuntimeError("a batch was changed in place before the backward pass")
         starts, ctx.starts = ctx.starts or replay.all(start)[1], None  # let go of one by one
         d_learned = [torch.zeros_like(p) for p in replay.learned]
@@ -183,6 +183,10 @@ def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batc
             "the checkpoint backend finds gradients of the rule's own parameters, the initial"
             " weights and the initial state, but the steps depend on others too: use 'eager'"
         )
+
+
+def _versions(batches: Any) -> list[int]:
+    return [version(x) for x in _tensors(batches)]
 
 
 def _tensors(batches: Any) -> list[Tensor]:

@@ -2,6 +2,7 @@
 
 ``torch.func.functional_call`` swaps the tensors. This file adds what it leaves to its caller:
 layers that stand under two names, attributes that a forward pass sets, and writes in place.
+Source: the notes on ``functional_call`` in PyTorch's documentation.
 """
 
 from __future__ import annotations
@@ -25,31 +26,11 @@ def call_with(module: nn.Module, tensors: dict[str, Tensor], *args: Any, **kwarg
     """Call ``module`` with ``tensors`` in place of its parameters and buffers of these names.
 
     ``tensors`` is {name: (...)}, named as ``named_parameters`` and ``named_buffers`` name them. A
-    tensor that stands under several names is replaced everywhere, and afterwards is the module's
-    own again. Raises what the module raises.
+    tensor that stands under several names is replaced everywhere, and is the module's again
+    afterwards.
     """
     lent = everywhere(tensors, places(module))
     return functional_call(module, lent, args, kwargs, tie_weights=False)
-
-
-@contextmanager
-def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Restore, on leaving, all attributes of ``modules``: those that ``model.modules()`` gives.
-
-    The weight that the hook of an old ``weight_norm`` sets is such an attribute.
-    """
-    if torch.compiler.is_compiling():
-        yield
-        return
-    before = [(each, vars(each).copy()) for each in modules]
-    try:
-        yield
-    finally:
-        for each, attributes in before:
-            now = vars(each)
-            if len(now) != len(attributes) or any(map(is_not, now.values(), attributes.values())):
-                now.clear()
-                now.update(attributes)
 
 
 def places(module: nn.Module) -> dict[str, list[str]]:
@@ -59,13 +40,13 @@ def places(module: nn.Module) -> dict[str, list[str]]:
     if it is given both names, and then does not swap it back.
     """
     first_names: dict[int, str] = {}
-    found: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for prefix, each in module.named_modules():
         for attribute, tensor in chain(each._parameters.items(), each._buffers.items()):
             if tensor is not None:
                 name = f"{prefix}.{attribute}" if prefix else attribute
-                found.setdefault(first_names.setdefault(id(tensor), name), []).append(name)
-    return found
+                names_of.setdefault(first_names.setdefault(id(tensor), name), []).append(name)
+    return names_of
 
 
 def everywhere(tensors: dict[str, Tensor], names_of: dict[str, list[str]]) -> dict[str, Tensor]:
@@ -75,12 +56,21 @@ def everywhere(tensors: dict[str, Tensor], names_of: dict[str, list[str]]) -> di
     }
 
 
-def versions(tree: Any) -> list[int]:
-    """Count how often each tensor (...) in a nested structure was written to in place.
+@contextmanager
+def unchanged(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Restore, on leaving, all attributes of ``modules``: those that ``model.modules()`` gives.
 
-    Inference tensors keep no count, and give 0.
+    The weight that the hook of an old ``weight_norm`` sets is such an attribute.
     """
-    return [_version(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+    before = [(each, vars(each).copy()) for each in modules]
+    try:
+        yield
+    finally:
+        for each, attributes in before:
+            now = vars(each)
+            if len(now) != len(attributes) or any(map(is_not, now.values(), attributes.values())):
+                now.clear()
+                now.update(attributes)
 
 
 def make_embeddings_dense(modules: Iterable[nn.Module]) -> None:
@@ -100,59 +90,54 @@ class Lender:
     they are. The first forward pass runs on copies of everything, to see what the model writes to.
     """
 
+    checks = True  # a backend that traces the model has checked one step before, and needs no other
+
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.names_of = places(model)
         self.modules = dict(model.named_modules())
         self.embeddings = {n: m for n, m in self.modules.items() if isinstance(m, EMBEDDINGS)}
         self.norms = {n: m for n, m in self.modules.items() if hasattr(m, "track_running_stats")}
-        self.is_first = True
-        self.copies_inputs = False
+        self.is_first, self.copies_inputs = True, False
 
     def __call__(self, weights: dict[str, Tensor], args: tuple, kwargs: dict[str, Any]) -> Any:
         """Return what the model returns at ``weights`` {name: (...)}, named as ``places`` does.
 
-        Call it inside ``unchanged(self.modules.values())``. Raises ``ValueError`` for a model that
-        writes to its weights or buffers: a pure function has nowhere to keep what was written.
+        Raises ``ValueError`` for a model that writes to its weights or buffers: a pure function
+        has nowhere to keep what was written.
         """
-        inputs, buffers = (args, kwargs), dict(self.model.named_buffers())
-        if torch.compiler.is_compiling():  # an eager forward pass looked at all of this before
-            inputs = copied(inputs) if self.copies_inputs else inputs
-            lent = everywhere({**weights, **buffers}, self.names_of)
-            self._detach_padding(lent)
-            return functional_call(self.model, lent, *inputs, tie_weights=False)
-        self._refuse_what_keeps_values()
-        weights = copied(weights) if self.is_first else weights
-        inputs = copied(inputs) if self.is_first or self.copies_inputs else inputs
-        own = {**weights, **copied(buffers)} if buffers else weights
+        buffers = dict(self.model.named_buffers())
+        if not self.checks:
+            return self.run({**weights, **buffers}, self._inputs(args, kwargs))[0]
+        _refuse_modes(self.norms)
+        tensors = {**(copied(weights) if self.is_first else weights), **copied(buffers)}
+        inputs = self._inputs(args, kwargs)
         leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
-        versions_before = list(map(_version, own.values())), list(map(_version, leaves))
-        lent = everywhere(own, self.names_of)
-        make_embeddings_dense(self.embeddings.values())
-        self._detach_padding(lent)
-        outputs = functional_call(self.model, lent, *inputs, tie_weights=False)
-        written = [n for n, v in zip(own, versions_before[0]) if _version(own[n]) != v]
-        written += [name for name in buffers if lent[name] is not own[name]]
+        versions_before = list(map(version, tensors.values())), list(map(version, leaves))
+        with unchanged(self.modules.values()):
+            make_embeddings_dense(self.embeddings.values())
+            outputs, lent = self.run(tensors, inputs)
+        written = [n for n, v in zip(tensors, versions_before[0]) if version(tensors[n]) != v]
+        written += [name for name in buffers if lent[name] is not tensors[name]]
         if written:
             kind = "buffers" if written[0] in buffers else "weights"
             raise ValueError(_writes(f"{type(self.model).__name__} writes to its {kind} {written}"))
-        if list(map(_version, leaves)) != versions_before[1] and not self.copies_inputs:
+        if list(map(version, leaves)) != versions_before[1] and not self.copies_inputs:
             if not self.is_first:
                 raise ValueError("the model wrote to a batch: let it write to a copy, x.clone()")
             self.copies_inputs = True
         self.is_first = False
         return outputs
 
-    def _refuse_what_keeps_values(self) -> None:
-        if parametrize._cache_enabled:
-            raise ValueError(
-                "inside torch.nn.utils.parametrize.cached() a model keeps the weights of its first"
-                " forward pass: leave that context for an unroll"
-            )
-        for name, module in self.norms.items():
-            if module.track_running_stats and module.training:
-                who = f"{type(module).__name__} {name!r} in train mode"
-                raise ValueError(_writes(f"{who} writes to its buffers"))
+    def run(self, tensors: dict[str, Tensor], inputs: tuple) -> tuple[Any, dict[str, Tensor]]:
+        """Run the model on ``inputs`` (args, kwargs) with ``tensors`` {name: (...)}, unchecked.
+        Returns its outputs, and the tensors under all their names."""
+        lent = everywhere(tensors, self.names_of)
+        self._detach_padding(lent)
+        return functional_call(self.model, lent, *inputs, tie_weights=False), lent
+
+    def _inputs(self, args: tuple, kwargs: dict[str, Any]) -> tuple:
+        return copied((args, kwargs)) if self.is_first or self.copies_inputs else (args, kwargs)
 
     def _detach_padding(self, lent: dict[str, Tensor]) -> None:
         """Give padding rows no gradient: ``vmap`` does so for the first task alone."""
@@ -169,15 +154,30 @@ def copied(tree: Any) -> Any:
     return tree_map_only(Tensor, Tensor.clone, tree)
 
 
-def _version(x: Tensor) -> int:
+def version(x: Tensor) -> int:
+    """Count how often ``x`` (...) was written to in place. Inference tensors give 0."""
     while torch._C._functorch.is_functorch_wrapped_tensor(x):  # the tensor inside does the counting
         x = torch._C._functorch.get_unwrapped(x)
     return 0 if x.is_inference() else x._version
 
 
-def _writes(who: str) -> str:
+def _refuse_modes(norms: dict[str, nn.Module]) -> None:
+    """Raise ``ValueError`` where a forward pass would keep values in the model."""
+    if parametrize._cache_enabled:
+        raise ValueError(
+            "inside torch.nn.utils.parametrize.cached() a model keeps the weights of its first"
+            " forward pass: leave that context for an unroll"
+        )
+    for name, norm in norms.items():
+        if norm.track_running_stats and norm.training:
+            raise ValueError(
+                _writes(f"{type(norm).__name__} {name!r} in train mode writes to its buffers")
+            )
+
+
+def _writes(subject: str) -> str:
     return (
-        f"{who} in the forward pass, and a pure loss has nowhere to keep what was written:"
+        f"{subject} in the forward pass, and a pure loss has nowhere to keep what was written:"
         " call model.eval(), use a layer without running statistics (GroupNorm), or an Embedding"
         " without max_norm"
     )

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear, mse_loss
 from torch.nn.modules.module import _has_any_global_hook
 
-from nested.levels.forward import Batch, LossFn, Params, is_functional_loss
+from nested.fast.plain_gradient import ACTIVATIONS, IGNORED, Net, loss_and_gradient
+from nested.levels.forward import Batch, FunctionalLoss, LossFn, Params
 from nested.support.autograd import in_transform
 from nested.unroll.over_tasks import over_tasks
-from nested.unroll.plain_gradient import ACTIVATIONS, IGNORED, Net, loss_and_gradient
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 CHANGES = ("forward", *HOOKS)  # what an instance may have, to do other things than its class
@@ -23,22 +23,16 @@ OTHERS = (nn.GELU, nn.SiLU, nn.ELU, nn.Softplus, nn.LeakyReLU)  # autograd takes
 Layers = list[tuple[nn.Module, str]]  # with the name of its weights
 
 
-def faster(loss_fn: LossFn, params: Params) -> LossFn:
-    """The same loss, (), of params {name: (...)}, as a ``PlainLoss`` if ``loss_fn`` is that of a
-    plain net with just these weights; else ``loss_fn`` itself. Raises nothing."""
-    layers = _plain_layers(loss_fn, params)
-    return loss_fn if layers is None else PlainLoss(loss_fn, layers)
+def plain_loss(loss_fn: LossFn, params: Params, has_tasks: bool = False) -> PlainLoss | None:
+    """Return a faster form of ``loss_fn`` at ``params`` {name: (...)}, or None for no plain net.
 
-
-def of_tasks(loss_fn: LossFn, params: Params) -> LossFn:
-    """Return the losses of T tasks, (T,), from params {name: (T, ...)} and a batch (T, ...).
-
-    ``loss_fn`` is that of one task. A plain net's becomes batched matrix products, another goes
-    through ``over_tasks``. The losses raise what PyTorch does.
+    Its values are the same: the loss, (), or with ``has_tasks`` those of T tasks, (T,), from params
+    {name: (T, ...)} and a batch (T, ...).
     """
     layers = _plain_layers(loss_fn, params)
-    by_vmap = over_tasks(loss_fn)
-    return by_vmap if layers is None else PlainLoss(loss_fn, layers, by_vmap)
+    if layers is None:
+        return None
+    return PlainLoss(loss_fn, layers, over_tasks(loss_fn) if has_tasks else None)
 
 
 class PlainLoss:
@@ -88,6 +82,10 @@ class PlainLoss:
             return None
         if in_transform():
             return None
+        if torch.is_grad_enabled():  # the loss has a graph, also of weights outside every graph
+            params = {
+                n: p if p.requires_grad else p.detach().requires_grad_() for n, p in params.items()
+            }
         names = [f"{name}{kind}" for _, name in self.layers[::2] for kind in ("weight", "bias")]
         weights = [params.get(name) for name in names]
         loss, grads = loss_and_gradient(self.net, weights, inputs, targets)
@@ -108,7 +106,7 @@ class PlainLoss:
 def _plain_layers(loss_fn: LossFn, params: Params) -> Layers | None:
     """The layers of a plain net, or None for anything else: other modules, subclasses, hooks,
     frozen or other weights, another criterion."""
-    if not is_functional_loss(loss_fn) or loss_fn.criterion not in (cross_entropy, mse_loss):
+    if type(loss_fn) is not FunctionalLoss or loss_fn.criterion not in (cross_entropy, mse_loss):
         return None
     model = loss_fn.model
     if type(model) not in (nn.Linear, nn.Sequential) or loss_fn.frozen:

@@ -8,7 +8,8 @@ with it. Source: ``torch.compile``; the traps are those of its issue tracker.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -17,11 +18,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from nested.levels.forward import Batch, LossFn, Params, State
+from nested.levels.lend import Lender
 from nested.levels.rule import UpdateRule
-from nested.support.cuda_graph import is_recording
-from nested.unroll.eager import functional_gradient, unroll_eager
-from nested.unroll.plain_nets import PlainLoss
+from nested.unroll.eager import unroll_eager
 from nested.unroll.trajectory import Trajectory, join, stack_trajectory
+from nested.unroll.transforms import gradient_by_func
 
 WINDOW = 4  # steps in a program: longer ones gain little and take long to compile
 PROGRAMS = 64  # kept at once: one for each shape, rule and loss
@@ -48,14 +49,17 @@ def unroll_compiled(
     how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
     roll_out = {**how, "differentiable": False}
     whole = len(batches) // WINDOW * WINDOW
-    program, parts, now = _program(), [], (params, state)
+    on_gpu = next(iter(params.values())).is_cuda
+    program, parts, now = _program(on_gpu), [], (params, state)
+    if on_gpu:
+        torch.compiler.cudagraph_mark_step_begin()  # memory of earlier unrolls may be used again
     try:
         with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
             for at in range(0, whole, WINDOW):
                 window = list(batches[at : at + WINDOW])
-                if not parts and not is_recording():  # wrong parts are refused in eager's words
+                if not parts:  # wrong parts are refused in eager's words
                     unroll_eager(loss_fn, params, window[:1], rule, state, **roll_out)
-                with torch.set_grad_enabled(differentiable):
+                with torch.set_grad_enabled(differentiable), _without_checks():
                     start, memory = _with_graph(now) if differentiable else now
                     parts.append(
                         program(loss_fn, start, window, rule, memory, first_order, time_dim)
@@ -67,7 +71,11 @@ def unroll_compiled(
         return unroll_eager(loss_fn, params, batches, rule, state, **how)
     if whole < len(batches):
         parts.append(unroll_eager(loss_fn, now[0], batches[whole:], rule, now[1], **how))
-    return join(parts, time_dim)
+    trajectory = join(parts, time_dim)
+    if on_gpu:  # the next unroll overwrites what a CUDA graph left
+        end = tree_map_only(Tensor, Tensor.clone, (trajectory.params, trajectory.state))
+        trajectory = trajectory._replace(params=end[0], state=end[1])
+    return trajectory
 
 
 def _window(
@@ -82,11 +90,8 @@ def _window(
     """What is compiled: ``unroll_eager``'s loop, its gradients written out or by ``torch.func``."""
     losses, signals = [], []
     for batch in batches:
-        found = loss_fn.with_gradient(params, batch) if isinstance(loss_fn, PlainLoss) else None
-        if found is None:
-            loss, grads = functional_gradient(loss_fn, params, batch, time_dim=time_dim)
-        else:
-            loss, grads = found
+        pair = loss_fn.with_gradient(params, batch) if hasattr(loss_fn, "with_gradient") else None
+        loss, grads = pair or gradient_by_func(loss_fn, params, batch, time_dim)
         if first_order:
             grads = {name: g.detach() for name, g in grads.items()}
         params, state, chosen = rule(params, grads, state, loss)
@@ -96,9 +101,22 @@ def _window(
 
 
 @cache
-def _program() -> Callable[..., Trajectory]:
-    """Made at its first use: to import the compiler takes as long as to import torch."""
-    return torch.compile(_window, fullgraph=True, dynamic=False)
+def _program(on_gpu: bool) -> Callable[..., Trajectory]:
+    """Made at its first use: to import the compiler takes as long as to import torch. On a GPU a
+    program is launched as one CUDA graph."""
+    mode = "reduce-overhead" if on_gpu else None
+    return torch.compile(_window, fullgraph=True, dynamic=False, mode=mode)
+
+
+@contextmanager
+def _without_checks() -> Iterator[None]:
+    """Let losses skip their checks of the model: one eager step has made them, and a traced model
+    has no versions to compare."""
+    Lender.checks = False
+    try:
+        yield
+    finally:
+        Lender.checks = True
 
 
 def _with_graph(tree: Any) -> Any:

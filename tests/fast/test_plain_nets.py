@@ -13,9 +13,10 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.nn.modules.module import register_module_forward_hook
 
 from nested import functional_loss, unroll, unroll_tasks
-from nested.unroll.eager import inner_gradient
+from nested.fast.plain_nets import PlainLoss
+from nested.unroll.gradient import loss_and_gradient
 from nested.unroll.over_tasks import stack_tasks
-from nested.unroll.plain_nets import PlainLoss, faster, of_tasks
+from nested.unroll.registry import faster_loss, loss_over_tasks
 from tests.problems import generator, learned_rule
 
 TASKS, ROWS = 3, 7
@@ -140,11 +141,11 @@ def test_the_gradient_written_out_is_autograds_to_the_third_order(net, criterion
         orders(by_autograd(loss_fn, batch), own, weights) for own, batch in zip(params, batches)
     ]
     for own, batch, reference in zip(params, batches, expected):
-        plain = faster(loss_fn, own)
+        plain = faster_loss(loss_fn, own)
         found = orders(lambda p, b=batch, f=plain: f.with_gradient(p, b), own, weights)
         for ours, theirs in zip(found, reference, strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-10)
-    many = of_tasks(loss_fn, params[0])
+    many = loss_over_tasks(loss_fn, params[0])
     loss, grads = many.with_gradient(stack_tasks(params), stack_tasks(batches))
     for t, reference in enumerate(expected):
         together = [loss[t], *(x[t] for x in grads.values())]
@@ -156,7 +157,7 @@ def test_the_gradient_written_out_is_autograds_to_the_third_order(net, criterion
 @pytest.mark.parametrize("net", NETS)
 def test_one_unroll_whoever_takes_the_gradient(net, criterion, monkeypatch):
     loss_fn, params, batches = draw(NETS[net](), criterion)
-    assert (faster(loss_fn, params[0]).net is not None) == (net in WRITTEN_OUT)
+    assert (faster_loss(loss_fn, params[0]).net is not None) == (net in WRITTEN_OUT)
     rule, numbers = learned_rule(), []
     many = stack_tasks(params), [stack_tasks(batches)] * 4
     for written_out in (True, False):
@@ -175,8 +176,8 @@ def test_one_unroll_whoever_takes_the_gradient(net, criterion, monkeypatch):
 def test_losses_alone_and_together_are_functional_loss(net, criterion):
     loss_fn, params, batches = draw(NETS[net](), criterion)
     alone = torch.stack([loss_fn(p, b) for p, b in zip(params, batches)])
-    quick = torch.stack([faster(loss_fn, p)(p, b) for p, b in zip(params, batches)])
-    together = of_tasks(loss_fn, params[0])(stack_tasks(params), stack_tasks(batches))
+    quick = torch.stack([faster_loss(loss_fn, p)(p, b) for p, b in zip(params, batches)])
+    together = loss_over_tasks(loss_fn, params[0])(stack_tasks(params), stack_tasks(batches))
     torch.testing.assert_close(quick, alone, rtol=1e-12, atol=0)
     torch.testing.assert_close(together, alone, rtol=1e-12, atol=0)
 
@@ -184,9 +185,9 @@ def test_losses_alone_and_together_are_functional_loss(net, criterion):
 @pytest.mark.parametrize("model", NOT_PLAIN)
 def test_what_is_not_plain_is_left_as_it_is(model):
     loss_fn, params, batches = draw(NOT_PLAIN[model](), mse_loss)
-    assert faster(loss_fn, params[0]) is loss_fn
+    assert faster_loss(loss_fn, params[0]) is loss_fn
     if model not in ("a layer twice", "another forward"):
-        together = of_tasks(loss_fn, params[0])(stack_tasks(params), stack_tasks(batches))
+        together = loss_over_tasks(loss_fn, params[0])(stack_tasks(params), stack_tasks(batches))
         assert together.shape == (TASKS,)
 
 
@@ -194,7 +195,7 @@ def test_a_hook_on_all_modules_is_no_plain_net():
     loss_fn, (own,), _ = draw(WRITTEN_OUT["a line"](), mse_loss, tasks=1)
     hook = register_module_forward_hook(lambda module, inputs, output: 2 * output)
     try:
-        assert faster(loss_fn, own) is loss_fn
+        assert faster_loss(loss_fn, own) is loss_fn
     finally:
         hook.remove()
 
@@ -214,7 +215,7 @@ def test_a_wrapper_around_a_plain_loss_is_not_the_plain_loss():
 
 def test_targets_in_another_precision_are_left_to_autograd():
     loss_fn, (own,), ((x, y),) = draw(WRITTEN_OUT["a line"](), mse_loss, tasks=1)
-    plain, batch = faster(loss_fn, own), (x, y.float())
+    plain, batch = faster_loss(loss_fn, own), (x, y.float())
     assert plain.with_gradient(own, batch) is None
     torch.testing.assert_close(plain(own, batch), loss_fn(own, batch))
 
@@ -232,9 +233,9 @@ def test_two_names_for_one_weight_have_a_gradient_each():
     loss_fn, (own,), (batch,) = draw(BY_AUTOGRAD["GELU"](), mse_loss, tasks=1)
     own["0.bias"] = own["0.weight"][:, 0].clone().requires_grad_()
     shared = {**own, "0.weight": own["0.bias"][:, None] * torch.ones(1, 3).double()}
-    _, grads = inner_gradient(loss_fn, shared, batch)
+    _, grads = loss_and_gradient(loss_fn, shared, batch)
     alone = {n: p.detach() for n, p in shared.items()}
-    for name, grad in inner_gradient(loss_fn, alone, batch)[1].items():
+    for name, grad in loss_and_gradient(loss_fn, alone, batch)[1].items():
         torch.testing.assert_close(grads[name], grad)
 
 
@@ -242,13 +243,13 @@ def test_labels_that_cross_entropy_ignores():
     loss_fn, params, batches = draw(WRITTEN_OUT["two activations"](), cross_entropy)
     for t, (_, labels) in enumerate(batches):
         labels[: (2, 5, ROWS)[t]] = -100  # in the last task, all
-    many = of_tasks(loss_fn, params[0])
+    many = loss_over_tasks(loss_fn, params[0])
     together = stack_tasks(params), stack_tasks(batches)
     losses, grads = many.with_gradient(*together)
     for t in range(TASKS):
         own = {n: p.requires_grad_() for n, p in params[t].items()}
         loss, reference = by_autograd(loss_fn, batches[t])(own)
-        alone = faster(loss_fn, own).with_gradient(own, batches[t])
+        alone = faster_loss(loss_fn, own).with_gradient(own, batches[t])
         for found in (alone[0], losses[t], many(*together)[t]):
             torch.testing.assert_close(found, loss, equal_nan=True)
         for name, grad in reference.items():
@@ -276,11 +277,11 @@ def test_other_batches_are_left_to_autograd(kind):
     criterion = mse_loss if kind == "images" else cross_entropy
     loss_fn, (own,), ((x, y),) = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
     loss_fn, batch = functional_loss(loss_fn.model, criterion), UNUSUAL[kind](x, y)
-    plain = faster(loss_fn, own)
+    plain = faster_loss(loss_fn, own)
     assert plain.with_gradient(own, batch) is None
     torch.testing.assert_close(plain(own, batch), loss_fn(own, batch), equal_nan=True)
     if kind == "data to be learned":
-        loss, grads = inner_gradient(plain, own, batch)
+        loss, grads = loss_and_gradient(plain, own, batch)
         assert torch.autograd.grad(grads["0.weight"].sum(), batch[0])[0].abs().max() > 0
 
 
@@ -288,7 +289,7 @@ def test_targets_to_be_learned_get_their_gradient_through_the_inner_one():
     loss_fn, (own,), ((x, _),) = draw(WRITTEN_OUT["a line"](), cross_entropy, tasks=1)
     loss_fn = functional_loss(loss_fn.model, mse_loss)
     targets = torch.zeros_like(loss_fn.model(x)).requires_grad_()
-    _, grads = inner_gradient(faster(loss_fn, own), own, (x, targets))
+    _, grads = loss_and_gradient(faster_loss(loss_fn, own), own, (x, targets))
     (found,) = torch.autograd.grad(grads["bias"].sum(), targets)
     # d/d bias of mean (y - t)^2 is 2 (y - t) / n, whose slope in t is -2 / n
     torch.testing.assert_close(found, torch.full_like(found, -2 / targets.numel()))
@@ -297,7 +298,7 @@ def test_targets_to_be_learned_get_their_gradient_through_the_inner_one():
 def test_mixed_precision_is_left_to_autograd():
     loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["a line"](), cross_entropy, tasks=1)
     with torch.autocast("cpu"):
-        assert faster(loss_fn, own).with_gradient(own, batch) is None
+        assert faster_loss(loss_fn, own).with_gradient(own, batch) is None
 
 
 def test_an_unroll_inside_torch_func():
@@ -314,7 +315,7 @@ def test_an_unroll_inside_torch_func():
 def test_gradients_that_nobody_uses_have_no_part(used):
     loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
     own, found = {n: p.requires_grad_() for n, p in own.items()}, []
-    for loss_and_grads in (faster(loss_fn, own).with_gradient, None):
+    for loss_and_grads in (faster_loss(loss_fn, own).with_gradient, None):
         grads = (
             loss_and_grads(own, batch) if loss_and_grads else by_autograd(loss_fn, batch)(own)
         )[1]
@@ -327,7 +328,7 @@ def test_gradients_that_nobody_uses_have_no_part(used):
 def test_names_in_another_order():
     loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
     turned = {name: own[name].requires_grad_() for name in reversed(own)}
-    loss, grads = faster(loss_fn, turned).with_gradient(turned, batch)
+    loss, grads = faster_loss(loss_fn, turned).with_gradient(turned, batch)
     assert list(grads) == list(turned)
     for name, grad in by_autograd(loss_fn, batch)(turned)[1].items():
         torch.testing.assert_close(grads[name], grad)
@@ -336,7 +337,7 @@ def test_names_in_another_order():
 def test_a_weight_changed_before_the_backward_pass_is_noticed():
     loss_fn, (own,), (batch,) = draw(WRITTEN_OUT["two activations"](), cross_entropy, tasks=1)
     own = {n: p.requires_grad_() for n, p in own.items()}
-    loss, grads = faster(loss_fn, own).with_gradient(own, batch)
+    loss, grads = faster_loss(loss_fn, own).with_gradient(own, batch)
     with torch.no_grad():
         own["2.weight"].add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
