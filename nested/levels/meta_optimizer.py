@@ -87,7 +87,8 @@ class MetaOptimizer(UpdateRule):
         is_finite = torch.isfinite(context).all(-1, keepdim=True)
         x = torch.where(is_finite, context, self.centre)
         x = REACH * torch.tanh((x - self.centre) / self.width)
-        share = torch.sigmoid(self.net(x.to(self.net[0].weight.dtype)))
+        first, tanh, last = self.net
+        share = torch.sigmoid(_affine(last, tanh(_affine(first, x.to(first.weight.dtype)))))
         share = share.to(context.dtype) * is_finite
         log_lr, momentum = torch.addcmul(self.low, self.span, share).unbind(-1)  # low + span share
         return log_lr.exp(), momentum
@@ -107,6 +108,11 @@ class MetaOptimizer(UpdateRule):
 
 def _constant(numbers: list) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float32)  # whatever the default dtype is
+
+
+def _affine(layer: nn.Linear, x: Tensor) -> Tensor:
+    """The layer itself, a tenth of an inner step faster for one vector x (F,)."""
+    return torch.addmv(layer.bias, layer.weight, x) if x.dim() == 1 else layer(x)
 
 
 def _inside(low: float, high: float) -> tuple[float, float]:

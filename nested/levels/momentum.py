@@ -11,6 +11,8 @@ from torch import Tensor
 
 from nested.levels.forward import Params
 
+LARGE = 2**13  # numbers in a tensor: temporaries of this size would double a long unroll's memory
+
 
 def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Params:
     """Add new gradients to the buffer: ``v <- mu v + g``.
@@ -29,5 +31,11 @@ def momentum_step(buffer: Params, grads: Params, momentum: Tensor | float) -> Pa
 
 def add_scaled(x: Tensor, factor: Tensor | float, y: Tensor) -> Tensor:
     """Return ``x + factor y`` (...), in the dtype of x. A factor (T,) scales each of T tasks."""
-    factor = torch.as_tensor(factor, dtype=x.dtype, device=x.device)
-    return torch.addcmul(x, factor.view(factor.shape + (1,) * (y.dim() - factor.dim())), y)
+    is_tensor = isinstance(factor, Tensor)
+    if is_tensor and factor.dim():
+        factor = factor.view(factor.shape + (1,) * (y.dim() - factor.dim()))
+    if is_tensor and x.numel() >= LARGE:  # without a temporary for factor y
+        total = torch.addcmul(x, factor, y)
+    else:
+        total = x + factor * y
+    return total if total.dtype == x.dtype else total.to(x.dtype)
