@@ -93,8 +93,7 @@ class Lender:
     checks = True  # a backend that traces the model has checked one step before, and needs no other
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.names_of = places(model)
+        self.model, self.names_of = model, places(model)
         self.modules = dict(model.named_modules())
         self.embeddings = {n: m for n, m in self.modules.items() if isinstance(m, EMBEDDINGS)}
         self.norms = {n: m for n, m in self.modules.items() if hasattr(m, "track_running_stats")}
@@ -108,10 +107,11 @@ class Lender:
         """
         buffers = dict(self.model.named_buffers())
         if not self.checks:
-            return self.run({**weights, **buffers}, self._inputs(args, kwargs))[0]
+            inputs = copied((args, kwargs)) if self.copies_inputs else (args, kwargs)
+            return self.run({**weights, **buffers}, inputs)[0]
         _refuse_modes(self.norms)
         tensors = {**(copied(weights) if self.is_first else weights), **copied(buffers)}
-        inputs = self._inputs(args, kwargs)
+        inputs = copied((args, kwargs)) if self.is_first or self.copies_inputs else (args, kwargs)
         leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
         versions_before = list(map(version, tensors.values())), list(map(version, leaves))
         with unchanged(self.modules.values()):
@@ -122,11 +122,10 @@ class Lender:
         if written:
             kind = "buffers" if written[0] in buffers else "weights"
             raise ValueError(_writes(f"{type(self.model).__name__} writes to its {kind} {written}"))
-        if list(map(version, leaves)) != versions_before[1] and not self.copies_inputs:
-            if not self.is_first:
-                raise ValueError("the model wrote to a batch: let it write to a copy, x.clone()")
-            self.copies_inputs = True
-        self.is_first = False
+        wrote_to_inputs = list(map(version, leaves)) != versions_before[1]
+        if wrote_to_inputs and not (self.is_first or self.copies_inputs):
+            raise ValueError("the model wrote to a batch: let it write to a copy, x.clone()")
+        self.is_first, self.copies_inputs = False, self.copies_inputs or wrote_to_inputs
         return outputs
 
     def run(self, tensors: dict[str, Tensor], inputs: tuple) -> tuple[Any, dict[str, Tensor]]:
@@ -135,9 +134,6 @@ class Lender:
         lent = everywhere(tensors, self.names_of)
         self._detach_padding(lent)
         return functional_call(self.model, lent, *inputs, tie_weights=False), lent
-
-    def _inputs(self, args: tuple, kwargs: dict[str, Any]) -> tuple:
-        return copied((args, kwargs)) if self.is_first or self.copies_inputs else (args, kwargs)
 
     def _detach_padding(self, lent: dict[str, Tensor]) -> None:
         """Give padding rows no gradient: ``vmap`` does so for the first task alone."""

@@ -68,9 +68,10 @@ class MetaOptimizer(UpdateRule):
     @torch.no_grad()
     def _start(self, generator: torch.Generator) -> None:
         first, _, last = self.net
-        near, small = (-1, 1), (-0.1, 0.1)  # small: the outputs start nearly constant
-        for p, limits in ((first.weight, near), (first.bias, near), (last.weight, small)):
-            p.copy_(torch.empty_like(p, dtype=torch.float32).uniform_(*limits, generator=generator))
+        # the last layer's weights are small: the outputs start nearly constant
+        for p, end in ((first.weight, 1.0), (first.bias, 1.0), (last.weight, 0.1)):
+            drawn = torch.empty(p.shape, dtype=torch.float32)
+            p.copy_(drawn.uniform_(-end, end, generator=generator))
         first.weight.div_(math.sqrt(len(self.context)))
         share = (_constant([math.log(START_LR), START_MOMENTUM]) - self.low) / self.span
         last.bias.copy_(torch.logit(share.clamp(0.1, 0.9)))
@@ -95,8 +96,9 @@ class MetaOptimizer(UpdateRule):
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         buffer, step = state["momentum"], state["step"]
-        inputs = {"loss": loss, "step": step, "params": params, "grads": grads, "buffer": buffer}
-        context = context_vector(self.context, **inputs)  # (F,)
+        context = context_vector(  # (F,)
+            self.context, loss=loss, step=step, params=params, grads=grads, buffer=buffer
+        )
         context = torch.where(torch.isfinite(loss).unsqueeze(-1), context, torch.nan)
         lr, momentum = self.signals(context)
         buffer = momentum_step(buffer, grads, momentum)
