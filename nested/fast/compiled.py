@@ -48,22 +48,20 @@ def unroll_compiled(
     """
     how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
     roll_out = {**how, "differentiable": False}
-    whole = len(batches) // WINDOW * WINDOW
-    on_gpu = next(iter(params.values())).is_cuda
-    program, parts, now = _program(on_gpu), [], (params, state)
-    if on_gpu:
-        torch.compiler.cudagraph_mark_step_begin()  # memory of earlier unrolls may be used again
+    whole, parts, now = len(batches) // WINDOW * WINDOW, [], (params, state)
+    program = _program(on_gpu=next(iter(params.values())).is_cuda)
+    if whole:  # wrong parts are refused in eager's words
+        unroll_eager(loss_fn, params, batches[:1], rule, state, **roll_out)
     try:
-        with torch._dynamo.config.patch(recompile_limit=PROGRAMS):
+        with (
+            torch._dynamo.config.patch(recompile_limit=PROGRAMS),
+            torch.set_grad_enabled(differentiable),
+            _without_checks(),
+        ):
             for at in range(0, whole, WINDOW):
+                start, memory = _with_graph(now) if differentiable else now
                 window = list(batches[at : at + WINDOW])
-                if not parts:  # wrong parts are refused in eager's words
-                    unroll_eager(loss_fn, params, window[:1], rule, state, **roll_out)
-                with torch.set_grad_enabled(differentiable), _without_checks():
-                    start, memory = _with_graph(now) if differentiable else now
-                    parts.append(
-                        program(loss_fn, start, window, rule, memory, first_order, time_dim)
-                    )
+                parts.append(program(loss_fn, start, window, rule, memory, first_order, time_dim))
                 now = parts[-1].params, parts[-1].state
     except torch._dynamo.exc.TorchDynamoException as error:
         said = str(error).strip().splitlines()[0]
@@ -71,11 +69,7 @@ def unroll_compiled(
         return unroll_eager(loss_fn, params, batches, rule, state, **how)
     if whole < len(batches):
         parts.append(unroll_eager(loss_fn, now[0], batches[whole:], rule, now[1], **how))
-    trajectory = join(parts, time_dim)
-    if on_gpu:  # the next unroll overwrites what a CUDA graph left
-        end = tree_map_only(Tensor, Tensor.clone, (trajectory.params, trajectory.state))
-        trajectory = trajectory._replace(params=end[0], state=end[1])
-    return trajectory
+    return join(parts, time_dim)
 
 
 def _window(
@@ -100,11 +94,22 @@ def _window(
     return stack_trajectory(params, state, losses, signals, time_dim)
 
 
-@cache
 def _program(on_gpu: bool) -> Callable[..., Trajectory]:
-    """Made at its first use: to import the compiler takes as long as to import torch. On a GPU a
-    program is launched as one CUDA graph."""
-    mode = "reduce-overhead" if on_gpu else None
+    """Return the compiled window. On a GPU it is launched as one CUDA graph."""
+    if not on_gpu:
+        return _compiled()
+    torch.compiler.cudagraph_mark_step_begin()  # memory of earlier unrolls may be used again
+
+    def launched(*arguments: Any) -> Trajectory:
+        end = _compiled(mode="reduce-overhead")(*arguments)
+        return tree_map_only(Tensor, Tensor.clone, end)  # the next launch overwrites its memory
+
+    return launched
+
+
+@cache
+def _compiled(mode: str | None = None) -> Callable[..., Trajectory]:
+    """Made at its first use: to import the compiler takes as long as to import torch."""
     return torch.compile(_window, fullgraph=True, dynamic=False, mode=mode)
 
 

@@ -53,9 +53,8 @@ def _steps(
     differentiable: bool,
     first_order: bool,
 ) -> Trajectory:
-    model, criterion = loss_fn.model, loss_fn.criterion
+    model, names = loss_fn.model, [name for name, _ in loss_fn.model.named_parameters()]
     inner_sgd = torch.optim.SGD(model.parameters(), lr=1.0, momentum=0.9)  # overridden at each step
-    names = [name for name, _ in model.named_parameters()]
     moving = [i for i, p in enumerate(model.parameters()) if p.requires_grad]
     losses, signals = [], []
     with higher.innerloop_ctx(model, inner_sgd, track_higher_grads=differentiable) as (fmodel, sgd):
@@ -65,21 +64,21 @@ def _steps(
             buffers[i]["momentum_buffer"] = state["momentum"][names[i]]
         for batch in batches:
             fast = dict(zip(names, fmodel.fast_params, strict=True))
-            loss = loss_of(fmodel, criterion, copied(batch))
+            loss = loss_of(fmodel, loss_fn.criterion, copied(batch))
             check_loss(loss, dims=0)
-            wanted = {names[i]: fast[names[i]] for i in moving}
-            grads = _gradients(loss, wanted, create_graph=differentiable and not first_order)
+            trained = {names[i]: fast[names[i]] for i in moving}
             params = {name: w for name, w in fast.items() if name in params}
-            seen = {name: grads.get(name, torch.zeros_like(p)) for name, p in params.items()}
+            grads = {name: torch.zeros_like(p) for name, p in params.items()}
+            grads |= _gradients(loss, trained, create_graph=differentiable and not first_order)
+            losses.append(loss if differentiable else loss.detach())
             with torch.set_grad_enabled(differentiable):
-                step = rule(params, seen, state, loss if differentiable else loss.detach())
+                step = rule(params, grads, state, losses[-1])
             check_step(step, params)
             chosen = _lr_and_momentum(step.signals)
             sgd.step(loss, override=chosen, grad_callback=_constants if first_order else None)
             _check_same(step.params, dict(zip(names, fmodel.fast_params, strict=True)))
-            moved = {names[i]: buffers[i]["momentum_buffer"] for i in moving}
-            state = {**step.state, "momentum": {**step.state["momentum"], **moved}}
-            losses.append(loss if differentiable else loss.detach())
+            its_buffers = {names[i]: buffers[i]["momentum_buffer"] for i in moving}
+            state = {**step.state, "momentum": {**step.state["momentum"], **its_buffers}}
             signals.append(step.signals)
         last = dict(zip(names, fmodel.fast_params, strict=True))
     params = {name: last[name] if differentiable else last[name].detach() for name in params}
