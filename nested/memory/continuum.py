@@ -16,7 +16,6 @@ from torch.nn.functional import silu
 
 from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
-from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
 from nested.memory.scan import joined, scanned
@@ -62,11 +61,7 @@ class ContinuumLevel(ChunkedMemory):
         return self.query(x), unit(self.key(x)), unit(self.value(x)), rates
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-        w1, w2 = start["w1"], start["w2"]
-        if start is now and is_worth_it(seen[0]):
-            y, w1, w2 = WrittenOut.apply(learn, *seen, w1, w2)
-            return y, {"w1": w1, "w2": w2}
-        y, change1, change2 = learn(*seen, w1, w2)
+        y, change1, change2 = learn(*seen, start["w1"], start["w2"])
         return y, {"w1": now["w1"] + change1, "w2": now["w2"] + change2}
 
 
