@@ -24,10 +24,9 @@ from nested.memory.sequence import (
     Position,
     SequenceMemory,
     check_cut,
-    check_gathered,
     cut,
-    picked,
 )
+from nested.memory.state import check_gathered, picked
 
 FORMS = ("sequential", "independent", "nested")
 

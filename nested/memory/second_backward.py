@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from nested.levels.forward import State
+from nested.memory.state import leaves
 
 MESSAGE = (
     "this backward goes through a state whose graph an earlier backward has freed: pass"
@@ -58,10 +59,7 @@ def _is_traced() -> bool:
 
 
 def _nodes(state: State) -> Iterator[Node]:
-    """The nodes of the graph that made the tensors of ``state``."""
-    if isinstance(state, Tensor):
-        if state.grad_fn is not None:
-            yield state.grad_fn
-    elif isinstance(state, (dict, tuple, list)):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from _nodes(part)
+    """Yield the graph node that made each tensor of ``state``, where there is one."""
+    for _, leaf in leaves(state):
+        if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+            yield leaf.grad_fn

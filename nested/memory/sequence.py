@@ -9,9 +9,6 @@ through them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import combinations
-
 import torch
 from torch import Tensor, nn
 
@@ -21,6 +18,7 @@ from nested.memory.net import widened
 from nested.memory.scan import joined, scanned
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.memory.short_texts import warn_of_short_texts
+from nested.memory.state import check_apart, check_gathered, check_state, picked
 from nested.support.checks import check_counts
 
 Position = int | Tensor
@@ -174,18 +172,6 @@ def cut(position: Position, length: int, period: int | None) -> list[int]:
     return [first, *[period] * (rest // period), *[rest % period] * (rest % period > 0)]
 
 
-def picked(due: bool | Tensor, new: State, old: State) -> State:
-    """Return ``new`` where ``due``, else ``old``: nested dicts and tuples of tensors (...), built
-    alike. A ``due`` that is a tensor () becomes a part of the graph."""
-    if not isinstance(due, Tensor):
-        return new if due else old
-    if isinstance(new, dict):
-        return {name: picked(due, part, old[name]) for name, part in new.items()}
-    if isinstance(new, (tuple, list)):
-        return tuple(picked(due, *parts) for parts in zip(new, old, strict=True))
-    return torch.where(due.to(new.device), new, old)
-
-
 def check_vectors(x: Tensor, dim: int) -> None:
     """Raise ``ValueError`` unless x is (B, T, D) of width D = ``dim``, floating point, B and T from
     1."""
@@ -197,45 +183,6 @@ def check_vectors(x: Tensor, dim: int) -> None:
     if x.dim() != 3 or x.shape[-1] != dim or 0 in x.shape:
         allowed = f"(samples, tokens, {dim}), one or more of each"
         raise ValueError(f"a memory reads {allowed}, but got {tuple(x.shape)}")
-
-
-def check_state(state: State, like: State, name: str) -> None:
-    """Raise ``ValueError`` unless ``state`` is built as ``like``, both nested dicts and tuples of
-    tensors (...); ``name`` says whose state it should be."""
-    theirs, ours = dict(_outline(state)), dict(_outline(like))
-    for path in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(path) != ours.get(path):
-            has, wants = (found.get(path, "not there") for found in (theirs, ours))
-            if isinstance(has, tuple) and isinstance(wants, tuple) and has[0] == wants[0]:
-                raise ValueError(
-                    f"{path} is {has[1]}, but here {name} remembers in {wants[1]}: convert the"
-                    f" state's tensors with .to({wants[1]}), or start anew with None"
-                )
-            has, wants = (f"{x[0]} {x[1]}" if isinstance(x, tuple) else x for x in (has, wants))
-            raise ValueError(
-                f"this is a state of something else than {name}, or of another batch size: {path}"
-                f" is {has}, but here {wants}; None starts anew"
-            )
-
-
-def check_gathered(state: State, name: str) -> None:
-    """Raise ``ValueError`` if ``state``, nested dicts and tuples of tensors (...), begins with
-    weights that FSDP2 has sharded; ``name`` says whose state it is."""
-    if any(type(leaf) is not Tensor and hasattr(leaf, "full_tensor") for leaf in _leaves(state)):
-        raise ValueError(
-            f"a state of {name} cannot begin with sharded weights: apply fully_shard to whole"
-            " memories, blocks or models, and let forward start the state (None)"
-        )
-
-
-def check_apart(state: State) -> None:
-    """Raise ``ValueError`` if one tensor stands twice in ``state``, nested dicts and tuples of
-    tensors (...): an exported program would take the two for one ever after."""
-    if any(a is b for a, b in combinations(_leaves(state), 2)):
-        raise ValueError(
-            "torch.export merges tensors that stand twice in a state: export with a copy of each,"
-            " as torch.utils._pytree.tree_map(torch.clone, state) makes"
-        )
 
 
 def check_cut(detach_every: int | None, period: int) -> None:
@@ -260,27 +207,3 @@ def _position(state: State, length: int) -> Position:
     if number != number or number < 0 or number != int(number):
         raise ValueError(f"a state's position is a whole number from 0, but got {number}")
     return int(number)
-
-
-def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
-    """Each leaf's path, and what it is: (shape, dtype) of a tensor, a number, or a type."""
-    if isinstance(state, dict):
-        for name, part in state.items():
-            yield from _outline(part, f"{path}.{name}")
-    elif isinstance(state, (tuple, list)):
-        for number, part in enumerate(state):
-            yield from _outline(part, f"{path}.{number}")
-    elif isinstance(state, Tensor):
-        yield path, (tuple(state.shape), state.dtype) if state.dim() else "a number"
-    elif isinstance(state, (int, torch.SymInt)):
-        yield path, "a number"
-    else:
-        yield path, type(state).__name__
-
-
-def _leaves(state: State) -> Iterator[object]:
-    if isinstance(state, (dict, tuple, list)):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from _leaves(part)
-    else:
-        yield state

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
-from nested.memory.sequence import check_gathered, check_state
+from nested.memory.state import check_gathered, check_state
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
-from nested.memory.sequence import check_gathered, check_state
+from nested.memory.state import check_gathered, check_state
 
 
 class Convolution(nn.Module):

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import NamedTuple, TextIO
 
-from torch import Tensor, nn
+from torch import nn
 
 from nested.levels.clock import Clock
-from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
 from nested.memory.linear import LinearMemory
 from nested.memory.selfmod import SelfModifyingTitans
 from nested.memory.short_texts import told, untaught
+from nested.memory.state import count_numbers
 from nested.models.attention import Attention
 from nested.models.convolution import Convolution
 from nested.models.model import SequenceModel
@@ -88,13 +88,13 @@ def drawn(period: int, span: int, columns: int = COLUMNS) -> str:
 
 def _levels(name: str, part: nn.Module) -> list[Level]:
     """The levels in one part of a block."""
-    count, size = _count(part), _size(part.init(1))
+    count, size = _count(part), count_numbers(part.init(1))
     if isinstance(part, ContinuumMemory):
         rows = []
         for i, (level, state) in enumerate(zip(part.levels, part.begin(1)), start=1):
             is_first = i == 1 or part.form == "independent"
             sees = "keys and values of " + ("its input" if is_first else f"level {i - 1}'s flow")
-            held, own = f"{_size(state):,}", _count(level)
+            held, own = f"{count_numbers(state):,}", _count(level)
             rows.append(Level(f"{name}, level {i}", held, sees, level.chunk, own))
         between = count - sum(row.parameters for row in rows)  # gates, or maps of weights
         return rows + [Level(f"{name}, between", "0", "tokens", 1, between)] * (between > 0)
@@ -125,10 +125,3 @@ def _clock(period: int) -> str:
 
 def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _size(state: State) -> int:
-    if isinstance(state, Tensor):
-        return state.numel() if state.dim() else 0  # positions are no memory
-    parts = state.values() if isinstance(state, dict) else state
-    return sum(map(_size, parts))

@@ -200,7 +200,7 @@ def at_position(position):
         ),
         (
             lambda: TitansMemory(4)(torch.zeros(2, 2, 4), LinearMemory(4).init(2)),
-            r"state.memory.matrix is \(2, 4, 4\) .*, but here not there",
+            r"state.memory.matrix is \(2, 4, 4\) .*, but here absent",
         ),
     ],
 )
