@@ -17,6 +17,7 @@ from torch.nn.functional import silu
 from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
+from nested.memory.level import Level, count_parameters
 from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import (
@@ -54,6 +55,9 @@ class ContinuumLevel(ChunkedMemory):
     def weights(self, batch_size: int) -> Params:
         shape = (batch_size, self.dim, self.dim)
         return {"w1": self.w1.expand(shape), "w2": self.w2.expand(shape)}
+
+    def clocks(self) -> dict[str, int]:
+        return {type(self).__name__: self.chunk}
 
     def look(self, x: Tensor) -> tuple[Tensor, ...]:
         rates = self.rate(0.0).expand(*x.shape[:-1], 1)
@@ -115,9 +119,19 @@ class ContinuumMemory(SequenceMemory):
                 nn.init.zeros_(level.w2)
 
     def clocks(self) -> dict[str, int]:
-        return {
-            f"level {i}": period for i, period in enumerate(self.periods, start=1) if period > 1
-        }
+        return {f"level {i}": period for i, period in enumerate(self.periods, start=1)}
+
+    def describe(self) -> list[Level]:
+        rows = []
+        for name, level in zip(self.clocks(), self.levels, strict=True):
+            is_first = not rows or self.form == "independent"
+            flow = "its input" if is_first else f"{rows[-1].name}'s flow"
+            (row,) = level.describe()
+            rows.append(row._replace(name=name, sees=f"keys and values of {flow}"))
+        between = count_parameters(self) - sum(row.parameters for row in rows)
+        if between:  # gates of the independent form, or maps of the nested form
+            rows.append(Level("between", "0", "tokens", 1, between))
+        return rows
 
     def begin(self, batch_size: int) -> State:
         levels = [level.begin(batch_size) for level in self.levels]

@@ -15,6 +15,7 @@ from torch.nn.functional import pad, silu
 
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
+from nested.memory.level import Level, count_parameters
 from nested.memory.linear import check_objective, decays
 from nested.memory.net import (
     at_least,
@@ -27,6 +28,7 @@ from nested.memory.net import (
     unit,
 )
 from nested.memory.sequence import ChunkedMemory, check_cut
+from nested.memory.state import count_numbers
 
 READS = ("now", "start")
 
@@ -93,8 +95,20 @@ class SelfModifyingTitans(ChunkedMemory):
             self.w1[0] = 0  # the main memory knows nothing yet
 
     def clocks(self) -> dict[str, int]:
-        name = "its rules" if self.reads == "now" else "all memories"
-        return {name: self.chunk} if self.chunk > 1 else {}
+        name, memory_period = type(self).__name__, 1 if self.reads == "now" else self.chunk
+        return {f"{name}, memory": memory_period, f"{name}, its rules": self.chunk}
+
+    def describe(self) -> list[Level]:
+        (memory, memory_period), (rules, rules_period) = self.clocks().items()
+        # of the main memory: W1 and W2 at the chunk's start and now, and their first values
+        numbers, parameters = 4 * self.dim**2, 2 * self.dim**2
+        numbers_of_rules = count_numbers(self.begin(1)) - numbers
+        parameters_of_rules = count_parameters(self) - parameters
+        sees = "keys of tokens, and its own answers to their values"
+        return [
+            Level(memory, f"{numbers:,}", sees, memory_period, parameters),
+            Level(rules, f"{numbers_of_rules:,}", sees, rules_period, parameters_of_rules),
+        ]
 
     def weights(self, batch_size: int) -> Params:
         first = {"w1": self.w1, "w2": self.w2, "gates": self.gates}

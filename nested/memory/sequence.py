@@ -14,11 +14,18 @@ from torch import Tensor, nn
 
 from nested.levels.detach import detached
 from nested.levels.forward import Params, State
+from nested.memory.level import Level, count_parameters
 from nested.memory.net import widened
 from nested.memory.scan import joined, scanned
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.memory.short_texts import warn_of_short_texts
-from nested.memory.state import check_apart, check_gathered, check_state, picked
+from nested.memory.state import (
+    check_apart,
+    check_gathered,
+    check_state,
+    count_numbers,
+    picked,
+)
 from nested.support.checks import check_counts
 
 Position = int | Tensor
@@ -43,6 +50,7 @@ class SequenceMemory(nn.Module):
     differs, as chunks and weights do, a state cannot tell.
     """
 
+    sees = "keys and values of tokens"  # as describe(model) prints it
     _is_part = False  # of a model, which knows how long the whole text is
 
     def __init__(self, dim: int, *, detach_every: int | None = None) -> None:
@@ -73,8 +81,20 @@ class SequenceMemory(nn.Module):
         raise NotImplementedError
 
     def clocks(self) -> dict[str, int]:
-        """The levels that move every so many tokens and not at each: {name: period}."""
-        return {}
+        """Return {level: period}, the tokens between two updates of each level, from fast to slow.
+
+        A memory of one level that moves at every token needs no method of its own.
+        """
+        return {type(self).__name__: 1}
+
+    def describe(self) -> list[Level]:
+        """Describe each level of ``clocks`` for ``describe(model)``.
+
+        A memory of one level needs no method of its own.
+        """
+        ((name, period),) = self.clocks().items()
+        numbers, parameters = count_numbers(self.begin(1)), count_parameters(self)
+        return [Level(name, f"{numbers:,}", self.sees, period, parameters)]
 
     def init(self, batch_size: int) -> State:
         """The state before the first token: the position (), and nested tensors (B, ...). Raises
@@ -120,6 +140,11 @@ class ChunkedMemory(SequenceMemory):
         super().__init__(dim, detach_every=detach_every)
         check_counts(chunk=chunk)
         self.chunk = chunk
+
+    @property
+    def sees(self) -> str:
+        """The context flow, for ``describe(model)``."""
+        return f"{super().sees}, errors as they were when its chunk of {self.chunk} began"
 
     def weights(self, batch_size: int) -> Params:
         """The weights before the first token, {name: (B, ...)}: parameters, for each sample.

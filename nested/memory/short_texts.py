@@ -16,17 +16,23 @@ _SLOWEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # 0: nothing 
 _LEARNED: WeakSet[nn.Module] = WeakSet()  # from one short text already
 
 
-def untaught(module: nn.Module, length: int) -> dict[str, int]:
-    """The levels in ``module``, with their periods, that texts of ``length`` tokens teach nothing.
+def never_taught(clocks: dict[str, int], length: int) -> dict[str, int]:
+    """Select from ``clocks``, {level: period}, the levels that texts of ``length`` tokens cannot
+    teach what to write.
 
-    No token of such a text comes after a move of the level, so no loss depends on what it wrote.
+    Such a level first moves at or after the last token, so no loss depends on what it wrote.
     """
-    found = {}
-    for name, part in module.named_modules():
-        for level, period in getattr(part, "clocks", dict)().items():
-            if period >= length:
-                found[f"{name} {level}".strip()] = period
-    return found
+    return {name: period for name, period in clocks.items() if period >= max(length, 2)}
+
+
+def clocks_in(module: nn.Module, path: str = "") -> dict[str, int]:
+    """Collect the clocks of all memories in ``module``: {path to the memory, and level: period}."""
+    if hasattr(module, "clocks"):
+        return {f"{path} {level}".strip(): n for level, n in module.clocks().items()}
+    clocks = {}
+    for name, child in module.named_children():
+        clocks |= clocks_in(child, f"{path}.{name}".strip("."))
+    return clocks
 
 
 def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool) -> None:
@@ -42,7 +48,7 @@ def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool)
             _SLOWEST[module] = 0
         return
     if module not in _SLOWEST:
-        _SLOWEST[module] = max(untaught(module, 0).values(), default=0)
+        _SLOWEST[module] = max(never_taught(clocks_in(module), 0).values(), default=0)
     if length <= _SLOWEST[module] and y.grad_fn is not None:
         y.grad_fn.register_prehook(lambda grads: _warn(module, length))
 
@@ -50,12 +56,13 @@ def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool)
 def _warn(module: nn.Module, length: int) -> None:
     if _SLOWEST[module] and module in _LEARNED:
         _SLOWEST[module] = 0
-        warnings.warn(told(untaught(module, length), length), stacklevel=2)
+        warnings.warn(advice(never_taught(clocks_in(module), length), length), stacklevel=2)
     _LEARNED.add(module)
 
 
-def told(levels: dict[str, int], length: int) -> str:
-    """The sentence on ``levels`` that texts of ``length`` tokens teach nothing."""
+def advice(levels: dict[str, int], length: int) -> str:
+    """Say which ``levels``, {name: period}, texts of ``length`` tokens teach nothing, and what to
+    do about it."""
     listed = ", ".join(f"{name} (every {period:,} tokens)" for name, period in levels.items())
     return (
         f"texts of {length:,} tokens end before these levels move, and teach them nothing:"

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
+from nested.memory.level import Level, count_parameters
 from nested.memory.state import check_gathered, check_state
 
 
@@ -34,6 +35,11 @@ class Attention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.out.in_features}, heads={self.heads}"
+
+    def describe(self) -> list[Level]:
+        """Describe the layer as one level. Its name is empty: the block names the part."""
+        numbers = f"{2 * self.out.in_features:,} a token"
+        return [Level("", numbers, "keys and values, all kept", 1, count_parameters(self))]
 
     def init(self, batch_size: int) -> State:
         """The state before the first token, {"keys", "values": (B, H, 0, E)}. Raises

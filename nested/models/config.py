@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from nested.memory.continuum import check_periods
 from nested.memory.linear import check_objective
 from nested.memory.sequence import check_cut
+from nested.models.mixers import MIXERS
 from nested.support.checks import check_counts
-
-MIXERS = ("selfmod", "titans", "linear", "attention")
 
 
 @dataclass(frozen=True)
@@ -47,11 +46,12 @@ class ModelConfig:
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
             )
         if self.mixer not in MIXERS:
-            raise ValueError(f"mixer is one of {MIXERS}, but got {self.mixer!r}")
+            raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {self.mixer!r}")
         check_objective(self.objective)
         check_periods(self.periods, "sequential")
         object.__setattr__(self, "periods", tuple(self.periods))  # a list, read from a file
         if self.detach_every is not None:
             check_counts(detach_every=self.detach_every)
-            for period in (*self.periods, *[self.chunk] * (self.mixer == "selfmod")):
+            needs_ends = MIXERS[self.mixer].needs_chunk_ends
+            for period in (*self.periods, self.chunk) if needs_ends else self.periods:
                 check_cut(self.detach_every, period)

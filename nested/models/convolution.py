@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
-from nested.memory.state import check_gathered, check_state
+from nested.memory.level import Level, count_parameters
+from nested.memory.state import check_gathered, check_state, count_numbers
 
 
 class Convolution(nn.Module):
@@ -24,6 +25,11 @@ class Convolution(nn.Module):
 
     def extra_repr(self) -> str:
         return f"dim={self.weight.shape[1]}, taps={len(self.weight)}"
+
+    def describe(self) -> list[Level]:
+        """Describe the layer as one level. Its name is empty: the block names the part."""
+        numbers, sees = count_numbers(self.init(1)), f"the last {len(self.weight)} tokens"
+        return [Level("", f"{numbers:,}", sees, 1, count_parameters(self))]
 
     def init(self, batch_size: int) -> State:
         """The state before the first token, zeros (B, S - 1, D). Raises ``ValueError`` where

@@ -12,13 +12,10 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
-from nested.memory.linear import LinearMemory
-from nested.memory.selfmod import SelfModifyingTitans
 from nested.memory.short_texts import warn_of_short_texts
-from nested.memory.titans import TitansMemory
-from nested.models.attention import Attention
 from nested.models.config import ModelConfig
 from nested.models.convolution import Convolution
+from nested.models.mixers import MIXERS
 from nested.models.model import Block, SequenceModel, check_text
 
 PIECE = 256  # tokens read at a time: what a layer made is at hand for the next, 4 % faster at 512
@@ -54,19 +51,14 @@ class HopeBlock(Block):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dim, cut = config.dim, {"detach_every": config.detach_every}
+        dim = config.dim
         self.before_mixer, self.after_mixer, self.before_continuum = (
             nn.LayerNorm(dim, bias=False) for _ in range(3)
         )
         self.convolution = Convolution(dim)
-        self.mixer = {
-            "selfmod": lambda: SelfModifyingTitans(dim, config.objective, config.chunk, **cut),
-            "titans": lambda: TitansMemory(dim, config.chunk, **cut),
-            "linear": lambda: LinearMemory(dim, config.objective, config.chunk, **cut),
-            "attention": lambda: Attention(dim, config.heads),
-        }[config.mixer]()
+        self.mixer = MIXERS[config.mixer].build(config)
         self.out = nn.Linear(dim, dim, bias=False)
-        self.continuum = ContinuumMemory(dim, config.periods, **cut)
+        self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)
         self.mixer._is_part = self.continuum._is_part = True
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
