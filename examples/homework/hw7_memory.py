@@ -17,7 +17,7 @@ Source: Huber 1964, Annals of Mathematical Statistics 35; as an objective of a m
 Razaviyayn, Zhong, Mirrokni 2025, arXiv 2504.13173.
 
 A good answer reads token by token (no chunks needed; the loop in `by_tokens` is a model), takes
-its keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) from self.look(x),
+its keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) from self.project(x),
 writes without touching what was passed in, keeps its writes in the graph, and holds for |e| = 0
 too. Everything else that a memory must do is done by the classes that it inherits from.
 

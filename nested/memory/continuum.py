@@ -18,14 +18,14 @@ from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
 from nested.memory.level import Level, count_parameters
-from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
+from nested.memory.net import damping, random_matrix, silu_and_slope, squared, unit, widened
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import (
     ChunkedMemory,
     Position,
     SequenceMemory,
-    check_cut,
-    cut,
+    check_truncation,
+    piece_sizes,
 )
 from nested.memory.state import check_gathered, picked
 
@@ -50,7 +50,7 @@ class ContinuumLevel(ChunkedMemory):
         super().__init__(dim, chunk)
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.rate = Gate(1e-4 / chunk, 0.1 / chunk, 1 / chunk)
-        self.w1, self.w2 = draw_matrix(dim, dim), draw_matrix(dim, dim)
+        self.w1, self.w2 = random_matrix(dim, dim), random_matrix(dim, dim)
 
     def weights(self, batch_size: int) -> Params:
         shape = (batch_size, self.dim, self.dim)
@@ -59,7 +59,7 @@ class ContinuumLevel(ChunkedMemory):
     def clocks(self) -> dict[str, int]:
         return {type(self).__name__: self.chunk}
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         rates = self.rate(0.0).expand(*x.shape[:-1], 1)
         return self.query(x), unit(self.key(x)), unit(self.value(x)), rates
 
@@ -74,7 +74,7 @@ def learn(
     """What C tokens (B, C, D) read by weights ``w1``, ``w2`` (B, D, D), and how they change them,
     at ``rates`` (B, C, 1). Raises nothing."""
     y = silu(queries @ w2.mT) @ w1.mT
-    units, slopes = hidden_units(keys @ w2.mT)
+    units, slopes = silu_and_slope(keys @ w2.mT)
     off = units @ w1.mT - values  # dL/dy
     back = (off @ w1) * slopes
     moves = -rates * damping(squared(units), squared(off), squared(back))
@@ -106,7 +106,7 @@ class ContinuumMemory(SequenceMemory):
         super().__init__(dim, detach_every=detach_every)
         check_periods(periods, form)
         for period in periods:
-            check_cut(detach_every, period)
+            check_truncation(detach_every, period)
         self.periods, self.form = tuple(periods), form
         self.levels = nn.ModuleList(ContinuumLevel(dim, period) for period in periods)
         if form == "independent":
@@ -156,12 +156,12 @@ class ContinuumMemory(SequenceMemory):
 
     def _read_nested(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         """As sequential, in pieces that end where a level but the fastest moves."""
-        sizes = joined(cut(position, x.shape[1], self.periods[-1]), self.periods[-1])
+        sizes = joined(piece_sizes(position, x.shape[1], self.periods[-1]), self.periods[-1])
         if max(sizes) > self.periods[-1]:
             return self._read_many(x.split(sizes, dim=1), memory, position)
         period = self.periods[1] if len(self.periods) > 1 else None
         outputs = []
-        for flow in x.split(cut(position, x.shape[1], period), dim=1):
+        for flow in x.split(piece_sizes(position, x.shape[1], period), dim=1):
             after = []
             for level, own in zip(self.levels, memory, strict=True):
                 y, own = level.read(flow, own, position)

@@ -15,7 +15,7 @@ from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
 from nested.memory.net import inverse, unit, widened
 from nested.memory.scan import joined, scanned
-from nested.memory.sequence import Position, SequenceMemory, cut
+from nested.memory.sequence import Position, SequenceMemory, piece_sizes
 from nested.support.checks import check_counts
 
 OBJECTIVES = ("l2", "dot")
@@ -51,7 +51,7 @@ class LinearMemory(SequenceMemory):
         shape = (batch_size, self.dim, self.dim)
         return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) of x."""
         rate, forgetting = self.choose(x).unbind(-1)
         keys, queries = unit(self.key(x)), unit(self.query(x))
@@ -59,7 +59,7 @@ class LinearMemory(SequenceMemory):
         return keys, widened(self.value(x)), queries, self.rate(rate), kept
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        y, matrix = by_chunks(*self.look(x), memory["matrix"], self.objective, self.chunk)
+        y, matrix = by_chunks(*self.project(x), memory["matrix"], self.objective, self.chunk)
         return y, {"matrix": matrix}
 
 
@@ -140,7 +140,7 @@ def by_chunks(
         read = torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT)  # y_t = M_t q_t
         return read, {"matrix": b[:, -1:] * matrix + u.mT @ (decay[:, -1, :, None] * k)}
 
-    sizes = joined(cut(0, keys.shape[1], chunk), chunk)
+    sizes = joined(piece_sizes(0, keys.shape[1], chunk), chunk)
     parts = (x.split(sizes, dim=1) for x in (keys, values, queries, rates, log_kept))
     reads, now = [], {"matrix": matrix}
     for seen in zip(*parts, strict=True):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 
-def hidden_units(before: Tensor) -> tuple[Tensor, Tensor]:
+def silu_and_slope(before: Tensor) -> tuple[Tensor, Tensor]:
     """The hidden units s(W2 z) (..., C, H), and their slopes, of ``before`` = W2 z (..., C, H)."""
     share = torch.sigmoid(before)
     units = before * share
@@ -35,11 +35,11 @@ def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
     = dL/d(W2 k), where |k| = 1. Of a linear memory that is the normalised LMS rule. With
     outer training, weights grow: undamped, memories with four times their first weights were NaN
     within 16,384 tokens. Raises nothing."""
-    curvature = units + back / at_least(1e-12, error)
+    curvature = units + back / clamp_min(error, 1e-12)
     return curvature.clamp(min=1).reciprocal()
 
 
-def at_least(low: float, x: Tensor) -> Tensor:
+def clamp_min(x: Tensor, low: float) -> Tensor:
     """x (...), or ``low`` where it is less: something to divide by, also in half precision."""
     return x.clamp(min=max(low, torch.finfo(x.dtype).tiny))
 
@@ -54,7 +54,7 @@ def unit(x: Tensor) -> Tensor:
     short, lest a vector of zeros have a gradient of 1e12. As ``normalize(x, dim=-1, eps=1e-4)``,
     whose way back takes twice as long."""
     wide = widened(x)
-    return wide * at_least(1e-8, squared(wide)).rsqrt()
+    return wide * clamp_min(squared(wide), 1e-8).rsqrt()
 
 
 def inverse(lower: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def inverse(lower: Tensor) -> Tensor:
     return found.to(lower.dtype)
 
 
-def query_map(dim: int) -> nn.Linear:
+def short_query_projection(dim: int) -> nn.Linear:
     """W_q, D x D, of a memory whose queries are brought to length 1: its size does not matter, but
     the shorter it starts, the sooner training turns it. Of Titans with 64 units, 82 % instead of 15
     % of answers to ``ChangingKeys(8, 32, changes=3)`` were right after 750 steps of such texts
@@ -76,6 +76,6 @@ def query_map(dim: int) -> nn.Linear:
     return query
 
 
-def draw_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:
+def random_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:
     """A parameter (..., R, C), normal: it makes vectors ``size`` times as long."""
     return nn.Parameter(size * torch.randn(*shape) / math.sqrt(shape[-1]))

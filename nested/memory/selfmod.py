@@ -18,16 +18,16 @@ from nested.memory.gates import Gate
 from nested.memory.level import Level, count_parameters
 from nested.memory.linear import check_objective, decays
 from nested.memory.net import (
-    at_least,
+    clamp_min,
     damping,
-    draw_matrix,
-    hidden_units,
     inverse,
-    query_map,
+    random_matrix,
+    short_query_projection,
+    silu_and_slope,
     squared,
     unit,
 )
-from nested.memory.sequence import ChunkedMemory, check_cut
+from nested.memory.sequence import ChunkedMemory, check_truncation
 from nested.memory.state import count_numbers
 
 READS = ("now", "start")
@@ -79,18 +79,18 @@ class SelfModifyingTitans(ChunkedMemory):
     ) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
         check_objective(objective)
-        check_cut(detach_every, chunk)
+        check_truncation(detach_every, chunk)
         if reads not in READS:
             raise ValueError(f"reads is one of {READS}, but got {reads!r}")
         self.objective, self.reads = objective, reads
-        self.query, self.skip = query_map(dim), nn.Linear(dim, 2 * dim, bias=False)
+        self.query, self.skip = short_query_projection(dim), nn.Linear(dim, 2 * dim, bias=False)
         # a random token erases a D-th of what its rate would: after 4,096, 0.3 of W is left
         rate = min(0.19 / chunk, dim / 4096)  # 0.003 for chunks of 64
         self.rate = Gate(1e-4 / chunk, rate, 1 / chunk)
         self.forgetting = Gate(1e-6, 5e-5, 0.05)
-        self.w2 = draw_matrix(5, dim, dim, size=2.0)
-        self.w1 = draw_matrix(3, dim, dim, size=0.3)
-        self.gates = draw_matrix(2, 1, dim, size=0.1)  # gates start near where biases say
+        self.w2 = random_matrix(5, dim, dim, size=2.0)
+        self.w1 = random_matrix(3, dim, dim, size=0.3)
+        self.gates = random_matrix(2, 1, dim, size=0.1)  # gates start near where biases say
         with torch.no_grad():
             self.w1[0] = 0  # the main memory knows nothing yet
 
@@ -114,14 +114,14 @@ class SelfModifyingTitans(ChunkedMemory):
         first = {"w1": self.w1, "w2": self.w2, "gates": self.gates}
         return {name: w.expand(batch_size, *w.shape) for name, w in first.items()}
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         return x, self.skip(x), unit(self.query(x))
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         x, skips, queries = seen
         made, rates, log_kept = self._made(x, skips, start)
         before, units, sizes, to_w1, to_gates, to_w2 = self._moves(made, rates, start)
-        of_nets, of_gates = (rates / at_least(1e-8, sizes)).split([3, 2], dim=1)  # i is no i^
+        of_nets, of_gates = (rates / clamp_min(sizes, 1e-8)).split([3, 2], dim=1)  # i is no i^
         nets, ends = units.split([3, 2], dim=1)
         decay = decays(log_kept.squeeze(-1))  # (B, 1, C, 1), (B, 1, C, C)
         before_token = _one_token_earlier(*decay)
@@ -158,7 +158,7 @@ class SelfModifyingTitans(ChunkedMemory):
         them W2 k (B, C, M D), its hidden units (B, M, C, D) and their squared lengths."""
         w1, w2, gates = start["w1"], start["w2"], start["gates"]
         before, others = (made.flatten(1, 2) @ w2.flatten(1, 2).mT).chunk(2, dim=1)  # W2 k, W2 v
-        units, slopes = hidden_units(_by_memory(before, 5))
+        units, slopes = silu_and_slope(_by_memory(before, 5))
         off, off_gates = self._off(made, units, silu(_by_memory(others, 5)), w1, gates)
         back = torch.cat([off @ w1, off_gates * gates], dim=1) * slopes
         sizes, error = squared(units), torch.cat([squared(off), squared(off_gates)], dim=1)

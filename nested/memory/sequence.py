@@ -110,7 +110,7 @@ class SequenceMemory(nn.Module):
         check_state(state, first, type(self).__name__)
         position = 0 if state is first else _position(state, x.shape[1])
         memory, outputs = state["memory"], []
-        for some in x.split(cut(position, x.shape[1], self.detach_every), dim=1):
+        for some in x.split(piece_sizes(position, x.shape[1], self.detach_every), dim=1):
             if self.detach_every:
                 due = (position > 0) & (position % self.detach_every == 0)
                 memory = picked(due, detached(memory), memory)
@@ -131,7 +131,7 @@ class ChunkedMemory(SequenceMemory):
     writes go to its weights *now*; after the chunk's last token the one becomes the other. With
     chunks of one token that is gradient descent, token by token.
 
-    A subclass writes ``weights``, ``look`` and ``step``. The state is {"position", "memory":
+    A subclass writes ``weights``, ``project`` and ``step``. The state is {"position", "memory":
     {"start", "now"}}, weights {name: (B, ...)} each. Raises ``ValueError`` for a ``chunk`` under 1,
     and as ``SequenceMemory`` does. Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
     """
@@ -151,7 +151,7 @@ class ChunkedMemory(SequenceMemory):
         Raises ``NotImplementedError`` where a subclass lacks it."""
         raise NotImplementedError
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """What of x (B, T, D) depends on no memory, for all tokens at once: tensors (B, T, ...).
         Raises ``NotImplementedError`` where a subclass lacks it."""
         raise NotImplementedError
@@ -167,8 +167,8 @@ class ChunkedMemory(SequenceMemory):
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         start, now, outputs = memory["start"], memory["now"], []
-        sizes = joined(cut(position, x.shape[1], self.chunk), self.chunk)
-        parts = (widened(part).split(sizes, dim=1) for part in self.look(x))
+        sizes = joined(piece_sizes(position, x.shape[1], self.chunk), self.chunk)
+        parts = (widened(part).split(sizes, dim=1) for part in self.project(x))
         for seen in zip(*parts, strict=True):
             if seen[0].shape[1] > self.chunk:
                 y, now = scanned(self.step, seen, now, self.chunk)
@@ -180,12 +180,12 @@ class ChunkedMemory(SequenceMemory):
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
 
-def cut(position: Position, length: int, period: int | None) -> list[int]:
+def piece_sizes(position: Position, length: int, period: int | None) -> list[int]:
     """The sizes of the pieces of ``length`` tokens, the first of them after ``position`` others,
     cut after every ``period``-th token since the beginning; None cuts nothing. At a ``position``
     that is a tensor any token may be such a one: pieces are single tokens.
 
-    >>> cut(position=6, length=9, period=4)
+    >>> piece_sizes(position=6, length=9, period=4)
     [2, 4, 3]
     """
     if period is None:
@@ -210,7 +210,7 @@ def check_vectors(x: Tensor, dim: int) -> None:
         raise ValueError(f"a memory reads {allowed}, but got {tuple(x.shape)}")
 
 
-def check_cut(detach_every: int | None, period: int) -> None:
+def check_truncation(detach_every: int | None, period: int) -> None:
     """Raise ``ValueError`` if weights that move every ``period`` tokens would never have a
     gradient, because the graph is cut just where they move."""
     if detach_every and period % detach_every == 0:

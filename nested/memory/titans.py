@@ -16,7 +16,14 @@ from torch.nn.functional import silu
 from nested.levels.forward import Params
 from nested.memory.gates import Gate
 from nested.memory.linear import decays
-from nested.memory.net import damping, draw_matrix, hidden_units, query_map, squared, unit
+from nested.memory.net import (
+    damping,
+    random_matrix,
+    short_query_projection,
+    silu_and_slope,
+    squared,
+    unit,
+)
 from nested.memory.sequence import ChunkedMemory
 
 
@@ -43,12 +50,12 @@ class TitansMemory(ChunkedMemory):
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
         self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(2))
-        self.query = query_map(dim)
+        self.query = short_query_projection(dim)
         self.choose = nn.Linear(dim, 3, bias=False)
         nn.init.zeros_(self.choose.weight)  # gates start where their biases say
         self.rate = Gate(1e-4 / chunk, 0.5 / chunk, 1 / chunk)
         self.momentum, self.forgetting = Gate(0.01, 0.5, 0.95), Gate(1e-6, 1e-4, 0.1)
-        self.w1, self.w2 = nn.Parameter(torch.zeros(dim, dim)), draw_matrix(dim, dim, size=2.0)
+        self.w1, self.w2 = nn.Parameter(torch.zeros(dim, dim)), random_matrix(dim, dim, size=2.0)
 
     def weights(self, batch_size: int) -> Params:
         shape = (batch_size, self.dim, self.dim)
@@ -56,7 +63,7 @@ class TitansMemory(ChunkedMemory):
         w1, w2 = self.w1.expand(shape), self.w2.expand(shape)
         return {"w1": w1, "w2": w2, "s1": still, "s2": still}
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         made = [unit(part(x)) for part in (self.query, self.key, self.value)]
         rate, momentum, forgetting = self.choose(x).unbind(-1)
         log_mu = self.momentum.log(momentum)
@@ -65,7 +72,7 @@ class TitansMemory(ChunkedMemory):
 
     def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         queries, keys, values, rates, log_mu, log_kept = seen
-        units, slopes = hidden_units(keys @ start["w2"].mT)
+        units, slopes = silu_and_slope(keys @ start["w2"].mT)
         off = keys + units @ start["w1"].mT - values  # dL/dM(k)
         back = (off @ start["w1"]) * slopes  # so that dL/dW1 = off units^T, dL/dW2 = back k^T
         rates = rates * damping(squared(units), squared(off), squared(back)).squeeze(-1)

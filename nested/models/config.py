@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from nested.memory.continuum import check_periods
 from nested.memory.linear import check_objective
-from nested.memory.sequence import check_cut
+from nested.memory.sequence import check_truncation
 from nested.models.mixers import MIXERS
 from nested.support.checks import check_counts
 
@@ -54,4 +54,4 @@ class ModelConfig:
             check_counts(detach_every=self.detach_every)
             needs_ends = MIXERS[self.mixer].needs_chunk_ends
             for period in (*self.periods, self.chunk) if needs_ends else self.periods:
-                check_cut(self.detach_every, period)
+                check_truncation(self.detach_every, period)
