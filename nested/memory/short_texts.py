@@ -1,4 +1,4 @@
-"""Texts that end before a level moves: nothing they hold can teach that level what to write.
+"""A warning for texts that end before a level moves: they cannot teach that level what to write.
 
 Source: the writes of a level reach later tokens only after its clock, as in Behrouz et al. 2025
 (arXiv 2512.24695), eq. 71.
@@ -12,8 +12,8 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-_SLOWEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # 0: nothing is left to say
-_LEARNED: WeakSet[nn.Module] = WeakSet()  # from one short text already
+_SLOWEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # period; 0 never warns again
+_LEARNED: WeakSet[nn.Module] = WeakSet()  # modules with one backward from a short text
 
 
 def never_taught(clocks: dict[str, int], length: int) -> dict[str, int]:
@@ -26,9 +26,9 @@ def never_taught(clocks: dict[str, int], length: int) -> dict[str, int]:
 
 
 def clocks_in(module: nn.Module, path: str = "") -> dict[str, int]:
-    """Collect the clocks of all memories in ``module``: {path to the memory, and level: period}."""
+    """Collect the clocks of all memories in ``module``, as {"path level": period}."""
     if hasattr(module, "clocks"):
-        return {f"{path} {level}".strip(): n for level, n in module.clocks().items()}
+        return {f"{path} {level}".strip(): period for level, period in module.clocks().items()}
     clocks = {}
     for name, child in module.named_children():
         clocks |= clocks_in(child, f"{path}.{name}".strip("."))
@@ -36,10 +36,11 @@ def clocks_in(module: nn.Module, path: str = "") -> dict[str, int]:
 
 
 def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool) -> None:
-    """Let the second backward from short texts warn of levels in ``module`` with longer periods.
+    """Warn at the second backward through short texts if ``module`` has levels with longer periods.
 
-    ``y`` (...) was read from ``length`` tokens; ``is_new`` says that no state was carried on to
-    them. A module warns once, and never after it was given a state: then texts are windows.
+    ``y`` (...) was read from ``length`` tokens, and ``is_new`` says that they began a text. A
+    module warns once. It never warns after it was given a state, because its texts are windows of
+    longer ones then.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
@@ -61,11 +62,11 @@ def _warn(module: nn.Module, length: int) -> None:
 
 
 def advice(levels: dict[str, int], length: int) -> str:
-    """Say which ``levels``, {name: period}, texts of ``length`` tokens teach nothing, and what to
-    do about it."""
-    listed = ", ".join(f"{name} (every {period:,} tokens)" for name, period in levels.items())
+    """Say which ``levels``, {name: period}, learn nothing from texts of ``length`` tokens, and what
+    to do about it."""
+    names = ", ".join(f"{name} (every {period:,} tokens)" for name, period in levels.items())
     return (
         f"texts of {length:,} tokens end before these levels move, and teach them nothing:"
-        f" {listed}. Train on texts of more than {max(levels.values()):,} tokens, choose shorter"
+        f" {names}. Train on texts of more than {max(levels.values()):,} tokens, choose shorter"
         " periods, or carry the state on from text to text"
     )
