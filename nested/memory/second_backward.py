@@ -22,7 +22,7 @@ KEY = "nested: backwards that freed this graph"
 
 
 def watch_backward(y: Tensor, state: State) -> None:
-    """Note each backward through ``y`` (...) that frees the graph of ``state``, a nest of tensors
+    """Note each backward through ``y`` (...) that frees the graph of ``state``, nested tensors
     (...). ``refuse_second_backward`` reads these notes."""
     node = None if _is_traced() or y.grad_fn is None else next(_nodes(state), None)
     if node is None:
@@ -33,7 +33,7 @@ def watch_backward(y: Tensor, state: State) -> None:
 
 
 def refuse_second_backward(state: State) -> None:
-    """Make a backward through ``state``, a nest of tensors (...), raise a clear ``RuntimeError`` if
+    """Make a backward through ``state``, nested tensors (...), raise a clear ``RuntimeError`` if
     an earlier backward has freed the graph of ``state``."""
     nodes = [] if _is_traced() else list(_nodes(state))
     freed_by = nodes[0].metadata.get(KEY) if nodes else None

@@ -69,7 +69,7 @@ class SequenceMemory(nn.Module):
         )
 
     def begin(self, batch_size: int) -> State:
-        """Make the memory as it is before the first token, a nest of tensors (B, ...).
+        """Make the memory as it is before the first token, nested tensors (B, ...).
 
         No tensor may be a view of a parameter, because a state outlives an optimizer's step. Raises
         ``NotImplementedError`` unless a subclass writes it.
@@ -102,7 +102,7 @@ class SequenceMemory(nn.Module):
         return [Level(name, f"{numbers:,}", self.sees, period, parameters)]
 
     def init(self, batch_size: int) -> State:
-        """Make the state before the first token: the position () and a nest of tensors (B, ...).
+        """Make the state before the first token: the position () and nested tensors (B, ...).
 
         Raises ``ValueError`` if FSDP2 has sharded the weights; then let forward start the state.
         """

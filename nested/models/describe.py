@@ -1,7 +1,7 @@
-"""A model as a stack of levels: what each holds, sees, and when it moves.
+"""Print a model as a stack of levels: what each keeps and sees, and when it moves.
 
-Letters: D width. Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2 and figure 2: levels
-are ordered by how often they move.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2 and figure 2: levels are ordered by how
+often they move.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nested.memory.short_texts import advice, never_taught
 from nested.models.model import SequenceModel
 from nested.support.checks import check_counts
 
-COLUMNS = 64  # of the drawing
+COLUMNS = 64  # width of the drawing
 
 
 def levels(model: SequenceModel) -> list[Level]:
-    """List all levels of ``model``, first to last, and the outer one that learns them."""
+    """List all levels of ``model`` from first to last, then the outer level that trains them."""
     rows = []
     for number, block in enumerate(model.blocks, start=1):
         for name in block.parts:
@@ -33,11 +33,13 @@ def levels(model: SequenceModel) -> list[Level]:
 def describe(
     model: SequenceModel, file: TextIO | None = None, *, text_length: int | None = None
 ) -> None:
-    """Print all levels of ``model``, with state, context flow, clock and number of parameters, and
-    draw who moves when; to ``file``, or the screen.
+    """Print each level of ``model`` with its state, parameters, clock and context flow, and draw
+    when it moves.
 
-    Given the ``text_length`` of training, in tokens, it names the levels that such texts teach
-    nothing. Raises ``ValueError`` for a ``text_length`` under 1."""
+    Prints to ``file``, or to the screen. With ``text_length``, the length of training texts in
+    tokens, it also names the levels that such texts teach nothing. Raises ``ValueError`` for a
+    ``text_length`` under 1.
+    """
     if text_length is not None:
         check_counts(text_length=text_length)
     rows = levels(model)
@@ -59,8 +61,10 @@ def describe(
 
 
 def drawn(period: int, span: int, columns: int = COLUMNS) -> str:
-    """A line of ``columns`` signs for ``span`` tokens: "|" where a level of this ``period`` moves,
-    "." where it waits, and takes part all the same. Raises ``ValueError`` for a period under 1.
+    """Draw ``span`` tokens as ``columns`` signs: "|" where a level of this ``period`` moves.
+
+    Elsewhere the sign is ".": the level reads and does not move. Raises ``ValueError`` for a period
+    under 1.
 
     >>> drawn(period=4, span=16, columns=8)
     '.|.|.|.|'
