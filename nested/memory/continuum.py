@@ -187,8 +187,8 @@ class ContinuumMemory(SequenceMemory):
     ) -> tuple[Tensor, State]:
         """Read ``parts``, one of which is many whole periods of the slowest level.
 
-        At the end of such a period every level starts anew from its weights now, so these weights
-        are the whole memory, and ``scanned`` can carry them from period to period.
+        At the end of such a period "start" and "now" are equal in every level. So the weights now
+        are the whole memory, and ``scanned`` carries them from period to period.
         """
         names = [(i, name) for i, level in enumerate(memory) for name in level["now"]]
 

@@ -1,4 +1,4 @@
-"""One row of ``describe(model)``: how a memory, a layer or a model describes each of its levels.
+"""One row of ``describe(model)``: a memory or a layer describes each of its levels by one.
 
 Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2: a level has a state, a context flow
 and a clock.

@@ -46,9 +46,8 @@ class SequenceMemory(nn.Module):
 
     A subclass writes ``begin`` and ``read``; one with several levels, or a slow one, also
     ``clocks`` and ``describe``. Raises ``ValueError`` for a ``dim`` or ``detach_every`` under 1.
-    Raises it too for an x that is not (B, T, D), floating point and not empty, and for a state with
-    the shapes or dtypes of another memory or batch size. A state of a memory with other chunks or
-    weights is not detected.
+    Raises it too for an x that is empty, not (B, T, D) or not floating point, and for a state with
+    other shapes or dtypes. A state of a memory with other chunks or weights is not detected.
     """
 
     sees = "keys and values of tokens"  # as describe(model) prints it
