@@ -1,8 +1,8 @@
-"""The contract of a sequence memory or model, as checks that any can be put through.
+"""The contract of a sequence memory or model, as checks that every one of them must pass.
 
-It is looked at through ``make(dim, chunk)``, which makes a fresh one of width ``dim`` with chunks,
-or a fastest level, of ``chunk`` tokens. Letters: B samples, T tokens, D width.
-Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3, and what ``nested.models`` relies on.
+A check gets ``make(dim, chunk)``, which makes a new memory of width ``dim``. Its chunks, or the
+period of its fastest level, are ``chunk`` tokens. Letters: B samples, T tokens, D width.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3, and the needs of ``nested.models``.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ TOKENS, LONG = 67, 300
 
 
 def check_memory(make: Make, seed: int = 0) -> list[Result]:
-    """Check that what ``make(dim, chunk)`` returns is a sequence memory, or a model of them (a
-    module with a ``config`` that says its ``vocab``), on inputs drawn from ``seed``.
+    """Run ``MEMORY_CHECKS`` on the memories that ``make(dim, chunk)`` returns, and return the
+    results.
 
-    Returns the results of ``MEMORY_CHECKS``; raises ``ConformanceError``, with one line for each
-    check that failed, if any did.
+    ``make`` may also return models, which have a ``config`` with their ``vocab``. Inputs are drawn
+    from ``seed``. Raises ``ConformanceError``, with one line for each failed check, if any failed.
     """
     results = [run_check(check, make, seed) for check in MEMORY_CHECKS]
     require(results, getattr(make, "__name__", "the memory"))
@@ -66,7 +66,7 @@ def _probe_parts(make: Make, seed: int) -> Evidence:
 
 @torch.no_grad()
 def _probe_causal(make: Make, seed: int) -> Evidence:
-    """How much reads before and after a token change when that token and all later ones do."""
+    """Change a token and all later ones: measure the change of reads before and after it."""
     memory = made(make, seed)
     x, other = draw(memory, seed), draw(memory, seed + 1)
     y, before, after = memory(x)[0], [], []
@@ -82,8 +82,8 @@ def _judge_causal(evidence: Evidence) -> Verdict:
     before, after = largest(evidence["before"]), min(evidence["after"])
     if not before < 1e-9:
         measured = f"later tokens change earlier reads by {before:.2g}"
-        return Verdict(False, measured, "does a chunk read what it has yet to see?")
-    measured = f"a token changes its own and later reads by {after:.2g}, far ones too by"
+        return Verdict(False, measured, "does a read of a chunk use its later tokens?")
+    measured = f"a token changes its read and later ones by {after:.2g}, and far ones by"
     measured += f" {evidence['far']:.2g}"
     alive = after > 1e-9 and evidence["far"] > 1e-6 * after
     return Verdict(alive, measured, "nothing is remembered")
@@ -97,53 +97,54 @@ def _probe_samples(make: Make, seed: int) -> Evidence:
     more = memory(x, state)[0]
     alone, again = [], []
     for i in range(5):
-        y, own = memory(x[i : i + 1])
+        y, after = memory(x[i : i + 1])
         alone.append(y)
-        again.append(memory(x[i : i + 1], own)[0])
+        again.append(memory(x[i : i + 1], after)[0])
     return {"ours": cut([together, more]), "others": cut([torch.cat(alone), torch.cat(again)])}
 
 
 @torch.no_grad()
 def _probe_modes(make: Make, seed: int) -> Evidence:
-    """Reads in training and in evaluation, called once and again; and what was passed in."""
+    """Collect reads in training and evaluation mode, repeated reads, and the state passed in."""
     memory = made(make, seed)
     x = draw(memory, seed)
     _, given = memory(x[:, : CHUNK - 3])  # within its first chunk
-    kept, weights = cut(given), cut(list(memory.state_dict().values()))
+    given_copy, weights = cut(given), cut(list(memory.state_dict().values()))
     runs = [memory.train()(x, given), memory.eval()(x, given), memory(x, given)]
     ours = [leaf for run in runs[1:] for leaf in leaves(list(run))]
     others = 2 * leaves(list(runs[0]))
     ours += cut([*leaves(given), *memory.state_dict().values()])
-    others += [*leaves(kept), *weights]
-    for p in memory.parameters():  # as an optimizer does: a state is no view of parameters
+    others += [*leaves(given_copy), *weights]
+    for p in memory.parameters():  # as an optimizer does; a state must be no view of parameters
         p += 1
     ours += leaves(given)
-    others += leaves(kept)
+    others += leaves(given_copy)
     return {"ours": cut(ours), "others": cut(others)}
 
 
 @torch.no_grad()
 def _probe_shut(make: Make, seed: int) -> Evidence:
-    """With all gates shut: what memories hold before and after, and tokens in another order."""
+    """Shut all gates: measure how far memories move, and whether the order of tokens matters."""
     memory = made(make, seed)
-    moved = _apart(memory, draw(memory, seed))
-    shut(memory)
     x = draw(memory, seed)
-    found = {"open": moved, "shut": _apart(memory, x), "order": 0.0}
+    distance = _distance_moved(memory, x)
+    shut(memory)
+    evidence = {"open": distance, "shut": _distance_moved(memory, x), "order": 0.0}
     if not hasattr(memory, "config"):
         order = torch.randperm(TOKENS, generator=Generator().manual_seed(seed))
-        found["order"] = (memory(x)[0][:, order] - memory(x[:, order])[0]).abs().max().item()
-    return found
+        evidence["order"] = (memory(x)[0][:, order] - memory(x[:, order])[0]).abs().max().item()
+    return evidence
 
 
-def _apart(memory: nn.Module, x: Tensor) -> float:
+def _distance_moved(memory: nn.Module, x: Tensor) -> float:
+    """The largest change of a number in a memory that reads x."""
     first, last = (list(_memories(s)) for s in (memory.init(len(x)), memory(x)[1]))
     pairs = zip(leaves(first), leaves(last), strict=True)
     return largest([0.0, *((a - b).abs().max().item() for a, b in pairs)])
 
 
 def _memories(state: State) -> Iterator[State]:
-    """What is under "memory" anywhere in a state."""
+    """Yield every entry named "memory" in a state."""
     if isinstance(state, dict):
         yield from ([state["memory"]] if "memory" in state else [])
         state = tuple(part for name, part in state.items() if name != "memory")
@@ -153,20 +154,21 @@ def _memories(state: State) -> Iterator[State]:
 
 
 def _judge_shut(evidence: Evidence) -> Verdict:
-    moved, order = evidence["shut"], evidence["order"]
-    measured = f"with its gates shut a memory moves by {moved:.2g} (open: {evidence['open']:.2g})"
+    distance, order = evidence["shut"], evidence["order"]
+    measured = f"with its gates shut a memory moves by {distance:.2g}"
+    measured += f" (open: {evidence['open']:.2g})"
     measured += f", and the order of tokens changes reads by {order:.2g}"
-    hint = "rate 0 and forgetting 0 leave every weight as it is, and nothing else is kept"
-    return Verdict(moved == 0 and order < 1e-9, measured, hint)
+    hint = "rate 0 and forgetting 0 leave every weight as it is, and nothing else remembers tokens"
+    return Verdict(distance == 0 and order < 1e-9, measured, hint)
 
 
 @torch.no_grad()
 def _probe_long(make: Make, seed: int) -> Evidence:
-    """As made, in float32: 4,096 tokens, random and all the same."""
+    """Read 4,096 tokens, random and all alike, with a memory as it is made, in float32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         memory = make(DIM, 64)
-    found = {}
+    evidence = {}
     for kind in ("random", "constant"):
         x = draw(memory, seed, samples=1, tokens=4096)
         x = x if x.dtype == torch.int64 else x.float()
@@ -178,22 +180,22 @@ def _probe_long(make: Make, seed: int) -> Evidence:
             if before.norm() > 0
         ]
         late = (y[:, -512:].norm() / y[:, :512].norm()).item()
-        found[kind] = {"kept": -largest([-1.0, *(-share for share in shares)]), "late": late}
-    return found
+        evidence[kind] = {"kept": -largest([-1.0, *(-share for share in shares)]), "late": late}
+    return evidence
 
 
 def _weights(state: State) -> list[Tensor]:
-    """Each tensor (1, ...) of weights that a memory has now, one of several in a stack each."""
+    """List the weights (1, ...) in a state, with each stack of several taken apart."""
     stacks = [leaf[0] for leaf in leaves(list(_memories(state)))]
     return [w for leaf in stacks for w in (leaf if leaf.dim() == 3 else [leaf])]
 
 
 def _judge_long(evidence: Evidence) -> Verdict:
-    for kind, found in evidence.items():
-        kept, late = found["kept"], found["late"]
-        measured = f"after 4,096 {kind} tokens {kept:.2f} of a memory's norm is left, {late:.2f} of"
-        measured += " that of reads"
-        if not kept >= 0.1 or not 0.1 <= late <= 100:
+    for kind, ratios in evidence.items():
+        memory_left, reads_left = ratios["kept"], ratios["late"]
+        measured = f"after 4,096 {kind} tokens {memory_left:.2f} of a memory's norm is left, and"
+        measured += f" {reads_left:.2f} of that of reads"
+        if not memory_left >= 0.1 or not 0.1 <= reads_left <= 100:
             return Verdict(False, measured, "start with little forgetting and small rates")
     return Verdict(True, measured)
 
@@ -202,18 +204,18 @@ MEMORY_CHECKS = [
     Check(
         "whole equals parts, at every cut",
         _probe_parts,
-        judge_equal("carry all that a part leaves unfinished in the state"),
+        judge_equal("keep in the state all that a part leaves unfinished"),
     ),
     Check("no read knows a later token", _probe_causal, _judge_causal),
     Check(
         "samples of a batch are independent",
         _probe_samples,
-        judge_equal("each sample has a memory of its own"),
+        judge_equal("give each sample its own memory"),
     ),
     Check(
         "reading changes nothing but the state it returns",
         _probe_modes,
-        judge_equal("no mode, no counter in the module, nothing written in place", within=0),
+        judge_equal("use no mode, no counter in the module, no write in place", within=0),
     ),
     Check("shut gates leave memories as they are", _probe_shut, _judge_shut),
     Check("memories neither fade nor run away", _probe_long, _judge_long),

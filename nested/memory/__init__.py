@@ -1,5 +1,4 @@
-"""Sequence memories: the same loop, one token a step. Each is a small model that learns as it
-reads."""
+"""Sequence memories: small models that learn while they read, one token per step."""
 
 from nested.memory.continuum import ContinuumMemory
 from nested.memory.gates import Gate, shut

@@ -1,7 +1,7 @@
-"""Continuum memory: a chain of small nets, each of which learns online, at a clock of its own.
+"""Continuum memory: a chain of small nets that learn while they read, each at its clock.
 
-State: the weights of each level, for each sample.  It sees: the level before it.  Clock: 16, 64,
-256 tokens, or others. A level off its clock is not skipped: only its update waits.
+State: the weights of each level, per sample.  It sees: the level before it.  Clock: 16, 64 and 256
+tokens, or other periods. Between two moves a level still reads; only its update waits.
 Letters: B samples, T tokens, D width, C tokens between a level's updates, L levels.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 70-74.
 """
@@ -16,85 +16,93 @@ from torch.nn.functional import silu
 
 from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
-from nested.memory.continuum_gradient import WrittenOut, is_worth_it
 from nested.memory.gates import Gate
-from nested.memory.net import damping, draw_matrix, hidden_units, squared, unit, widened
+from nested.memory.level import Level, count_parameters
+from nested.memory.net import damping, random_matrix, silu_and_slope, squared, unit, widened
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import (
     ChunkedMemory,
     Position,
     SequenceMemory,
-    check_cut,
-    check_gathered,
-    cut,
-    picked,
+    check_truncation,
+    piece_sizes,
 )
+from nested.memory.state import check_gathered, picked
 
 FORMS = ("sequential", "independent", "nested")
 
 
 class ContinuumLevel(ChunkedMemory):
-    """One level: reads y = W1 silu(W2 W_q x) and learns values of its context flow by their keys,
+    """One level: a net that reads y = W1 silu(W2 W_q x) and learns to map keys to values:
 
         W <- W - n sum_C c dL/dW,   L = 1/2 |W1 silu(W2 k) - v|^2,   k, v = unit(W_k x), unit(W_v x)
 
-    every C = ``chunk`` tokens, by the sum of its errors at the chunk's first weights (eq. 71), each
-    with its ``damping`` c. Values are of length 1: with v = W_v x, what one level learned to write
-    is what the next learns to be, and nested levels of width 64 with rates at their top reached
-    1e32 within 2,048 equal tokens (one seed of two). The rate n in (1e-4, 1) / C is a parameter; so
-    are the first weights ``w1``, ``w2`` (D, D). The state is {"position", "memory": {"start",
-    "now"}}, each {"w1", "w2": (B, D, D)}. Raises as ``SequenceMemory`` does."""
+    every C = ``chunk`` tokens. The sum runs over the errors of the chunk, all at its first weights
+    (eq. 71), each with its ``damping`` c. Values are normalised to length 1. Without that, a level
+    that feeds another can amplify without bound. In a test of width 64 with rates at their top,
+    activations reached 1e32 within 2,048 equal tokens (one seed of two).
 
-    written = 1  # keys
+    Parameters are the rate n in (1e-4, 1) / C and the first weights ``w1``, ``w2`` (D, D). The
+    state is {"position", "memory": {"start", "now"}}, each {"w1", "w2": (B, D, D)}. Raises as
+    ``SequenceMemory`` does.
+    """
 
     def __init__(self, dim: int, chunk: int) -> None:
         super().__init__(dim, chunk)
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.rate = Gate(1e-4 / chunk, 0.1 / chunk, 1 / chunk)
-        self.w1, self.w2 = draw_matrix(dim, dim), draw_matrix(dim, dim)
+        self.w1, self.w2 = random_matrix(dim, dim), random_matrix(dim, dim)
 
     def weights(self, batch_size: int) -> Params:
         shape = (batch_size, self.dim, self.dim)
         return {"w1": self.w1.expand(shape), "w2": self.w2.expand(shape)}
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def clocks(self) -> dict[str, int]:
+        return {type(self).__name__: self.chunk}
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         rates = self.rate(0.0).expand(*x.shape[:-1], 1)
         return self.query(x), unit(self.key(x)), unit(self.value(x)), rates
 
-    def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-        w1, w2 = start["w1"], start["w2"]
-        if start is now and is_worth_it(seen[0]):
-            y, w1, w2 = WrittenOut.apply(learn, *seen, w1, w2)
-            return y, {"w1": w1, "w2": w2}
-        y, change1, change2 = learn(*seen, w1, w2)
+    def step(
+        self, projected: tuple[Tensor, ...], start: Params, now: Params
+    ) -> tuple[Tensor, Params]:
+        y, change1, change2 = learn(*projected, start["w1"], start["w2"])
         return y, {"w1": now["w1"] + change1, "w2": now["w2"] + change2}
 
 
 def learn(
     queries: Tensor, keys: Tensor, values: Tensor, rates: Tensor, w1: Tensor, w2: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What C tokens (B, C, D) read by weights ``w1``, ``w2`` (B, D, D), and how they change them,
-    at ``rates`` (B, C, 1). Raises nothing."""
+    """Read C tokens (B, C, D) at weights ``w1``, ``w2`` (B, D, D), and learn from them.
+
+    ``rates`` are (B, C, 1). Returns the reads (B, C, D) and the changes of both weights (B, D, D).
+    """
     y = silu(queries @ w2.mT) @ w1.mT
-    units, slopes = hidden_units(keys @ w2.mT)
-    off = units @ w1.mT - values  # dL/dy
-    back = (off @ w1) * slopes
-    moves = -rates * damping(squared(units), squared(off), squared(back))
-    return y, (moves * off).mT @ units, (moves * back).mT @ keys  # - n dL/dW
+    units, slopes = silu_and_slope(keys @ w2.mT)
+    error = units @ w1.mT - values  # dL/dM(k)
+    back = (error @ w1) * slopes  # dL/d(W2 k)
+    steps = -rates * damping(squared(units), squared(error), squared(back))
+    return y, (steps * error).mT @ units, (steps * back).mT @ keys  # - n c dL/dW
 
 
 class ContinuumMemory(SequenceMemory):
-    """Levels l = 1, 2, ... of rising ``periods``, in tokens: the context flow goes from fast to
-    slow.
+    """A chain of levels with rising ``periods``, in tokens: the context flows from fast to slow.
 
-    "sequential": h_l = h_(l-1) + level_l(h_(l-1)), h_0 = x, y = h_L (eq. 70). "independent": all
-    read x, and y = x + the average of levels by gates, softmax(W x) (eq. 74). "nested": sequential,
-    and whenever its slower neighbour moves (and at the beginning) a level's weights restart from a
-    map of that neighbour's, A W + O, with A and O = ``w1``, ``w2`` learned, from I and 0 (eq. 72);
-    each period is then a multiple of the one before. The state is {"position", "memory": ({"start",
-    "now"}, ...)}, a level each. Raises ``ValueError`` for other forms and for periods that are not
-    rising whole numbers from 1, for a ``detach_every`` that divides one (its level would have no
-    gradient), and as ``SequenceMemory`` does.
+    The ``form`` says how the levels h_1, h_2, ... are connected:
+
+    - "sequential": h_0 = x, h_l = h_(l-1) + level_l(h_(l-1)), y = h_L (eq. 70).
+    - "independent": every level reads x; y = x + a mean of their reads, weighted by gates
+      softmax(W x) (eq. 74).
+    - "nested": as sequential, and a level restarts whenever its slower neighbour moves. Its new
+      weights are A W + O, with the neighbour's weights W (eq. 72). The maps A start at the
+      identity and the offsets O = ``w1``, ``w2`` at 0; both are learned. Each period is a multiple
+      of the one before.
+
+    The state is {"position", "memory": ({"start", "now"}, ...)}, one entry per level. Raises
+    ``ValueError`` for another form, and for periods that are not rising whole numbers from 1.
+    Raises it too for a ``detach_every`` that divides a period, because that level would have no
+    gradient, and as ``SequenceMemory`` does.
     """
 
     def __init__(
@@ -108,7 +116,7 @@ class ContinuumMemory(SequenceMemory):
         super().__init__(dim, detach_every=detach_every)
         check_periods(periods, form)
         for period in periods:
-            check_cut(detach_every, period)
+            check_truncation(detach_every, period)
         self.periods, self.form = tuple(periods), form
         self.levels = nn.ModuleList(ContinuumLevel(dim, period) for period in periods)
         if form == "independent":
@@ -116,14 +124,24 @@ class ContinuumMemory(SequenceMemory):
             nn.init.zeros_(self.choose.weight)
         if form == "nested":
             self.mixes = nn.ParameterList(torch.eye(dim).repeat(2, 1, 1) for _ in periods[1:])
-            for level in self.levels[:-1]:  # a copy of the slower's, at first
+            for level in self.levels[:-1]:  # at first a copy of the slower level
                 nn.init.zeros_(level.w1)
                 nn.init.zeros_(level.w2)
 
     def clocks(self) -> dict[str, int]:
-        return {
-            f"level {i}": period for i, period in enumerate(self.periods, start=1) if period > 1
-        }
+        return {f"level {i}": period for i, period in enumerate(self.periods, start=1)}
+
+    def describe(self) -> list[Level]:
+        rows = []
+        for name, level in zip(self.clocks(), self.levels, strict=True):
+            is_first = not rows or self.form == "independent"
+            flow = "its input" if is_first else f"{rows[-1].name}'s flow"
+            (row,) = level.describe()
+            rows.append(row._replace(name=name, sees=f"keys and values of {flow}"))
+        between = count_parameters(self) - sum(row.parameters for row in rows)
+        if between:  # gates of the independent form, or maps of the nested form
+            rows.append(Level("between", "0", "tokens", 1, between))
+        return rows
 
     def begin(self, batch_size: int) -> State:
         levels = [level.begin(batch_size) for level in self.levels]
@@ -134,9 +152,9 @@ class ContinuumMemory(SequenceMemory):
         if self.form == "nested":
             return self._read_nested(x, memory, position)
         flow, outputs, after = x, [], []
-        for level, own in zip(self.levels, memory, strict=True):
-            y, own = level.read(flow, own, position)
-            after.append(own)
+        for level, before in zip(self.levels, memory, strict=True):
+            y, state = level.read(flow, before, position)
+            after.append(state)
             if self.form == "sequential":
                 flow = flow + y
             else:
@@ -147,18 +165,18 @@ class ContinuumMemory(SequenceMemory):
         return flow, tuple(after)
 
     def _read_nested(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        """As sequential, in pieces that end where a level but the fastest moves."""
-        sizes = joined(cut(position, x.shape[1], self.periods[-1]), self.periods[-1])
+        """Read as sequential, in pieces that end where any level but the fastest moves."""
+        sizes = joined(piece_sizes(position, x.shape[1], self.periods[-1]), self.periods[-1])
         if max(sizes) > self.periods[-1]:
             return self._read_many(x.split(sizes, dim=1), memory, position)
         period = self.periods[1] if len(self.periods) > 1 else None
         outputs = []
-        for flow in x.split(cut(position, x.shape[1], period), dim=1):
+        for flow in x.split(piece_sizes(position, x.shape[1], period), dim=1):
             after = []
-            for level, own in zip(self.levels, memory, strict=True):
-                y, own = level.read(flow, own, position)
+            for level, before in zip(self.levels, memory, strict=True):
+                y, state = level.read(flow, before, position)
                 flow = flow + y
-                after.append(own)
+                after.append(state)
             position = position + flow.shape[1]
             memory = self._restarted(after, position)
             outputs.append(flow)
@@ -167,13 +185,19 @@ class ContinuumMemory(SequenceMemory):
     def _read_many(
         self, parts: tuple[Tensor, ...], memory: State, position: Position
     ) -> tuple[Tensor, State]:
-        """Read ``parts``, one of which is many whole periods of the slowest level: after each of
-        these all levels start from where they are now."""
+        """Read ``parts``, one of which is many whole periods of the slowest level.
+
+        At the end of such a period "start" and "now" are equal in every level. So the weights now
+        are the whole memory, and ``scanned`` carries them from period to period.
+        """
         names = [(i, name) for i, level in enumerate(memory) for name in level["now"]]
 
-        def step(seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-            y, after = self._read_nested(*seen, unfolded(now), 0)
-            return y, {(i, name): after[i]["now"][name] for i, name in names}
+        def step(tokens: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
+            y, after = self._read_nested(*tokens, unfolded(now), 0)
+            return y, folded(after)
+
+        def folded(memory: State) -> Params:
+            return {(i, name): memory[i]["now"][name] for i, name in names}
 
         def unfolded(now: Params) -> State:
             levels = [{n: now[i, n] for j, n in names if j == i} for i in range(len(memory))]
@@ -182,8 +206,7 @@ class ContinuumMemory(SequenceMemory):
         outputs = []
         for part in parts:
             if part.shape[1] > self.periods[-1]:
-                now = {(i, name): memory[i]["now"][name] for i, name in names}
-                y, now = scanned(step, (part,), now, self.periods[-1])
+                y, now = scanned(step, (part,), folded(memory), self.periods[-1])
                 memory = unfolded(now)
             else:
                 y, memory = self._read_nested(part, memory, position)
@@ -192,7 +215,7 @@ class ContinuumMemory(SequenceMemory):
         return torch.cat(outputs, dim=1), memory
 
     def _restarted(self, memory: list[State], position: Position) -> State:
-        """The levels after ``position`` tokens; who has a neighbour that just moved restarts."""
+        """Restart each level whose slower neighbour moves after ``position`` tokens."""
         for i in reversed(range(len(self.mixes))):
             due = position % self.periods[i + 1] == 0
             if isinstance(due, Tensor) or due:
@@ -202,9 +225,9 @@ class ContinuumMemory(SequenceMemory):
 
 
 def restarted(slower: Params, mixes: Tensor, level: ContinuumLevel) -> Params:
-    """Map the weights (B, D, D) of the ``slower`` level to new ones of ``level``: W <- A W + O.
+    """Map the weights (B, D, D) of the ``slower`` level to new weights of ``level``: A W + O.
 
-    ``mixes`` holds A of w1 and of w2, (2, D, D). Autocast is off: weights are what is remembered.
+    ``mixes`` (2, D, D) holds the A of w1 and of w2. Autocast is off, because weights are memory.
     """
     a, w1, w2 = widened(mixes), slower["w1"], slower["w2"]
     with torch.autocast(w1.device.type, enabled=False):
@@ -212,8 +235,10 @@ def restarted(slower: Params, mixes: Tensor, level: ContinuumLevel) -> Params:
 
 
 def check_periods(periods: tuple[int, ...], form: str) -> None:
-    """Raise ``ValueError`` unless ``form`` is known and ``periods`` are rising whole numbers from
-    1, and in the nested form each a multiple of the one before."""
+    """Raise ``ValueError`` unless ``form`` is known and ``periods`` are rising whole numbers.
+
+    They start from 1. In the nested form each must be a multiple of the one before.
+    """
     if form not in FORMS:
         raise ValueError(f"form is one of {FORMS}, but got {form!r}")
     if not isinstance(periods, (tuple, list)) or not periods:

@@ -1,6 +1,6 @@
-"""How much to write and how much to keep: numbers that a memory decides itself, bounded.
+"""Gates: bounded numbers by which a memory decides how much to write and how much to keep.
 
-Source: a sigmoid in log space, so that a gate that starts at 1e-4 has a slope like any other.
+Source: a sigmoid in log space, so that a gate near 1e-4 has a slope like any other gate.
 """
 
 from __future__ import annotations
@@ -14,37 +14,41 @@ from nested.memory.net import widened
 
 
 class Gate(nn.Module):
-    """A number between ``low`` and ``top``: ``low^(1 - s) top^s`` with ``s = sigmoid(raw + bias)``.
+    """Map any number to one between ``low`` and ``top``:
 
-    Raw numbers (...) of any size come in, gates (...) go out, in float32 at least; a single number
-    gives (1,). At ``raw`` = 0 a gate is ``start``, until ``bias`` (1,), a parameter, has learned
-    better. Bounds are settings, no part of a saved model. Raises ``ValueError`` unless 0 < low <
-    start < top."""
+        gate = low^(1 - s) top^s,   s = sigmoid(raw + bias).
+
+    Raw numbers (...) come in and gates (...) go out, in float32 at least; a float gives (1,). The
+    parameter ``bias`` (1,) starts so that ``raw`` = 0 gives ``start``. The bounds are settings and
+    are not saved with a model. Raises ``ValueError`` unless 0 < low < start < top.
+    """
 
     def __init__(self, low: float, start: float, top: float) -> None:
         super().__init__()
         if not 0 < low < start < top:
             raise ValueError(f"a gate has 0 < low < start < top, but got {low}, {start}, {top}")
         self.top, self.span = top, math.log(top / low)
-        share = math.log(start / low) / self.span
-        self.bias = nn.Parameter(torch.tensor([math.log(share / (1 - share))]))
+        s = math.log(start / low) / self.span
+        self.bias = nn.Parameter(torch.tensor([math.log(s / (1 - s))]))
 
     def forward(self, raw: Tensor | float) -> Tensor:
-        return self.top * torch.exp(self._below_top(raw))
+        return self.top * torch.exp(self._log_below_top(raw))
 
     def log(self, raw: Tensor | float) -> Tensor:
-        """The logarithms (...) of the gates of raw numbers (...): -inf once the gate is shut."""
-        return self._below_top(raw) + (math.log(self.top) if self.top else -math.inf)
+        """Compute log(gate) (...) for raw numbers (...). It is -inf once the gate is shut."""
+        return self._log_below_top(raw) + (math.log(self.top) if self.top else -math.inf)
 
     def log_rest(self, raw: Tensor | float) -> Tensor:
-        """log(1 - gate) (...) of raw numbers (...): -inf with a slope of 0 where a gate is 1."""
+        """Compute log(1 - gate) (...) for raw numbers (...). Where a gate is 1 this is -inf, with a
+        slope of 0."""
         gate = self(raw)
         if self.top < 1:
             return torch.log1p(-gate)
         is_one = gate == 1
         return torch.log1p(-gate.masked_fill(is_one, 0)).masked_fill(is_one, -math.inf)
 
-    def _below_top(self, raw: Tensor | float) -> Tensor:
+    def _log_below_top(self, raw: Tensor | float) -> Tensor:
+        """log(gate / top) = (s - 1) log(top / low)."""
         raw = widened(raw) if isinstance(raw, Tensor) else raw
         return self.span * (torch.sigmoid(raw + widened(self.bias)) - 1)
 
@@ -59,13 +63,13 @@ class Gate(nn.Module):
         return f"low={low:.3g}, top={self.top:.3g}" if self.top else "shut"
 
     def shut(self) -> None:
-        """From now on give 0, whatever comes."""
+        """Return 0 from now on, for every input."""
         self.top = 0.0
 
 
 def shut(module: nn.Module) -> None:
-    """Shut every gate in ``module``, in place: what it remembers stays as it is, and it reads what
-    it was given. Raises nothing, also where there is no gate."""
+    """Shut every gate in ``module``, in place. Its memories can then be read but not written; a
+    module without gates stays as it is."""
     for part in module.modules():
         if callable(getattr(part, "shut", None)):
             part.shut()

@@ -1,9 +1,9 @@
 """A matrix that learns while it reads: linear attention and the delta rule.
 
-State: a matrix for each sample.  It sees: keys and values, made of tokens.  Clock: every token.
+State: a matrix per sample.  It sees: keys and values of tokens.  Clock: every token.
 Letters: B samples, T tokens, D width, C tokens of a chunk.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of (a I - n k k^T) by
-chunks: Yang et al. 2024 (arXiv 2406.06484), with decay 2024 (arXiv 2412.06464).
+chunks: Yang et al. 2024 (arXiv 2406.06484); with forgetting: Yang et al. 2024 (arXiv 2412.06464).
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
 from nested.memory.net import inverse, unit, widened
 from nested.memory.scan import joined, scanned
-from nested.memory.sequence import Position, SequenceMemory, cut
+from nested.memory.sequence import Position, SequenceMemory, piece_sizes
 from nested.support.checks import check_counts
 
 OBJECTIVES = ("l2", "dot")
 
 
 class LinearMemory(SequenceMemory):
-    """A matrix M of each sample, D x D, that starts at zero and learns values v by their keys k:
+    """A D x D matrix M per sample that starts at zero and learns to map keys k to values v:
 
         M <- a M - n (a M k - v) k^T    "l2": the delta rule, a gradient step on |M k - v|^2 / 2
         M <- a M + n v k^T              "dot": linear attention, a gradient step on -<M k, v>
         y = M q
 
-    for each token x, with q, k = unit(W_q x), unit(W_k x), v = W_v x, the rate n in (0.001, 1) and
-    the retention a = 1 - forgetting, forgetting in (1e-6, 0.5), both bounded functions of x.
-    ``chunk`` (tokens) sets how many are read at once, never what comes out. The state is
-    {"position", "memory": {"matrix": (B, D, D)}}. Raises ``ValueError`` for another objective or a
-    ``chunk`` under 1, and as ``SequenceMemory`` does.
+    for each token x, with q = unit(W_q x), k = unit(W_k x) and v = W_v x. Gates of x choose the
+    rate n in (0.001, 1) and the retention a = 1 - forgetting, with forgetting in (1e-6, 0.5).
+    ``chunk`` is the number of tokens read at once; it changes the speed and not the result. The
+    state is {"position", "memory": {"matrix": (B, D, D)}}. Raises ``ValueError`` for another
+    objective or a ``chunk`` under 1, and as ``SequenceMemory`` does.
     """
 
     def __init__(
@@ -44,22 +44,22 @@ class LinearMemory(SequenceMemory):
         self.objective, self.chunk = objective, chunk
         self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         self.choose = nn.Linear(dim, 2, bias=False)
-        nn.init.zeros_(self.choose.weight)  # gates start where their biases say
+        nn.init.zeros_(self.choose.weight)  # at first the gates ignore x
         self.rate, self.forgetting = Gate(1e-3, 0.5, 1.0), Gate(1e-6, 1e-4, 0.5)
 
     def begin(self, batch_size: int) -> State:
         shape = (batch_size, self.dim, self.dim)
         return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) of x."""
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute keys, values and queries (B, T, D), rates and log retentions (B, T) of x."""
         rate, forgetting = self.choose(x).unbind(-1)
         keys, queries = unit(self.key(x)), unit(self.query(x))
-        kept = self.forgetting.log_rest(forgetting)
-        return keys, widened(self.value(x)), queries, self.rate(rate), kept
+        log_kept = self.forgetting.log_rest(forgetting)  # log a
+        return keys, widened(self.value(x)), queries, self.rate(rate), log_kept
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        y, matrix = by_chunks(*self.look(x), memory["matrix"], self.objective, self.chunk)
+        y, matrix = by_chunks(*self.project(x), memory["matrix"], self.objective, self.chunk)
         return y, {"matrix": matrix}
 
 
@@ -69,13 +69,12 @@ def check_objective(objective: str) -> None:
         raise ValueError(f"objective is one of {OBJECTIVES}, but got {objective!r}")
 
 
-def check_tokens(*seen: Tensor) -> None:
-    """Raise ``ValueError`` unless all that was ``seen``, (B, T, ...), is of the same B and T, from
-    1."""
-    shapes = {tuple(x.shape[:2]) for x in seen}
-    if len(shapes) > 1 or 0 in seen[0].shape[:2]:
+def check_tokens(*tensors: Tensor) -> None:
+    """Raise ``ValueError`` unless all ``tensors`` (B, T, ...) have the same B and T, from 1."""
+    shapes = {tuple(x.shape[:2]) for x in tensors}
+    if len(shapes) > 1 or 0 in tensors[0].shape[:2]:
         raise ValueError(
-            "keys, values, queries, rates and retentions are of the same samples and tokens, one or"
+            "keys, values, queries, rates and retentions have the same samples and tokens, one or"
             f" more of each, but got {sorted(shapes)}"
         )
 
@@ -89,8 +88,12 @@ def by_tokens(
     matrix: Tensor,
     objective: str = "l2",
 ) -> tuple[Tensor, Tensor]:
-    """Reads (B, T, D) and the matrix after them (B, D, D), one token after another: the reference.
-    Takes and raises what ``by_chunks`` does, but for chunks."""
+    """Read token by token: the definition that ``by_chunks`` is tested against.
+
+    Takes keys, values and queries (B, T, D), rates and log retentions (B, T), and the matrix before
+    them (B, D, D). Returns the reads (B, T, D) and the matrix after them (B, D, D). Raises
+    ``ValueError`` for another objective, no tokens, or tensors with different B or T.
+    """
     check_objective(objective)
     check_tokens(keys, values, queries, rates, log_kept)
     reads = []
@@ -114,24 +117,25 @@ def by_chunks(
     objective: str = "l2",
     chunk: int = 64,
 ) -> tuple[Tensor, Tensor]:
-    """Reads (B, T, D) and the matrix after them (B, D, D), ``chunk`` tokens at a time.
+    """Read ``chunk`` tokens at a time, with the result of ``by_tokens``.
 
-    Takes keys, values and queries (B, T, D), rates and logarithms of retentions (B, T), and the
-    matrix before them (B, D, D). A logarithm of -inf forgets all that came before its token, as at
-    the end of a document. In a chunk that starts at M, with b_t = a_1 ... a_t,
+    Takes keys, values and queries (B, T, D), rates and log retentions (B, T), and the matrix before
+    them (B, D, D). Returns the reads (B, T, D) and the matrix after them (B, D, D). A log retention
+    of -inf forgets everything before its token, as a new document needs. In a chunk that starts at
+    M, with b_t = a_1 ... a_t,
 
         M_t = b_t M + sum_(s <= t) (b_t / b_s) u_s k_s^T,
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
 
-    the u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). Raises ``ValueError``
-    for another objective, a ``chunk`` under 1, no tokens, or more of one tensor than of another.
+    The u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). Raises ``ValueError``
+    for another objective, a ``chunk`` under 1, no tokens, or tensors with different B or T.
     """
     check_objective(objective)
     check_counts(chunk=chunk)
     check_tokens(keys, values, queries, rates, log_kept)
 
-    def step(seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-        (k, v, q, n, log_a), matrix = seen, now["matrix"]  # (B, C, D), (B, C), (B, D, D)
+    def step(tokens: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
+        (k, v, q, n, log_a), matrix = tokens, now["matrix"]  # (B, C, D), (B, C), (B, D, D)
         n, (b, decay) = n[..., None], decays(log_a)
         u = n * v
         if objective == "l2":
@@ -140,23 +144,24 @@ def by_chunks(
         read = torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT)  # y_t = M_t q_t
         return read, {"matrix": b[:, -1:] * matrix + u.mT @ (decay[:, -1, :, None] * k)}
 
-    sizes = joined(cut(0, keys.shape[1], chunk), chunk)
+    sizes = joined(piece_sizes(0, keys.shape[1], chunk), chunk)
     parts = (x.split(sizes, dim=1) for x in (keys, values, queries, rates, log_kept))
     reads, now = [], {"matrix": matrix}
-    for seen in zip(*parts, strict=True):
-        is_many = seen[0].shape[1] > chunk
-        read, now = scanned(step, seen, now, chunk) if is_many else step(seen, now, now)
+    for tokens in zip(*parts, strict=True):
+        is_many = tokens[0].shape[1] > chunk
+        read, now = scanned(step, tokens, now, chunk) if is_many else step(tokens, now, now)
         reads.append(read)
     return torch.cat(reads, dim=1), now["matrix"]
 
 
 def decays(log_kept: Tensor) -> tuple[Tensor, Tensor]:
-    """Multiply up the retentions a_t whose logarithms (..., C) come in.
+    """Multiply up the retentions a_t of a chunk, given their logarithms (..., C).
 
-    Returns b_t = a_1 ... a_t, (..., C, 1), and b_t / b_s for s <= t, else 0, (..., C, C). Each
-    ratio sums its own logarithms: a difference of two sums would be NaN once a retention is 0.
+    Returns b_t = a_1 ... a_t, (..., C, 1), and a matrix (..., C, C) with b_t / b_s in row t, column
+    s <= t, and 0 elsewhere. Each ratio sums its logarithms anew, because a difference of two sums
+    is NaN once a retention is 0.
     """
     count = log_kept.shape[-1]
-    own = log_kept[..., :, None].expand(*log_kept.shape, count)  # log a_t in row t
-    apart = own.tril(-1).cumsum(-2)  # log a_(s+1) + ... + log a_t
-    return log_kept.cumsum(-1).exp()[..., None], apart.exp().tril()
+    log_a = log_kept[..., :, None].expand(*log_kept.shape, count)  # log a_t in row t
+    log_ratio = log_a.tril(-1).cumsum(-2)  # log a_(s+1) + ... + log a_t
+    return log_kept.cumsum(-1).exp()[..., None], log_ratio.exp().tril()

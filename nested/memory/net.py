@@ -1,9 +1,9 @@
-"""The small net that a deep memory is, and its inner gradient written out.
+"""The two-layer net inside a deep memory, its inner gradient written out, and small helpers.
 
-Letters: B samples, C tokens, D width, H hidden units, O outputs.
+Letters: B samples, C tokens, D width, H hidden units.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 89: ``M(z) = z + W1 s(W2 z)``, with s = SiLU.
-Autograd could take this gradient (and does, in the tests); written out it is a few matrix products
-that the outer gradient then goes through once.
+Autograd could take the inner gradient, and the tests let it. Written out, the gradient is a few
+matrix products, and the outer gradient passes through those only.
 """
 
 from __future__ import annotations
@@ -14,68 +14,84 @@ import torch
 from torch import Tensor, nn
 
 
-def hidden_units(before: Tensor) -> tuple[Tensor, Tensor]:
-    """The hidden units s(W2 z) (..., C, H), and their slopes, of ``before`` = W2 z (..., C, H)."""
-    share = torch.sigmoid(before)
-    units = before * share
-    return units, share + units * (1 - share)  # s = z sig(z), ds = sig + s (1 - sig)
+def silu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute the hidden units s(z) and their slopes s'(z), (..., C, H) each, for z (..., C, H).
+
+    s(z) = z sigmoid(z),  s'(z) = sigmoid(z) + s(z) (1 - sigmoid(z)).
+    """
+    sigmoid = torch.sigmoid(z)
+    units = z * sigmoid
+    return units, sigmoid + units * (1 - sigmoid)
 
 
 def squared(x: Tensor) -> Tensor:
-    """The squared lengths (..., 1) of vectors x (..., D)."""
+    """Compute the squared length (..., 1) of each vector in x (..., D)."""
     return torch.linalg.vecdot(x, x).unsqueeze(-1)
 
 
 def damping(units: Tensor, error: Tensor, back: Tensor) -> Tensor:
-    """The share 1 / max(1, c) (..., C, 1) of its rate n that a gradient step may use: it moves M(k)
-    by n c times the error, c = |dL/dW|^2 / |dL/dM(k)|^2, and goes past its target once n c > 1
-    (a dot product has no target: there it bounds the step alone).
+    """Compute the factor (..., C, 1), at most 1, that keeps a gradient step from overshooting.
 
-    Takes the squared lengths (..., C, 1) of hidden units, of the ``error`` dL/dM(k) and of ``back``
-    = dL/d(W2 k), where |k| = 1. Of a linear memory that is the normalised LMS rule. With
-    outer training, weights grow: undamped, memories with four times their first weights were NaN
-    within 16,384 tokens. Raises nothing."""
-    curvature = units + back / at_least(1e-12, error)
+    Takes squared lengths (..., C, 1): of the hidden units, of ``error`` = dL/dM(k) and of ``back``
+    = dL/d(W2 k), for a key k of length 1. A step at rate n moves M(k) by n c times the error, with
+
+        c = |dL/dW|^2 / |dL/dM(k)|^2 = |units|^2 + |back|^2 / |error|^2.
+
+    It passes its target once n c > 1, so the factor is 1 / max(1, c). For a linear memory this is
+    the normalised LMS rule. A dot product has no target; there the factor only bounds the step.
+    Weights grow during outer training. Without damping, memories with four times their first
+    weights were NaN within 16,384 tokens.
+    """
+    curvature = units + back / clamp_min(error, 1e-12)
     return curvature.clamp(min=1).reciprocal()
 
 
-def at_least(low: float, x: Tensor) -> Tensor:
-    """x (...), or ``low`` where it is less: something to divide by, also in half precision."""
+def clamp_min(x: Tensor, low: float) -> Tensor:
+    """Return x (...), raised to ``low`` where it is less. The result can divide in any precision:
+    it is at least the smallest normal number of its dtype."""
     return x.clamp(min=max(low, torch.finfo(x.dtype).tiny))
 
 
 def widened(x: Tensor) -> Tensor:
-    """x (...) in float32 if it is of a half precision, else x itself."""
+    """Return x (...) in float32 if it has half precision, else x itself."""
     return x if x.dtype.itemsize > 2 else x.float()
 
 
 def unit(x: Tensor) -> Tensor:
-    """x (..., D), each vector divided by its length, in float32 at least. Vectors under 1e-4 stay
-    short, lest a vector of zeros have a gradient of 1e12. As ``normalize(x, dim=-1, eps=1e-4)``,
-    whose way back takes twice as long."""
+    """Divide each vector of x (..., D) by its length, in float32 at least.
+
+    Vectors shorter than 1e-4 stay shorter than 1, so that a zero vector has a bounded gradient.
+    Same as ``normalize(x, dim=-1, eps=1e-4)``, whose backward pass takes twice as long.
+    """
     wide = widened(x)
-    return wide * at_least(1e-8, squared(wide)).rsqrt()
+    return wide * clamp_min(squared(wide), 1e-8).rsqrt()
 
 
 def inverse(lower: Tensor) -> Tensor:
-    """(I + L)^-1 for L = ``lower`` (..., C, C), zero on its diagonal and above; found in float32 at
-    least, for half precisions lack a solver."""
+    """Invert I + L for L = ``lower`` (..., C, C), which is zero on and above its diagonal.
+
+    Works in float32 at least, because half precisions lack a triangular solver.
+    """
     wide = widened(lower)
-    one = torch.eye(lower.shape[-1], dtype=wide.dtype, device=lower.device).expand(lower.shape)
-    found = torch.linalg.solve_triangular(wide, one, upper=False, unitriangular=True)
-    return found.to(lower.dtype)
+    identity = torch.eye(lower.shape[-1], dtype=wide.dtype, device=lower.device)
+    identity = identity.expand(lower.shape)
+    solution = torch.linalg.solve_triangular(wide, identity, upper=False, unitriangular=True)
+    return solution.to(lower.dtype)
 
 
-def query_map(dim: int) -> nn.Linear:
-    """W_q, D x D, of a memory whose queries are brought to length 1: its size does not matter, but
-    the shorter it starts, the sooner training turns it. Of Titans with 64 units, 82 % instead of 15
-    % of answers to ``ChangingKeys(8, 32, changes=3)`` were right after 750 steps of such texts
-    alone (one seed)."""
+def short_query_projection(dim: int) -> nn.Linear:
+    """Make W_q, D x D, for queries that are brought to length 1, with small first weights.
+
+    The size of W_q does not change such queries, but small weights turn faster in training. Titans
+    with 64 units shows it on ``ChangingKeys(8, 32, changes=3)``: after 750 steps on these texts
+    alone, 82 % of its answers were right instead of 15 % (one seed).
+    """
     query = nn.Linear(dim, dim, bias=False)
     nn.init.normal_(query.weight, std=0.06 / math.sqrt(dim))
     return query
 
 
-def draw_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:
-    """A parameter (..., R, C), normal: it makes vectors ``size`` times as long."""
+def random_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:
+    """Draw a parameter (..., R, C) from a normal distribution. It maps a vector to one about
+    ``size`` times as long."""
     return nn.Parameter(size * torch.randn(*shape) / math.sqrt(shape[-1]))

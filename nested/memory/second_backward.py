@@ -1,4 +1,4 @@
-"""A clear error for a second backward through a state: PyTorch's own names no state.
+"""A clear error for a second backward through a state; PyTorch's own error names no state.
 
 Source: ``torch.autograd.graph.Node``, and ``retain_graph`` of ``Tensor.backward``.
 """
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from nested.levels.forward import State
+from nested.memory.state import leaves
 
 MESSAGE = (
     "this backward goes through a state whose graph an earlier backward has freed: pass"
@@ -21,19 +22,19 @@ KEY = "nested: backwards that freed this graph"
 
 
 def watch_backward(y: Tensor, state: State) -> None:
-    """Note each backward through ``y`` (...) that frees the graph behind ``state``, nested tensors
-    (...). ``refuse_second_backward`` reads the notes."""
+    """Note each backward through ``y`` (...) that frees the graph of ``state``, nested tensors
+    (...). ``refuse_second_backward`` reads these notes."""
     node = None if _is_traced() or y.grad_fn is None else next(_nodes(state), None)
     if node is None:
         return
     freed_by: list[int] = []
-    node.metadata[KEY] = freed_by  # no reference to the graph: a cycle would never be collected
+    node.metadata[KEY] = freed_by  # a list without the graph: a cycle would never be collected
     y.grad_fn.register_prehook(lambda grads: _note_backward(freed_by))
 
 
 def refuse_second_backward(state: State) -> None:
-    """Let a backward through ``state``, nested tensors (...), raise a clear ``RuntimeError`` if an
-    earlier backward has freed its graph."""
+    """Make a backward through ``state``, nested tensors (...), raise a clear ``RuntimeError`` if
+    an earlier backward has freed the graph of ``state``."""
     nodes = [] if _is_traced() else list(_nodes(state))
     freed_by = nodes[0].metadata.get(KEY) if nodes else None
     if freed_by is None:
@@ -49,6 +50,7 @@ def refuse_second_backward(state: State) -> None:
 
 
 def _note_backward(freed_by: list[int]) -> None:
+    """Append the backward that runs now, unless it keeps the graph."""
     if not torch._C._autograd._get_current_graph_task_keep_graph():
         freed_by.append(torch._C._current_graph_task_id())
 
@@ -58,10 +60,7 @@ def _is_traced() -> bool:
 
 
 def _nodes(state: State) -> Iterator[Node]:
-    """The nodes of the graph that made the tensors of ``state``."""
-    if isinstance(state, Tensor):
-        if state.grad_fn is not None:
-            yield state.grad_fn
-    elif isinstance(state, (dict, tuple, list)):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from _nodes(part)
+    """Yield the graph node of each tensor in ``state`` that has one."""
+    for _, leaf in leaves(state):
+        if isinstance(leaf, Tensor) and leaf.grad_fn is not None:
+            yield leaf.grad_fn

@@ -1,26 +1,31 @@
-"""What a sequence memory is: a small model that learns while it reads, in the open.
+"""The base of all sequence memories: small models that learn while they read.
 
-State: a memory's weights, a set for each sample.  It sees: tokens.  Clock: every token or chunk.
+State: the weights of a memory, one set per sample.  It sees: tokens.  Clock: every token or chunk.
 Letters: B samples, T tokens, D width, C tokens of a chunk.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3: an architecture is a memory of its
-context flow. Its writes are inner steps and stay in the graph: the outer loss differentiates
-through them.
+context flow. The writes of a memory are inner steps that stay in the graph, so the outer loss is
+differentiated through them.
 """
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from itertools import combinations
 
 import torch
 from torch import Tensor, nn
 
 from nested.levels.detach import detached
 from nested.levels.forward import Params, State
+from nested.memory.level import Level, count_parameters
 from nested.memory.net import widened
 from nested.memory.scan import joined, scanned
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.memory.short_texts import warn_of_short_texts
+from nested.memory.state import (
+    check_apart,
+    check_gathered,
+    check_state,
+    count_numbers,
+    picked,
+)
 from nested.support.checks import check_counts
 
 Position = int | Tensor
@@ -29,23 +34,24 @@ Position = int | Tensor
 class SequenceMemory(nn.Module):
     """Reads tokens one after another: ``y, state = memory(x, state=None)``, x and y (B, T, D).
 
-    Causal, and the same however a text is cut: with the state carried on, parts are one whole (but
-    a token that is not finite may spoil all reads of its chunk: 0 times NaN is NaN). The state is
-    all that it remembers, {"position": tokens read so far (), "memory": ...}; None starts anew.
-    Nothing is kept in the module. What is remembered is float32 at least, also where weights and
-    inputs are of a half precision: small writes would be rounded away. y has the dtype of x.
+    Causal. Splitting the input into pieces and carrying the state gives exactly the result of one
+    call. (Exception: a NaN token can spoil its whole chunk.) The state is everything the memory
+    remembers, {"position": tokens read so far (), "memory": ...}; None starts anew. The module
+    itself stores nothing while it reads. A memory keeps float32 at least, even for weights and
+    inputs of half precision, which would round small writes away. y has the dtype of x.
 
-    A loss differentiates through all writes, back to the memory's first weights. With
-    ``detach_every=n`` the graph is cut after every n-th token: what was written before is a
-    constant to what comes after; values stay the same.
+    A loss differentiates through all writes, back to the first weights of the memory. With
+    ``detach_every=n`` the graph is truncated after every n-th token: earlier writes then count as
+    constants. Values stay the same.
 
-    A subclass writes ``begin`` and ``read``. Raises ``ValueError`` for a ``dim`` or
-    ``detach_every`` under 1, for an x that is not (B, T, D), floating point, with B and T from 1,
-    and for a state whose shapes and dtypes are not those of this memory and batch size: what else
-    differs, as chunks and weights do, a state cannot tell.
+    A subclass writes ``begin`` and ``read``; one with several levels, or a slow one, also
+    ``clocks`` and ``describe``. Raises ``ValueError`` for a ``dim`` or ``detach_every`` under 1.
+    Raises it too for an x that is empty, not (B, T, D) or not floating point, and for a state with
+    other shapes or dtypes. A state of a memory with other chunks or weights is not detected.
     """
 
-    _is_part = False  # of a model, which knows how long the whole text is
+    sees = "keys and values of tokens"  # as describe(model) prints it
+    _is_part = False  # True inside a model, which knows the length of the whole text
 
     def __init__(self, dim: int, *, detach_every: int | None = None) -> None:
         super().__init__()
@@ -55,32 +61,50 @@ class SequenceMemory(nn.Module):
         self.dim, self.detach_every = dim, detach_every
 
     def extra_repr(self) -> str:
-        kept = {n: v for n, v in vars(self).items() if n[0] != "_" and n != "training"}
         return ", ".join(
             f"{name}={value!r}"
-            for name, value in kept.items()
-            if isinstance(value, (int, float, str, tuple))
+            for name, value in vars(self).items()
+            if name[0] != "_" and name != "training" and isinstance(value, (int, float, str, tuple))
         )
 
     def begin(self, batch_size: int) -> State:
-        """What is in the memory before the first token, nested tensors (B, ...), no views of
-        parameters: a state outlives an optimizer's step. Raises ``NotImplementedError`` where a
-        subclass lacks it."""
+        """Make the memory as it is before the first token, nested tensors (B, ...).
+
+        No tensor may be a view of a parameter, because a state outlives an optimizer's step. Raises
+        ``NotImplementedError`` unless a subclass writes it.
+        """
         raise NotImplementedError
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        """Read x (B, T, D), the tokens after the first ``position``: y (B, T, D), and the memory
-        after them. ``position`` is a tensor () in an exported program, which serves any number.
-        Raises ``NotImplementedError`` where a subclass lacks it."""
+        """Read x (B, T, D), the tokens that follow the first ``position`` tokens.
+
+        Returns y (B, T, D) and the memory after them. In an exported program ``position`` is a
+        tensor (), because one program serves every position. Raises ``NotImplementedError`` unless
+        a subclass writes it.
+        """
         raise NotImplementedError
 
     def clocks(self) -> dict[str, int]:
-        """The levels that move every so many tokens and not at each: {name: period}."""
-        return {}
+        """Return {level: period}, the tokens between two updates of each level, from fast to slow.
+
+        A memory of one level that moves at every token needs no method of its own.
+        """
+        return {type(self).__name__: 1}
+
+    def describe(self) -> list[Level]:
+        """Describe each level of ``clocks`` for ``describe(model)``.
+
+        A memory of one level needs no method of its own.
+        """
+        ((name, period),) = self.clocks().items()
+        numbers, parameters = count_numbers(self.begin(1)), count_parameters(self)
+        return [Level(name, f"{numbers:,}", self.sees, period, parameters)]
 
     def init(self, batch_size: int) -> State:
-        """The state before the first token: the position (), and nested tensors (B, ...). Raises
-        ``ValueError`` where FSDP2 has sharded the weights: forward starts the state then."""
+        """Make the state before the first token: the position () and nested tensors (B, ...).
+
+        Raises ``ValueError`` if FSDP2 has sharded the weights; then let forward start the state.
+        """
         memory = self.begin(batch_size)
         check_gathered(memory, type(self).__name__)
         return {"position": torch.tensor(0), "memory": memory}
@@ -92,12 +116,12 @@ class SequenceMemory(nn.Module):
         check_state(state, first, type(self).__name__)
         position = 0 if state is first else _position(state, x.shape[1])
         memory, outputs = state["memory"], []
-        for some in x.split(cut(position, x.shape[1], self.detach_every), dim=1):
+        for piece in x.split(piece_sizes(position, x.shape[1], self.detach_every), dim=1):
             if self.detach_every:
                 due = (position > 0) & (position % self.detach_every == 0)
                 memory = picked(due, detached(memory), memory)
-            y, memory = self.read(some, memory, position)
-            position = position + some.shape[1]
+            y, memory = self.read(piece, memory, position)
+            position = position + piece.shape[1]
             outputs.append(y)
         y = torch.cat(outputs, dim=1).to(x.dtype)
         if torch.is_grad_enabled() and not self._is_part:
@@ -109,13 +133,14 @@ class SequenceMemory(nn.Module):
 
 
 class ChunkedMemory(SequenceMemory):
-    """A memory that takes gradients at its weights at the *start* of a chunk of C tokens, while
-    writes go to its weights *now*; after the chunk's last token the one becomes the other. With
-    chunks of one token that is gradient descent, token by token.
+    """A memory that learns by chunks of C tokens. All gradients of a chunk are taken at its *start*
+    weights, and all writes go to the weights *now*.
 
-    A subclass writes ``weights``, ``look`` and ``step``. The state is {"position", "memory":
-    {"start", "now"}}, weights {name: (B, ...)} each. Raises ``ValueError`` for a ``chunk`` under 1,
-    and as ``SequenceMemory`` does. Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
+    After the last token of a chunk, "now" becomes the next "start". With chunks of one token this
+    is gradient descent, token by token. A subclass writes ``weights``, ``project`` and ``step``.
+    The state is {"position", "memory": {"start", "now"}}, each {name: (B, ...)}. Raises
+    ``ValueError`` for a ``chunk`` under 1, and as ``SequenceMemory`` does.
+    Source: eq. 90, after Sun et al. 2024 (arXiv 2407.04620).
     """
 
     def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
@@ -123,19 +148,30 @@ class ChunkedMemory(SequenceMemory):
         check_counts(chunk=chunk)
         self.chunk = chunk
 
+    @property
+    def sees(self) -> str:
+        """The context flow, as ``describe(model)`` prints it."""
+        return f"{super().sees}, errors as they were when its chunk of {self.chunk} began"
+
     def weights(self, batch_size: int) -> Params:
-        """The weights before the first token, {name: (B, ...)}: parameters, for each sample.
-        Raises ``NotImplementedError`` where a subclass lacks it."""
+        """Return the weights before the first token, {name: (B, ...)}: parameters, expanded to one
+        set per sample. Raises ``NotImplementedError`` unless a subclass writes it."""
         raise NotImplementedError
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What of x (B, T, D) depends on no memory, for all tokens at once: tensors (B, T, ...).
-        Raises ``NotImplementedError`` where a subclass lacks it."""
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute everything that depends on x (B, T, D) alone and not on the memory, for all
+        tokens at once: tensors (B, T, ...). Raises ``NotImplementedError`` unless a subclass writes
+        it."""
         raise NotImplementedError
 
-    def step(self, seen: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-        """Read tokens ``seen`` (B, C, ...) of one chunk, or of a part of it: y (B, C, D), and the
-        weights now, {name: (B, ...)}. Raises ``NotImplementedError`` where a subclass lacks it."""
+    def step(
+        self, projected: tuple[Tensor, ...], start: Params, now: Params
+    ) -> tuple[Tensor, Params]:
+        """Read one chunk or a part of it, the tensors ``projected`` (B, C, ...) of its tokens.
+
+        Returns y (B, C, D) and the weights now, {name: (B, ...)}. Raises ``NotImplementedError``
+        unless a subclass writes it.
+        """
         raise NotImplementedError
 
     def begin(self, batch_size: int) -> State:
@@ -144,25 +180,27 @@ class ChunkedMemory(SequenceMemory):
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         start, now, outputs = memory["start"], memory["now"], []
-        sizes = joined(cut(position, x.shape[1], self.chunk), self.chunk)
-        parts = (widened(part).split(sizes, dim=1) for part in self.look(x))
-        for seen in zip(*parts, strict=True):
-            if seen[0].shape[1] > self.chunk:
-                y, now = scanned(self.step, seen, now, self.chunk)
+        sizes = joined(piece_sizes(position, x.shape[1], self.chunk), self.chunk)
+        parts = (widened(part).split(sizes, dim=1) for part in self.project(x))
+        for projected in zip(*parts, strict=True):
+            if projected[0].shape[1] > self.chunk:
+                y, now = scanned(self.step, projected, now, self.chunk)
             else:
-                y, now = self.step(seen, start, now)
+                y, now = self.step(projected, start, now)
             outputs.append(y)
             position = position + y.shape[1]
             start = picked(position % self.chunk == 0, now, start)
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
 
 
-def cut(position: Position, length: int, period: int | None) -> list[int]:
-    """The sizes of the pieces of ``length`` tokens, the first of them after ``position`` others,
-    cut after every ``period``-th token since the beginning; None cuts nothing. At a ``position``
-    that is a tensor any token may be such a one: pieces are single tokens.
+def piece_sizes(position: Position, length: int, period: int | None) -> list[int]:
+    """List the sizes of the pieces that ``length`` tokens are split into, so that a piece ends at
+    every ``period``-th token of the whole text.
 
-    >>> cut(position=6, length=9, period=4)
+    ``position`` counts the tokens before these. A ``period`` of None splits nothing. If
+    ``position`` is a tensor, a piece may have to end at any token, so each piece is one token.
+
+    >>> piece_sizes(position=6, length=9, period=4)
     [2, 4, 3]
     """
     if period is None:
@@ -174,21 +212,9 @@ def cut(position: Position, length: int, period: int | None) -> list[int]:
     return [first, *[period] * (rest // period), *[rest % period] * (rest % period > 0)]
 
 
-def picked(due: bool | Tensor, new: State, old: State) -> State:
-    """Return ``new`` where ``due``, else ``old``: nested dicts and tuples of tensors (...), built
-    alike. A ``due`` that is a tensor () becomes a part of the graph."""
-    if not isinstance(due, Tensor):
-        return new if due else old
-    if isinstance(new, dict):
-        return {name: picked(due, part, old[name]) for name, part in new.items()}
-    if isinstance(new, (tuple, list)):
-        return tuple(picked(due, *parts) for parts in zip(new, old, strict=True))
-    return torch.where(due.to(new.device), new, old)
-
-
 def check_vectors(x: Tensor, dim: int) -> None:
-    """Raise ``ValueError`` unless x is (B, T, D) of width D = ``dim``, floating point, B and T from
-    1."""
+    """Raise ``ValueError`` unless x (B, T, D) is floating point, has D = ``dim``, and is not
+    empty."""
     if not isinstance(x, Tensor) or not x.is_floating_point():
         kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(
@@ -199,57 +225,19 @@ def check_vectors(x: Tensor, dim: int) -> None:
         raise ValueError(f"a memory reads {allowed}, but got {tuple(x.shape)}")
 
 
-def check_state(state: State, like: State, name: str) -> None:
-    """Raise ``ValueError`` unless ``state`` is built as ``like``, both nested dicts and tuples of
-    tensors (...); ``name`` says whose state it should be."""
-    theirs, ours = dict(_outline(state)), dict(_outline(like))
-    for path in sorted(theirs.keys() | ours.keys()):
-        if theirs.get(path) != ours.get(path):
-            has, wants = (found.get(path, "not there") for found in (theirs, ours))
-            if isinstance(has, tuple) and isinstance(wants, tuple) and has[0] == wants[0]:
-                raise ValueError(
-                    f"{path} is {has[1]}, but here {name} remembers in {wants[1]}: convert the"
-                    f" state's tensors with .to({wants[1]}), or start anew with None"
-                )
-            has, wants = (f"{x[0]} {x[1]}" if isinstance(x, tuple) else x for x in (has, wants))
-            raise ValueError(
-                f"this is a state of something else than {name}, or of another batch size: {path}"
-                f" is {has}, but here {wants}; None starts anew"
-            )
-
-
-def check_gathered(state: State, name: str) -> None:
-    """Raise ``ValueError`` if ``state``, nested dicts and tuples of tensors (...), begins with
-    weights that FSDP2 has sharded; ``name`` says whose state it is."""
-    if any(type(leaf) is not Tensor and hasattr(leaf, "full_tensor") for leaf in _leaves(state)):
-        raise ValueError(
-            f"a state of {name} cannot begin with sharded weights: apply fully_shard to whole"
-            " memories, blocks or models, and let forward start the state (None)"
-        )
-
-
-def check_apart(state: State) -> None:
-    """Raise ``ValueError`` if one tensor stands twice in ``state``, nested dicts and tuples of
-    tensors (...): an exported program would take the two for one ever after."""
-    if any(a is b for a, b in combinations(_leaves(state), 2)):
-        raise ValueError(
-            "torch.export merges tensors that stand twice in a state: export with a copy of each,"
-            " as torch.utils._pytree.tree_map(torch.clone, state) makes"
-        )
-
-
-def check_cut(detach_every: int | None, period: int) -> None:
-    """Raise ``ValueError`` if weights that move every ``period`` tokens would never have a
-    gradient, because the graph is cut just where they move."""
+def check_truncation(detach_every: int | None, period: int) -> None:
+    """Raise ``ValueError`` if truncation cuts the graph at every ``period``-th token: weights that
+    move there would never have a gradient."""
     if detach_every and period % detach_every == 0:
         raise ValueError(
             f"detach_every={detach_every} cuts the graph wherever weights that move every {period}"
-            f" tokens do: none would reach them; take a number over {period}"
+            f" tokens move, so they would get no gradient; take a number over {period}"
         )
 
 
 def _position(state: State, length: int) -> Position:
-    """The number of tokens before ``state``; a graph of ``length`` tokens keeps it a tensor."""
+    """The number of tokens read before ``state``. An exported program keeps it a tensor, and so
+    does a compiled graph for a ``length`` of one token."""
     position = state["position"]
     if torch.compiler.is_exporting():
         check_apart(state)
@@ -260,27 +248,3 @@ def _position(state: State, length: int) -> Position:
     if number != number or number < 0 or number != int(number):
         raise ValueError(f"a state's position is a whole number from 0, but got {number}")
     return int(number)
-
-
-def _outline(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
-    """Each leaf's path, and what it is: (shape, dtype) of a tensor, a number, or a type."""
-    if isinstance(state, dict):
-        for name, part in state.items():
-            yield from _outline(part, f"{path}.{name}")
-    elif isinstance(state, (tuple, list)):
-        for number, part in enumerate(state):
-            yield from _outline(part, f"{path}.{number}")
-    elif isinstance(state, Tensor):
-        yield path, (tuple(state.shape), state.dtype) if state.dim() else "a number"
-    elif isinstance(state, (int, torch.SymInt)):
-        yield path, "a number"
-    else:
-        yield path, type(state).__name__
-
-
-def _leaves(state: State) -> Iterator[object]:
-    if isinstance(state, (dict, tuple, list)):
-        for part in state.values() if isinstance(state, dict) else state:
-            yield from _leaves(part)
-    else:
-        yield state

@@ -1,4 +1,4 @@
-"""Texts that end before a level moves: nothing they hold can teach that level what to write.
+"""A warning for texts that end before a level moves: they cannot teach that level what to write.
 
 Source: the writes of a level reach later tokens only after its clock, as in Behrouz et al. 2025
 (arXiv 2512.24695), eq. 71.
@@ -12,28 +12,35 @@ from weakref import WeakKeyDictionary, WeakSet
 import torch
 from torch import Tensor, nn
 
-_SLOWEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # 0: nothing is left to say
-_LEARNED: WeakSet[nn.Module] = WeakSet()  # from one short text already
+_SLOWEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # period; 0 never warns again
+_LEARNED: WeakSet[nn.Module] = WeakSet()  # modules with one backward from a short text
 
 
-def untaught(module: nn.Module, length: int) -> dict[str, int]:
-    """The levels in ``module``, with their periods, that texts of ``length`` tokens teach nothing.
+def never_taught(clocks: dict[str, int], length: int) -> dict[str, int]:
+    """Select from ``clocks``, {level: period}, the levels that texts of ``length`` tokens cannot
+    teach what to write.
 
-    No token of such a text comes after a move of the level, so no loss depends on what it wrote.
+    Such a level first moves at or after the last token, so no loss depends on what it wrote.
     """
-    found = {}
-    for name, part in module.named_modules():
-        for level, period in getattr(part, "clocks", dict)().items():
-            if period >= length:
-                found[f"{name} {level}".strip()] = period
-    return found
+    return {name: period for name, period in clocks.items() if period >= max(length, 2)}
+
+
+def clocks_in(module: nn.Module, path: str = "") -> dict[str, int]:
+    """Collect the clocks of all memories in ``module``, as {"path level": period}."""
+    if hasattr(module, "clocks"):
+        return {f"{path} {level}".strip(): period for level, period in module.clocks().items()}
+    clocks = {}
+    for name, child in module.named_children():
+        clocks |= clocks_in(child, f"{path}.{name}".strip("."))
+    return clocks
 
 
 def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool) -> None:
-    """Let the second backward from short texts warn of levels in ``module`` with longer periods.
+    """Warn at the second backward through short texts if ``module`` has levels with longer periods.
 
-    ``y`` (...) was read from ``length`` tokens; ``is_new`` says that no state was carried on to
-    them. A module warns once, and never after it was given a state: then texts are windows.
+    ``y`` (...) was read from ``length`` tokens, and ``is_new`` says that they began a text. A
+    module warns once. It never warns after it was given a state, because its texts are windows of
+    longer ones then.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
@@ -42,7 +49,7 @@ def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool)
             _SLOWEST[module] = 0
         return
     if module not in _SLOWEST:
-        _SLOWEST[module] = max(untaught(module, 0).values(), default=0)
+        _SLOWEST[module] = max(never_taught(clocks_in(module), 0).values(), default=0)
     if length <= _SLOWEST[module] and y.grad_fn is not None:
         y.grad_fn.register_prehook(lambda grads: _warn(module, length))
 
@@ -50,15 +57,16 @@ def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool)
 def _warn(module: nn.Module, length: int) -> None:
     if _SLOWEST[module] and module in _LEARNED:
         _SLOWEST[module] = 0
-        warnings.warn(told(untaught(module, length), length), stacklevel=2)
+        warnings.warn(advice(never_taught(clocks_in(module), length), length), stacklevel=2)
     _LEARNED.add(module)
 
 
-def told(levels: dict[str, int], length: int) -> str:
-    """The sentence on ``levels`` that texts of ``length`` tokens teach nothing."""
-    listed = ", ".join(f"{name} (every {period:,} tokens)" for name, period in levels.items())
+def advice(levels: dict[str, int], length: int) -> str:
+    """Say which ``levels``, {name: period}, learn nothing from texts of ``length`` tokens, and what
+    to do about it."""
+    names = ", ".join(f"{name} (every {period:,} tokens)" for name, period in levels.items())
     return (
         f"texts of {length:,} tokens end before these levels move, and teach them nothing:"
-        f" {listed}. Train on texts of more than {max(levels.values()):,} tokens, choose shorter"
+        f" {names}. Train on texts of more than {max(levels.values()):,} tokens, choose shorter"
         " periods, or carry the state on from text to text"
     )

@@ -1,4 +1,4 @@
-"""Sequence models composed of memories, and the Transformer that they are measured against."""
+"""Sequence models made of memories, and the Transformer as their baseline."""
 
 from nested.models.config import ModelConfig
 from nested.models.describe import describe

@@ -1,4 +1,4 @@
-"""Softmax attention over all tokens so far: the memory that keeps everything.
+"""Softmax attention over all tokens so far: a memory that forgets nothing.
 
 Letters: B samples, T tokens, P tokens before them, D width, H heads, E = D / H.
 Source: Vaswani et al. 2017 (arXiv 1706.03762); rotary positions: Su et al. 2021 (arXiv 2104.09864).
@@ -14,17 +14,17 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
-from nested.memory.sequence import check_gathered, check_state
+from nested.memory.level import Level, count_parameters
+from nested.memory.state import check_gathered, check_state
 
 
 class Attention(nn.Module):
-    """Causal attention with rotary positions: ``y, state = attention(x, state)``, x and y (B, T,
-    D).
+    """Causal attention with rotary positions.
 
-    The state is the KV cache, {"keys", "values": (B, H, P, E)}, and grows by T. ``unroll``
-    trains through this layer as it is. A second derivative taken elsewhere needs
-    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises ``ValueError`` for the state of
-    another layer or batch size.
+    ``y, state = attention(x, state)`` with x and y (B, T, D). The state is the KV cache, {"keys",
+    "values": (B, H, P, E)}, and grows by T tokens. ``unroll`` can differentiate this layer twice.
+    Elsewhere a second derivative needs ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises
+    ``ValueError`` for the state of another layer or batch size.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -35,9 +35,14 @@ class Attention(nn.Module):
     def extra_repr(self) -> str:
         return f"dim={self.out.in_features}, heads={self.heads}"
 
+    def describe(self) -> list[Level]:
+        """Describe the layer as one level. Its name is empty: the block names the part."""
+        numbers = f"{2 * self.out.in_features:,} a token"
+        return [Level("", numbers, "keys and values, all kept", 1, count_parameters(self))]
+
     def init(self, batch_size: int) -> State:
-        """The state before the first token, {"keys", "values": (B, H, 0, E)}. Raises
-        ``ValueError`` where FSDP2 has sharded the weights."""
+        """Make the state before the first token, {"keys", "values": (B, H, 0, E)}. Raises
+        ``ValueError`` if FSDP2 has sharded the weights."""
         size = self.out.in_features // self.heads
         empty = self.out.weight.new_zeros(batch_size, self.heads, 0, size)
         check_gathered(empty, "this attention")
@@ -61,16 +66,17 @@ class Attention(nn.Module):
     def _check(self, state: State, batch_size: int) -> None:
         like = self.init(batch_size)
         if isinstance(state, dict) and isinstance(state.get("keys"), Tensor):
-            past = (
-                state["keys"].shape[2] if state["keys"].dim() > 2 else 1
-            )  # any number of tokens, the same for both
+            # keys may hold any number of tokens, and values must hold the same number
+            past = state["keys"].shape[2] if state["keys"].dim() > 2 else 1
             like = {name: x.new_empty(*x.shape[:2], past, x.shape[3]) for name, x in like.items()}
         check_state(state, like, "this attention")
 
 
 def rotate(x: Tensor, past: int) -> Tensor:
-    """Turn each pair of x (..., T, E), i with i + E / 2, by its token's position, the first being
-    ``past``, times 10000^(-2i / E)."""
+    """Rotate each pair (i, i + E / 2) of x (..., T, E) by the angle position x 10000^(-2i / E).
+
+    The first token has the position ``past``.
+    """
     half = x.shape[-1] // 2
     cos, sin = (part.to(x.dtype) for part in _cos_and_sin(x, past, half))  # (T, E / 2)
     a, b = x[..., :half], x[..., half:]
@@ -78,16 +84,16 @@ def rotate(x: Tensor, past: int) -> Tensor:
 
 
 def _cos_and_sin(x: Tensor, past: int, half: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines (T, E / 2) of the angles of T tokens, exact at any position under 2^31."""
+    """Compute cosines and sines (T, E / 2) of all angles, exact at positions under 2^31."""
     positions = torch.arange(past, past + x.shape[-2], device=x.device)[:, None]
     if x.dtype == torch.float64:
         angles = positions * x.new_tensor(speeds(half))
         return angles.cos(), angles.sin()
-    # Apple's GPUs lack float64: whole numbers count turns, in units of 2^-31, and wrap exactly
+    # Apple's GPUs lack float64: integers count turns in units of 2^-31, and wrap around exactly
     high, low = torch.tensor(turns(half), device=x.device).unbind()
     turned = positions * high + (positions * low >> 31) + 2**28
     quarter = turned >> 29
-    angles = ((turned & 2**29 - 1) - 2**28).float() * (2 * math.pi / 2**31)  # under pi / 4
+    angles = ((turned & 2**29 - 1) - 2**28).float() * (2 * math.pi / 2**31)  # within pi / 4
     cos, sin, sign = angles.cos(), angles.sin(), 1 - (quarter & 2)
     is_odd = (quarter & 1).bool()
     return sign * torch.where(is_odd, -sin, cos), sign * torch.where(is_odd, cos, sin)
@@ -95,12 +101,12 @@ def _cos_and_sin(x: Tensor, past: int, half: int) -> tuple[Tensor, Tensor]:
 
 @cache
 def speeds(half: int) -> list[float]:
-    """The angles, one of each pair, that one token more turns by: 10000^(-i / ``half``)."""
+    """List the angle per token of each pair: 10000^(-i / ``half``)."""
     return [10000 ** (-i / half) for i in range(half)]
 
 
 @cache
 def turns(half: int) -> list[list[int]]:
-    """``speeds`` as fractions of a turn in units of 2^-62: their upper and their lower 31 bits."""
-    found = [round(speed / (2 * math.pi) * 2**62) for speed in speeds(half)]
-    return [[turn >> 31 for turn in found], [turn & 2**31 - 1 for turn in found]]
+    """List ``speeds`` as fractions of a turn in units of 2^-62: the upper 31 bits, the lower 31."""
+    fractions = [round(speed / (2 * math.pi) * 2**62) for speed in speeds(half)]
+    return [[turn >> 31 for turn in fractions], [turn & 2**31 - 1 for turn in fractions]]

@@ -1,7 +1,7 @@
-"""What a sequence model is made of: one frozen description for all of them.
+"""One frozen description of a sequence model, for all models here.
 
-Source: the sizes are small defaults for two CPU cores; parts as in Behrouz et al. 2025 (arXiv
-2512.24695), section 8.
+Source: parts as in Behrouz et al. 2025 (arXiv 2512.24695), section 8. The default sizes are small
+enough for two CPU cores.
 """
 
 from __future__ import annotations
@@ -10,21 +10,20 @@ from dataclasses import dataclass
 
 from nested.memory.continuum import check_periods
 from nested.memory.linear import check_objective
-from nested.memory.sequence import check_cut
+from nested.memory.sequence import check_truncation
+from nested.models.mixers import MIXERS
 from nested.support.checks import check_counts
-
-MIXERS = ("selfmod", "titans", "linear", "attention")
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The sizes and parts of a model. Raises ``ValueError`` for what cannot be built.
+    """The sizes and parts of a model. Raises ``ValueError`` for a model that cannot be built.
 
-    ``vocab`` is the number of tokens, ``dim`` the width, ``heads`` those of attention; ``dim /
-    heads`` is even. ``mixer`` says what carries tokens' contents to later ones in ``Hope``, by
-    ``objective`` ("l2" or "dot", of "selfmod" and "linear") and ``chunk`` tokens at a time;
-    ``periods`` are the clocks, in tokens, of its continuum memory. ``detach_every`` cuts the
-    gradient through a memory's writes after so many tokens; None never does.
+    ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of attention
+    heads; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in ``MIXERS``. It learns by
+    its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and reads ``chunk`` tokens at a
+    time. ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
+    gradients through the writes of memories every that many tokens; None never does.
     """
 
     vocab: int = 256
@@ -47,11 +46,12 @@ class ModelConfig:
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
             )
         if self.mixer not in MIXERS:
-            raise ValueError(f"mixer is one of {MIXERS}, but got {self.mixer!r}")
+            raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {self.mixer!r}")
         check_objective(self.objective)
         check_periods(self.periods, "sequential")
-        object.__setattr__(self, "periods", tuple(self.periods))  # a list, read from a file
+        object.__setattr__(self, "periods", tuple(self.periods))  # from a list, if read from a file
         if self.detach_every is not None:
             check_counts(detach_every=self.detach_every)
-            for period in (*self.periods, *[self.chunk] * (self.mixer == "selfmod")):
-                check_cut(self.detach_every, period)
+            needs_ends = MIXERS[self.mixer].needs_chunk_ends
+            for period in (*self.periods, self.chunk) if needs_ends else self.periods:
+                check_truncation(self.detach_every, period)

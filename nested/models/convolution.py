@@ -1,4 +1,4 @@
-"""A causal convolution: each channel mixed with its last few tokens.
+"""A causal convolution: each channel is a weighted sum of its last few tokens.
 
 Letters: B samples, T tokens, D width, S taps.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), section 8 (width 4), as in Mamba and others.
@@ -10,13 +10,17 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
-from nested.memory.sequence import check_gathered, check_state
+from nested.memory.level import Level, count_parameters
+from nested.memory.state import check_gathered, check_state, count_numbers
 
 
 class Convolution(nn.Module):
-    """y_t = w_1 x_(t - S + 1) + ... + w_S x_t, each channel on its own: ``y, state = convolution(x,
-    state)``, x and y (B, T, D). The state is the last tokens, (B, S - 1, D), zeros before the
-    first. Raises ``ValueError`` for the state of another layer or batch size."""
+    """Compute y_t = w_1 x_(t - S + 1) + ... + w_S x_t in each channel.
+
+    ``y, state = convolution(x, state)`` with x and y (B, T, D). The state holds the last tokens,
+    (B, S - 1, D), and zeros before the first one. Raises ``ValueError`` for the state of another
+    layer or batch size.
+    """
 
     def __init__(self, dim: int, taps: int = 4) -> None:
         super().__init__()
@@ -25,8 +29,13 @@ class Convolution(nn.Module):
     def extra_repr(self) -> str:
         return f"dim={self.weight.shape[1]}, taps={len(self.weight)}"
 
+    def describe(self) -> list[Level]:
+        """Describe the layer as one level. Its name is empty: the block names the part."""
+        numbers, sees = count_numbers(self.init(1)), f"the last {len(self.weight)} tokens"
+        return [Level("", f"{numbers:,}", sees, 1, count_parameters(self))]
+
     def init(self, batch_size: int) -> State:
-        """The state before the first token, zeros (B, S - 1, D). Raises ``ValueError`` where
+        """Make the state before the first token, zeros (B, S - 1, D). Raises ``ValueError`` if
         FSDP2 has sharded the weights."""
         taps, dim = self.weight.shape
         first = self.weight.new_zeros(batch_size, taps - 1, dim)
@@ -36,6 +45,6 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.init(len(x)) if state is None else state
         check_state(state, self.init(len(x)), "this convolution")
-        seen, length = torch.cat([state, x], dim=1), x.shape[1]
-        y = sum(seen[:, s : s + length] * w for s, w in enumerate(self.weight))
-        return y, seen[:, length:]
+        tokens, length = torch.cat([state, x], dim=1), x.shape[1]  # (B, S - 1 + T, D)
+        y = sum(tokens[:, s : s + length] * w for s, w in enumerate(self.weight))
+        return y, tokens[:, length:]

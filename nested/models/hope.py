@@ -1,8 +1,8 @@
-"""HOPE: a memory that learns as it reads, then a continuum of slower ones.
+"""HOPE: a memory that learns while it reads, followed by a continuum of slower memories.
 
 Letters: B samples, T tokens, D width.
-Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 94-97; Hope-attention has softmax attention in
-the first memory's place.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 94-97. Hope-attention has softmax attention in
+place of the first memory.
 """
 
 from __future__ import annotations
@@ -12,33 +12,34 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
-from nested.memory.linear import LinearMemory
-from nested.memory.selfmod import SelfModifyingTitans
 from nested.memory.short_texts import warn_of_short_texts
-from nested.memory.titans import TitansMemory
-from nested.models.attention import Attention
 from nested.models.config import ModelConfig
 from nested.models.convolution import Convolution
+from nested.models.mixers import MIXERS
 from nested.models.model import Block, SequenceModel, check_text
 
-PIECE = 256  # tokens read at a time: what a layer made is at hand for the next, 4 % faster at 512
+PIECE = 256  # tokens read at a time: they stay in the cache from layer to layer
 
 
 class Hope(SequenceModel):
-    """A causal convolution of width 4, the ``mixer`` of ``config`` and a continuum memory in each
-    block. ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B, T, V), as
-    ``SequenceModel``; but for mixer "attention" the state keeps its size."""
+    """A model whose blocks hold a causal convolution of width 4, the ``mixer`` of ``config`` and a
+    continuum memory.
+
+    ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B, T, V), as
+    ``SequenceModel``. The size of the state is constant, except with the mixer "attention".
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, [HopeBlock(config) for _ in range(config.layers)])
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        if torch.compiler.is_compiling():  # pieces do not help
+        if torch.compiler.is_compiling():  # pieces do not help compiled code
             return super().forward(tokens, state)
         check_text(tokens, self.config.vocab)
+        # pieces do not help attention either
         size = tokens.shape[1] if self.config.mixer == "attention" else PIECE
         is_new, outputs = state is None, []
-        for piece in tokens.split(size, dim=1):  # attention has no use for pieces
+        for piece in tokens.split(size, dim=1):
             logits, state = super().forward(piece, state)
             outputs.append(logits)
         logits = torch.cat(outputs, dim=1)
@@ -54,25 +55,20 @@ class HopeBlock(Block):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dim, cut = config.dim, {"detach_every": config.detach_every}
+        dim = config.dim
         self.before_mixer, self.after_mixer, self.before_continuum = (
             nn.LayerNorm(dim, bias=False) for _ in range(3)
         )
         self.convolution = Convolution(dim)
-        self.mixer = {
-            "selfmod": lambda: SelfModifyingTitans(dim, config.objective, config.chunk, **cut),
-            "titans": lambda: TitansMemory(dim, config.chunk, **cut),
-            "linear": lambda: LinearMemory(dim, config.objective, config.chunk, **cut),
-            "attention": lambda: Attention(dim, config.heads),
-        }[config.mixer]()
+        self.mixer = MIXERS[config.mixer].build(config)
         self.out = nn.Linear(dim, dim, bias=False)
-        self.continuum = ContinuumMemory(dim, config.periods, **cut)
+        self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)
         self.mixer._is_part = self.continuum._is_part = True
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         state = self.states(state)
-        seen, convolution = self.convolution(self.before_mixer(x), state["convolution"])
-        y, mixer = self.mixer(seen, state["mixer"])
+        y, convolution = self.convolution(self.before_mixer(x), state["convolution"])
+        y, mixer = self.mixer(y, state["mixer"])
         x = x + self.out(self.after_mixer(y))
         y, continuum = self.continuum(self.before_continuum(x), state["continuum"])
         return x + y, {"convolution": convolution, "mixer": mixer, "continuum": continuum}

@@ -1,4 +1,4 @@
-"""What sequence models share: tokens in, logits and an explicit state out.
+"""The base of sequence models: tokens come in, logits and an explicit state go out.
 
 Letters: B samples, T tokens, D width, V size of the vocabulary.
 Source: the pre-norm Transformer of Xiong et al. 2020 (arXiv 2002.04745).
@@ -17,10 +17,11 @@ from nested.models.config import ModelConfig
 class SequenceModel(nn.Module):
     """Blocks between an embedding and a head: ``logits, state = model(tokens, state=None)``.
 
-    Tokens are (B, T) int64 in 0 to V - 1, logits (B, T, V) those of the next token. The state,
-    {"blocks": (...)}, is all that is kept of the tokens before; None starts anew. Causal, and the
-    same however a text is cut. Heads start small, so that the first loss is near ln V. Raises
-    ``ValueError`` for other tokens and for the state of another model or batch size.
+    Tokens are (B, T) int64 from 0 to V - 1, and logits (B, T, V) score the next token. The state,
+    {"blocks": (...)}, is everything the model remembers of earlier tokens; None starts anew. The
+    model is causal, and reading a text in pieces gives the result of one call. The head starts
+    small, so that the first loss is near ln V. Raises ``ValueError`` for other tokens and for the
+    state of another model or batch size.
     """
 
     def __init__(self, config: ModelConfig, blocks: list[nn.Module]) -> None:
@@ -30,21 +31,23 @@ class SequenceModel(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.dim, bias=False)
         self.head = nn.Linear(config.dim, config.vocab, bias=False)
-        nn.init.normal_(self.head.weight, std=0.2 / config.dim**0.5)  # logits of size 0.2
+        nn.init.normal_(
+            self.head.weight, std=0.2 / config.dim**0.5
+        )  # logits start near 0.2 in size
 
     def extra_repr(self) -> str:
         return repr(self.config)
 
     def init(self, batch_size: int) -> State:
-        """The state before the first token, nested tensors (B, ...)."""
+        """Make the state before the first token, nested tensors (B, ...)."""
         return {"blocks": tuple(block.init(batch_size) for block in self.blocks)}
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         check_text(tokens, self.config.vocab)
         x, after = self.embed(tokens), []
-        for block, own in zip(self.blocks, self._states(state), strict=True):
-            x, own = block(x, own)
-            after.append(own)
+        for block, before in zip(self.blocks, self._states(state), strict=True):
+            x, block_state = block(x, before)
+            after.append(block_state)
         logits = self.head(self.norm(x))
         if torch.is_grad_enabled():
             refuse_second_backward(state)
@@ -53,43 +56,47 @@ class SequenceModel(nn.Module):
 
     def _states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:
-            return (None,) * len(self.blocks)  # each begins when its weights are gathered
+            return (None,) * len(
+                self.blocks
+            )  # each block starts its state once FSDP2 has gathered its weights
         is_ours = isinstance(state, dict) and isinstance(state.get("blocks"), (tuple, list))
         if not is_ours or len(state["blocks"]) != len(self.blocks):
             count = f"{len(state['blocks'])} blocks" if is_ours else type(state).__name__
             raise ValueError(
-                f"a state of this model is that of {len(self.blocks)} blocks, but got {count};"
+                f"a state of this model has {len(self.blocks)} blocks, but got {count};"
                 " None starts anew"
             )
         return state["blocks"]
 
 
 class Block(nn.Module):
-    """Parts that each take and give a state, {name: state}: ``x, state = block(x, state=None)``, x
-    (B, T, D). A subclass names its ``parts``."""
+    """A block whose ``parts``, named by a subclass, each take and return a state.
+
+    ``x, state = block(x, state=None)`` with x (B, T, D) and a state {name of part: its state}.
+    """
 
     parts: tuple[str, ...] = ()
 
     def init(self, batch_size: int) -> State:
-        """The states of its parts before the first token, {name: nested tensors (B, ...)}."""
+        """Make the state of each part before the first token, {name: nested tensors (B, ...)}."""
         return {name: getattr(self, name).init(batch_size) for name in self.parts}
 
     def states(self, state: State | None) -> State:
-        """Return ``state``, {name: nested tensors (B, ...)}, with None for each part if it is None.
-        Raises ``ValueError`` unless it has the states of the block's parts."""
+        """Return the state of each part, {name: nested tensors (B, ...)}; all are None if
+        ``state`` is None. Raises ``ValueError`` unless ``state`` names the parts of this block."""
         if state is None:
             return dict.fromkeys(self.parts)
         if not isinstance(state, dict) or state.keys() != set(self.parts):
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(
-                f"a block's state here is that of its {' and '.join(self.parts)}, but got {got}:"
-                " it is of another model; None starts anew"
+                f"a block's state here has entries for {' and '.join(self.parts)}, but got {got}:"
+                " it belongs to another model; None starts anew"
             )
         return state
 
 
 def check_text(tokens: Tensor, vocab: int) -> None:
-    """Raise ``ValueError`` unless ``tokens`` is (B, T), int64, B and T from 1, in 0 to V - 1 for V
+    """Raise ``ValueError`` unless ``tokens`` is (B, T), int64, not empty, and from 0 to V - 1 for V
     = ``vocab``."""
     if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 2:
         got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
@@ -97,7 +104,7 @@ def check_text(tokens: Tensor, vocab: int) -> None:
     if 0 in tokens.shape:
         raise ValueError(f"a model reads one token at least, but got {tuple(tokens.shape)}")
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return  # there values are not to be looked at
+        return  # traced tensors have no values to check
     low, high = tokens.aminmax()
     if low < 0 or high >= vocab:
         raise ValueError(f"tokens are from 0 to {vocab - 1}, but got {low} to {high}")

@@ -1,4 +1,4 @@
-"""The Transformer: what every memory here is measured against.
+"""The Transformer, the baseline for every memory here.
 
 Letters: B samples, T tokens, D width.
 Source: Vaswani et al. 2017 (arXiv 1706.03762), pre-norm, with rotary positions and GELU.
@@ -15,9 +15,11 @@ from nested.models.model import Block, SequenceModel
 
 
 class Transformer(SequenceModel):
-    """Attention and a net of 4 D hidden units in each block; ``mixer`` and ``periods`` of
-    ``config`` are ignored. ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B,
-    T, V), as ``SequenceModel``."""
+    """A model whose blocks hold attention and a net with 4 D hidden units.
+
+    ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B, T, V), as
+    ``SequenceModel``. Ignores what ``config`` says of mixers and memories.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, [TransformerBlock(config) for _ in range(config.layers)])

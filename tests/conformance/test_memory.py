@@ -46,7 +46,7 @@ class DropsWhatIsUnfinished(Wrong):
 class ReadsTheChunksEnd(Wrong):
     def read(self, x, memory, position):
         _, after = super().read(x, memory, position)
-        return self.look(x)[2] @ after["matrix"].mT, after
+        return self.project(x)[2] @ after["matrix"].mT, after
 
 
 class RemembersNothing(Wrong):
@@ -85,8 +85,8 @@ class WritesInPlace(Wrong):
 
 
 class WritesWithShutGates(Wrong):
-    def look(self, x):
-        keys, values, queries, rates, kept = super().look(x)
+    def project(self, x):
+        keys, values, queries, rates, kept = super().project(x)
         return keys, values, queries, rates + 0.01, kept
 
 
@@ -125,8 +125,8 @@ class ForgetsHalfOfAll(TitansMemory):
 
 
 class Explodes(Wrong):
-    def look(self, x):
-        keys, values, queries, rates, kept = super().look(x)
+    def project(self, x):
+        keys, values, queries, rates, kept = super().project(x)
         return keys, values, queries, rates * 6, kept
 
 
@@ -143,11 +143,11 @@ class CutsItsWrites(Wrong):
 class CutsItsInput(Wrong):
     """Layers below would learn nothing of what they write."""
 
-    def look(self, x):
-        keys, values, queries, rates, kept = super().look(x.detach())
-        return keys, values, self.look_again(x, queries), rates, kept
+    def project(self, x):
+        keys, values, queries, rates, kept = super().project(x.detach())
+        return keys, values, self.project_again(x, queries), rates, kept
 
-    def look_again(self, x, queries):
+    def project_again(self, x, queries):
         return torch.nn.functional.normalize(self.query(x), dim=-1)
 
 

@@ -14,7 +14,7 @@ from nested.memory import (
     by_tokens,
 )
 from nested.memory.net import damping, unit
-from nested.memory.sequence import cut
+from nested.memory.sequence import piece_sizes
 from tests.memory.memories import MEMORIES, nudged
 from tests.problems import generator
 
@@ -145,7 +145,7 @@ def test_a_gate_without_room_is_refused(bounds):
 @pytest.mark.parametrize("position", [0, 1, 7, 8, 9])
 @pytest.mark.parametrize("length", [1, 7, 8, 9, 30])
 def test_cuts_come_after_every_eighth_token(position, length):
-    sizes = cut(position, length, 8)
+    sizes = piece_sizes(position, length, 8)
     ends = [position + sum(sizes[:i]) for i in range(1, len(sizes))]
     assert sum(sizes) == length and min(sizes) > 0
     assert ends == [t for t in range(position + 1, position + length) if t % 8 == 0]
@@ -200,7 +200,7 @@ def at_position(position):
         ),
         (
             lambda: TitansMemory(4)(torch.zeros(2, 2, 4), LinearMemory(4).init(2)),
-            r"state.memory.matrix is \(2, 4, 4\) .*, but here not there",
+            r"state.memory.matrix is \(2, 4, 4\) .*, but here absent",
         ),
     ],
 )

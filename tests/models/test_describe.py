@@ -9,8 +9,8 @@ from nested.levels.clock import Clock
 from nested.memory import ContinuumMemory, SelfModifyingTitans
 from nested.memory.sequence import SequenceMemory
 from nested.models import Hope, ModelConfig, Transformer, describe
-from nested.models.config import MIXERS
 from nested.models.describe import drawn, levels
+from nested.models.mixers import MIXERS
 
 
 def told(model):

@@ -10,8 +10,8 @@ from torch.nn.functional import conv1d, cross_entropy, layer_norm, silu
 from nested.memory import shut
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.attention import Attention, rotate
-from nested.models.config import MIXERS
 from nested.models.convolution import Convolution
+from nested.models.mixers import MIXERS
 from tests.models.models import MODELS
 from tests.problems import generator
 

@@ -43,7 +43,7 @@ def test_describe_names_just_the_levels_whose_writers_have_no_gradient(mixer, le
     for number, level in enumerate(model.blocks[0].continuum.levels, start=1):
         grad = level.key.weight.grad
         is_taught = grad is not None and bool(grad.any())
-        assert (f"continuum level {number} (every" in text) == (not is_taught)
+        assert (f"continuum, level {number} (every" in text) == (not is_taught)
     assert ("its rules (every 4 tokens)" in text) == (mixer == "selfmod" and length <= 4)
     assert ("teach them nothing" in text) == (length <= 300)
 
@@ -70,7 +70,7 @@ def test_training_warns_once_and_says_what_to_do():
         (ContinuumMemory(8, (2, 8)), 8, "level 2 (every 8 tokens)"),
         (ContinuumMemory(8, (2, 8), "nested"), 8, "level 2 (every 8 tokens)"),
         (SelfModifyingTitans(8, chunk=4), 4, "its rules (every 4 tokens)"),
-        (SelfModifyingTitans(8, chunk=4, reads="start"), 4, "all memories (every 4 tokens)"),
+        (SelfModifyingTitans(8, chunk=4, reads="start"), 4, "memory (every 4 tokens)"),
     ],
 )
 def test_memories_alone_warn_too(memory, length, level):

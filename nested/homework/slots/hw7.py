@@ -26,7 +26,8 @@ from nested.memory.sequence import SequenceMemory
 
 SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta, and none
 DELTAS = (1.0, 0.3)
-LOOKED_AT = ("key", "value", "query", "rate", "log kept")  # what ``look`` returns, (B, D) or (B,)
+# what ``project`` returns, (B, D) or (B,) for a token
+PROJECTED = ("key", "value", "query", "rate", "log kept")
 CLOSE = 1e-9
 
 
@@ -53,9 +54,9 @@ class RemoteMemory(nn.Module):
         """Its first state, nested tensors (B, ...)."""
         return self._call("init", torch.zeros(batch_size))
 
-    def look(self, x: Tensor) -> tuple[Tensor, ...]:
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """What it makes of x (B, T, D) before it reads."""
-        return self._call("look", x)
+        return self._call("project", x)
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         return self._call("begin", x) if state is None else self._call("forward", x, state)
@@ -95,7 +96,7 @@ def _serve(module: ModuleType) -> Served:
         "describe": describe,
         "begin": lambda *args: asked("forward", *args),
         "forward": lambda *args: asked("forward", *args),
-        "look": lambda *args: asked("look", *args),
+        "project": lambda *args: asked("project", *args),
         "init": lambda *args: asked("init", *args),
     }
 
@@ -135,7 +136,7 @@ def _probe_huber(make: Any, seed: int) -> Evidence:
         for token in x.split(1, dim=1):
             with torch.no_grad():
                 y, state = memory(token, state)
-                parts = zip(LOOKED_AT, (part.squeeze(1) for part in memory.look(token)))
+                parts = zip(PROJECTED, (part.squeeze(1) for part in memory.project(token)))
             before, held = held, _held(memory, state, seed)
             found = {"before": before, "after": held, "read": y.squeeze(1), "delta": memory.delta}
             tokens.append({**found, **dict(parts)})
@@ -150,7 +151,7 @@ def _held(memory: RemoteMemory, state: State, seed: int) -> Tensor:
     and does not write, so its reads are that matrix times its queries."""
     memory.is_shut = True
     asked = draw(memory, seed + 1, tokens=2 * DIM)
-    queries, reads = memory.look(asked)[2], memory(asked, state)[0]
+    queries, reads = memory.project(asked)[2], memory(asked, state)[0]
     memory.is_shut = False
     return (torch.linalg.pinv(queries) @ reads).mT
 

@@ -12,7 +12,7 @@ class HuberMemory(LinearMemory):
 
     def read(self, x, memory, position):
         matrix, reads = memory["matrix"], []
-        for k, v, q, n, log_a in zip(*(part.unbind(1) for part in self.look(x))):
+        for k, v, q, n, log_a in zip(*(part.unbind(1) for part in self.project(x))):
             matrix = log_a.exp()[:, None, None] * matrix
             error = (matrix @ k[..., None]).squeeze(-1) - v
             size = error.norm(dim=-1, keepdim=True).clamp(min=self.delta)

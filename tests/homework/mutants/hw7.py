@@ -75,7 +75,7 @@ MUTANTS = [
         (
             "        from nested.homework.slots import hw7\n\n"
             "        if position == 0:\n"
-            "            return hw7._huber(*self.look(x), self.delta), memory\n"
+            "            return hw7._huber(*self.project(x), self.delta), memory\n"
             '        matrix, reads = memory["matrix"], []\n'
         ),
         HUBER,

@@ -11,7 +11,7 @@ class HuberMemory(LinearMemory):
         self.delta = delta
 
     def read(self, x, memory, position):
-        keys, values, queries, rates, log_kept = self.look(x)
+        keys, values, queries, rates, log_kept = self.project(x)
         turned = memory["matrix"]  # (B, key, value)
         out = torch.empty_like(x)
         for t in range(x.shape[1]):

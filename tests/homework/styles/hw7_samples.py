@@ -21,7 +21,7 @@ class HuberMemory(LinearMemory):
         return Held(super().begin(batch_size)["matrix"])
 
     def read(self, x, memory, position):
-        parts = [self.read_one(*one) for one in zip(*self.look(x), memory.matrix)]
+        parts = [self.read_one(*one) for one in zip(*self.project(x), memory.matrix)]
         reads, matrices = zip(*parts)
         return torch.stack(reads), Held(torch.stack(matrices))
 

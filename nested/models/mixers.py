@@ -1,0 +1,56 @@
+"""The mixers of ``Hope``, by name: each carries what tokens say to later tokens.
+
+Source: Behrouz et al. 2025 (arXiv 2512.24695), section 8; Hope-attention has softmax attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import nn
+
+from nested.memory.linear import LinearMemory
+from nested.memory.selfmod import SelfModifyingTitans
+from nested.memory.titans import TitansMemory
+from nested.models.attention import Attention
+
+if TYPE_CHECKING:
+    from nested.models.config import ModelConfig
+
+
+class Mixer(NamedTuple):
+    """How to build a mixer, and whether it needs gradients through the ends of its chunks.
+
+    ``needs_chunk_ends``: its first weights learn only through what is written at the end of a
+    chunk, so ``detach_every`` must not divide ``chunk``.
+    """
+
+    build: Callable[[ModelConfig], nn.Module]
+    needs_chunk_ends: bool = False
+
+
+def _selfmod(config: ModelConfig) -> nn.Module:
+    cut = config.detach_every
+    return SelfModifyingTitans(config.dim, config.objective, config.chunk, detach_every=cut)
+
+
+def _titans(config: ModelConfig) -> nn.Module:
+    return TitansMemory(config.dim, config.chunk, detach_every=config.detach_every)
+
+
+def _linear(config: ModelConfig) -> nn.Module:
+    cut = config.detach_every
+    return LinearMemory(config.dim, config.objective, config.chunk, detach_every=cut)
+
+
+def _attention(config: ModelConfig) -> nn.Module:
+    return Attention(config.dim, config.heads)
+
+
+MIXERS = {  # a new mixer is one line here
+    "selfmod": Mixer(_selfmod, needs_chunk_ends=True),
+    "titans": Mixer(_titans),
+    "linear": Mixer(_linear),
+    "attention": Mixer(_attention),
+}
