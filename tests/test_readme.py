@@ -1,4 +1,6 @@
-"""What the README says is so: its code runs, CI or a test runs its commands, its links exist."""
+"""What the README says is so: its code runs, CI or a test runs its commands, its links exist.
+
+The same holds for the pages beside the lessons and the homework."""
 
 import re
 from pathlib import Path
@@ -9,10 +11,11 @@ from nested import MetaOptimizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_its_code_runs_and_gives_level_4_a_gradient():
@@ -23,8 +26,12 @@ def test_its_code_runs_and_gives_level_4_a_gradient():
 
 
 def commands():
-    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`((?:python|pytest|pip)[^`\n]*)`", README)
+    """Every command that a page shows, in a block or between backticks."""
+    lines = []
+    for text in (page.read_text() for page in PAGES):
+        shown = (line for block in blocks("bash", text) for line in block.splitlines())
+        lines += [line.split("#")[0].strip() for line in shown]
+        lines += re.findall(r"`((?:python|pytest|pip)[^`\n]*)`", text)
     return sorted({line for line in lines if line and "venv" not in line})
 
 
@@ -49,9 +56,32 @@ def test_ci_calls_the_same_script_everywhere():
     assert all(f'"3.{minor}"' in workflow for minor in (10, 11, 12, 13))
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+def links():
+    for page in PAGES:
+        for link in sorted(set(re.findall(r"\]\(([^)\s]+)\)", page.read_text()))):
+            if not link.startswith("http"):
+                yield str(page.relative_to(ROOT)), link
+
+
+@pytest.mark.parametrize("page, link", list(links()))
+def test_links_lead_somewhere(page, link):
+    name, _, section = link.partition("#")
+    target = (ROOT / page).parent / name if name else ROOT / page
+    assert target.exists()
+    if section:
+        titles = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+        assert section in [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
+
+
+def test_the_functions_that_paper_md_names_exist():
+    text = (ROOT / "examples" / "paper.md").read_text()
+    rows = re.findall(r"\(\.\./(nested/\w+/\w+\.py)\): ((?:`\w+`(?:, )?)+)", text)
+    assert len(rows) > 15
+    for path, names in rows:
+        source = (ROOT / path).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            is_there = rf"^(class|def) {name}\b|\b{name}: (float|int)"
+            assert re.search(is_there, source, flags=re.MULTILINE), f"{path} has no {name}"
 
 
 def test_the_numbers_of_the_ladder_are_right():
