@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nested import MetaOptimizer
+from nested.homework.registry import read_worth
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -94,6 +95,13 @@ def test_the_functions_that_paper_md_names_exist():
 
 def test_the_numbers_of_the_ladder_are_right():
     assert f"{sum(p.numel() for p in MetaOptimizer().parameters())} numbers" in README
+
+
+def test_the_homework_page_says_what_homework_toml_says():
+    text = (ROOT / "examples" / "homework" / "README.md").read_text()
+    for slot, worth in read_worth().items():
+        numbers = rf"{worth.minutes:g} \| {worth.difficulty} of 5"
+        assert re.search(rf"^\| \[{slot}\].*\| {numbers} \|$", text, flags=re.MULTILINE), slot
 
 
 def test_the_readme_is_short():
