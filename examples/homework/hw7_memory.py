@@ -1,30 +1,34 @@
 """Homework 7. A memory that outliers cannot overwrite.
 
-Question. The delta rule writes with a force that grows with its error: one absurd value, and what
-was known of that key is gone (`nested/memory/linear.py`). How does a memory read a text that is
-wrong now and then?
+Question. The delta rule (`nested/memory/linear.py`) takes steps that grow with its error. One
+absurd value erases what the memory knew about that key. How does a memory read a text that is wrong
+now and then?
 
-Equation. Give it a robust objective. With e = a M k - v, what the memory (after forgetting) says of
-the key k, less the value v, take Huber's loss of its norm,
+Equation. Give it a robust objective. The error e = a M k - v is the memory's answer to the key k,
+after forgetting, minus the value v. Take Huber's loss of its norm,
 
     L = |e|^2 / 2  where |e| <= delta,   delta (|e| - delta / 2)  elsewhere,
 
-of which the delta rule's inner step makes
+One gradient step on it, as in the delta rule, is
 
     M <- a M - n min(1, delta / |e|) e k^T,     y = M q.
 
 Source: Huber 1964, Annals of Mathematical Statistics 35; as an objective of a memory: Behrouz,
 Razaviyayn, Zhong, Mirrokni 2025, arXiv 2504.13173.
 
-A good answer reads token by token (no chunks needed; the loop in `by_tokens` is a model), takes
-its keys, values, queries (B, T, D), rates and logarithms of retentions (B, T) from self.look(x),
-writes without touching what was passed in, keeps its writes in the graph, and holds for |e| = 0
-too. Everything else that a memory must do is done by the classes that it inherits from.
+A good answer keeps five promises.
+  - It reads token by token. Chunks are not needed; the loop in `by_tokens` is a model.
+  - self.project(x) gives its keys, values and queries (B, T, D), and its rates and logarithms of
+    retentions (B, T).
+  - It never changes a tensor that was passed in.
+  - Its writes stay in the graph.
+  - It also works for |e| = 0.
+The classes that it inherits from do everything else.
 
 Grade it:  python -m nested.homework grade --only hw7
 Time: about 60 minutes. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
-Two written questions (answer here, in a sentence or two, for your teacher):
+Two written questions (answer here, in one or two sentences, for your teacher):
   1. By how much can one token change y = M q, for this memory and for the delta rule?
      ...
   2. What becomes of the memory for delta -> infinity, and for delta -> 0 with n delta kept?
