@@ -147,7 +147,8 @@ def paragraphs(text: str) -> Iterator[str]:
     """Give each paragraph and list item of Markdown or of a docstring, as one line."""
     text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
     text = re.sub(r"^(#+ .*|\|.*|\s*<.*>|Source: .*)$", "\n", text, flags=re.MULTILINE)
-    text = re.sub(r"^ {4,}.*$", "\n", text, flags=re.MULTILINE)  # an equation or a piece of code
+    code = r"^( {4,}|\s*python -m ).*$"  # an equation, or a command
+    text = re.sub(code, "\n", text, flags=re.MULTILINE)
     text = re.sub(r"^\s*([-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
     for paragraph in re.split(r"\n\s*\n", text):
         line = re.sub(r"``.+?``|`[^`]+`", "`code`", " ".join(paragraph.split()))
