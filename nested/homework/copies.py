@@ -72,7 +72,7 @@ def find_alike(
 
 
 def likeness(one: frozenset[int], other: frozenset[int]) -> float:
-    """Return the share, from 0 to 1, of the smaller set of fingerprints that is in the other set."""
+    """Return the share, from 0 to 1, of the smaller set of fingerprints that the other has."""
     return len(one & other) / max(min(len(one), len(other)), 1)
 
 
