@@ -1,4 +1,4 @@
-"""The README's section for teachers, done as written, in a fresh copy: export, and a new slot."""
+"""What the homework's README says to teachers, done as written in a fresh copy of the course."""
 
 import os
 import shlex

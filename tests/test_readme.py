@@ -1,4 +1,6 @@
-"""What the README says is so: its code runs, CI or a test runs its commands, its links exist."""
+"""What the README says is so: its code runs, CI or a test runs its commands, its links exist.
+
+The same holds for the pages beside the lessons and the homework."""
 
 import re
 from pathlib import Path
@@ -6,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from nested import MetaOptimizer
+from nested.homework.registry import read_worth
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))]
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language, text=README):
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 def test_its_code_runs_and_gives_level_4_a_gradient():
@@ -23,8 +27,13 @@ def test_its_code_runs_and_gives_level_4_a_gradient():
 
 
 def commands():
-    lines = [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines()]
-    lines += re.findall(r"`((?:python|pytest|pip)[^`\n]*)`", README)
+    """Every command that a page shows, in a block or between backticks."""
+    lines = []
+    pages = [page for page in PAGES if page.name != "results.md"]  # its commands take hours
+    for text in (page.read_text() for page in pages):
+        shown = (line for block in blocks("bash", text) for line in block.splitlines())
+        lines += [line.split("#")[0].strip() for line in shown]
+        lines += re.findall(r"`((?:python|pytest|pip)[^`\n]*)`", text)
     return sorted({line for line in lines if line and "venv" not in line})
 
 
@@ -40,6 +49,13 @@ def test_every_command_is_run_by_ci_or_a_test(command):
         assert re.search(rf"^ *{re.escape(command)}( --out .*)?$", run_by_ci, flags=re.MULTILINE)
 
 
+def test_the_benchmarks_that_results_md_names_exist():
+    text = (ROOT / "examples" / "results.md").read_text()
+    names = set(re.findall(r"python -m tests\.benchmarks\.(\w+)", text))
+    assert names
+    assert all((ROOT / "tests" / "benchmarks" / f"{name}.py").exists() for name in names)
+
+
 def test_ci_calls_the_same_script_everywhere():
     path = ROOT / ".github" / "workflows" / "ci.yml"
     if not path.exists():
@@ -49,13 +65,43 @@ def test_ci_calls_the_same_script_everywhere():
     assert all(f'"3.{minor}"' in workflow for minor in (10, 11, 12, 13))
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", README))))
-def test_links_lead_somewhere(link):
-    assert (ROOT / link).exists()
+def links():
+    for page in PAGES:
+        for link in sorted(set(re.findall(r"\]\(([^)\s]+)\)", page.read_text()))):
+            if not link.startswith("http"):
+                yield str(page.relative_to(ROOT)), link
+
+
+@pytest.mark.parametrize("page, link", list(links()))
+def test_links_lead_somewhere(page, link):
+    name, _, section = link.partition("#")
+    target = (ROOT / page).parent / name if name else ROOT / page
+    assert target.exists()
+    if section:
+        titles = re.findall(r"^#+ (.*)$", target.read_text(), flags=re.MULTILINE)
+        assert section in [re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles]
+
+
+def test_the_functions_that_paper_md_names_exist():
+    text = (ROOT / "examples" / "paper.md").read_text()
+    rows = re.findall(r"\(\.\./(nested/\w+/\w+\.py)\): ((?:`\w+`(?:, )?)+)", text)
+    assert len(rows) > 15
+    for path, names in rows:
+        source = (ROOT / path).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            is_there = rf"^(class|def) {name}\b|\b{name}: (float|int)"
+            assert re.search(is_there, source, flags=re.MULTILINE), f"{path} has no {name}"
 
 
 def test_the_numbers_of_the_ladder_are_right():
     assert f"{sum(p.numel() for p in MetaOptimizer().parameters())} numbers" in README
+
+
+def test_the_homework_page_says_what_homework_toml_says():
+    text = (ROOT / "examples" / "homework" / "README.md").read_text()
+    for slot, worth in read_worth().items():
+        numbers = rf"{worth.minutes:g} \| {worth.difficulty} of 5"
+        assert re.search(rf"^\| \[{slot}\].*\| {numbers} \|$", text, flags=re.MULTILINE), slot
 
 
 def test_the_readme_is_short():

@@ -1,29 +1,33 @@
 """Homework 1. A family of your own.
 
-Question. A rule learns to train nets on a *family* of inner problems: tasks that have something in
-common and something not. Bring one: which problem would you have a rule learn on?
+Question. A rule learns to train nets on a *family* of inner problems. Tasks of one family share
+something and differ in something. Write a family: which problem should a rule learn on?
 
-Equation. A task is a loss L(w; batch) and a law of batches; a family is a law of tasks. Level 4,
-theta, is trained on tasks of one side and scored on tasks of the other, which it never met:
+Equation. A task is a loss L(w; batch) and a distribution of batches. A family is a distribution of
+tasks. Level 4, theta, is trained on one part of the family. It is scored on the other part, whose
+tasks it never met:
 
     theta* = argmin E_task [ L(w_K(theta, task); fresh data of the task) ].
 
-Tasks of a family run side by side, stacked (torch.vmap), so they share one loss; what differs from
-task to task (a frequency, a scale, a relabelling) travels in the batch.
+Tasks of a family run side by side, stacked by torch.vmap, so they share one loss. Whatever differs
+from task to task (a frequency, a scale, a relabelling) is part of the batch.
 Source: Finn, Abbeel, Levine 2017, arXiv 1703.03400, section 2; `nested/tasks/family.py` is the
 contract, `nested/tasks/sum_regression.py` the smallest example.
 
-A good answer keeps five promises: the same generator state draws the same task and data, and
-nothing else is random; "query" batches hold data that no "train" batch has; held_out() draws tasks
-that are never trained on; the loss is one scalar, twice differentiable, the same for all tasks;
-and there is something to learn. (Ideas: sines of random amplitude and phase, as in the paper; a
-random teacher net; two spirals, turned.)
+A good answer keeps five promises.
+  - The same generator state draws the same task and the same data. Nothing else is random.
+  - "query" batches hold data that no "train" batch has.
+  - held_out() draws tasks that are never trained on.
+  - The loss is one scalar, twice differentiable, and the same function for all tasks.
+  - There is something to learn.
+Ideas: sines of random amplitude and phase, as in the paper; a random teacher net; two spirals,
+rotated.
 
 Grade it:  python -m nested.homework grade --only hw1
 Time: about 60 minutes. Difficulty: 2 of 5. Stuck? Add --hint to the command.
 
-Two written questions (answer here, in a sentence or two, for your teacher):
-  1. What do your tasks have in common that a rule could exploit, and what must it find out anew?
+Two written questions (answer here, in one or two sentences, for your teacher):
+  1. What do your tasks share that a rule could exploit? What must the rule find out in each task?
      ...
   2. How could query data leak into train batches in your family, and what stops it?
      ...

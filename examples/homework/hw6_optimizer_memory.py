@@ -1,31 +1,32 @@
-"""Homework 6. A memory with a key of its own.
+"""Homework 6. A memory with a learned key.
 
-Question. Momentum remembers gradients and lets all of them fade at one rate. Delta momentum
-(`nested/optim/delta_momentum.py`) forgets only where it is about to write: its key is the gradient
+Question. Momentum remembers gradients, and all of them decay at one rate. Delta momentum
+(`nested/optim/delta_momentum.py`) forgets only where it is about to write. Its key is the gradient
 itself. But is that the best key? Write a momentum whose key is a function that level 4 learns.
 
-Equation. Take each tensor of weights as rows, g (R, C): R is its first dimension, C all others
-together; scalars and vectors are one row. Then
+Equation. View each tensor of weights as rows, g (R, C): R is its first dimension, and C all others
+together. A scalar or a vector is one row. Then
 
     k = key_theta(g),  |k| <= 1,     m <- m (a I - k^T k) - n g,     w <- w + m,
 
-with |k| the Frobenius norm. k^T k is (C, C): what the memory holds along the rows of k goes, and
-what it holds across them fades by a alone. theta, a and n learn, through the unroll.
+with |k| the Frobenius norm. k^T k is (C, C). Whatever the memory holds along the rows of k is
+erased; everything else decays by a alone. theta, a and n are learned through the unroll.
 Source: Behrouz et al. 2025, arXiv 2512.24695, eq. 48-49 (P = 1; there k = g), and Schlag, Irie,
 Schmidhuber 2021, arXiv 2102.11174, for keys that are learned.
 
-A good answer has parameters of its own in the key and lets them be learned: key(rows) is no mere
-multiple of the gradient, keeps to |k| <= 1 for any gradient (1e30 and 0 too), and works for any R
-and C. forward moves by exactly this key; it shows {"lr": n, "momentum": a}, n above 0 and a from 0
-to below 1; the memory m is in the state.
+A good answer keeps four promises.
+  - The key has parameters, and they can be learned. key(rows) is not a multiple of the gradient.
+  - |k| <= 1 for any gradient, also for 1e30 and 0, and for any R and C.
+  - forward moves by exactly this key, and the memory m is in the state.
+  - The signals are {"lr": n, "momentum": a}, with n above 0 and a from 0 to below 1.
 
 Grade it:  python -m nested.homework grade --only hw6
 Time: about 2 hours. Difficulty: 4 of 5. Stuck? Add --hint to the command.
 
-Two written questions (answer here, in a sentence or two, for your teacher):
+Two written questions (answer here, in one or two sentences, for your teacher):
   1. With |k| <= 1, why can m not grow without bound for bounded gradients? And with k = g?
      ...
-  2. What does your key look like after meta-training, and what does the memory forget by it?
+  2. What is your key after meta-training, and what does the memory forget because of it?
      ...
 """
 

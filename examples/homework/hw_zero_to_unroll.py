@@ -1,12 +1,12 @@
 """Homework zero to unroll. Write the heart of this package yourself.
 
 Question. A learned optimizer sounds like a large machine. It is about sixty lines. Can you write it
-from an empty file, in five small tasks, and see it learn?
+from an empty file, in five small tasks, and watch it learn?
 
 Below this text the file is empty. Write five things under the names given here. Each task uses the
-one before. Grade the file as often as you like: a task that you have not written yet does no harm
-to the others. `params`, `grads` and `buffer` are dicts from names to tensors, {name: tensor}, with
-the same names; `lr` and `momentum` are tensors with one number.
+one before. Grade the file as often as you like: a task that is not written yet does no harm to the
+others. `params`, `grads` and `buffer` are dicts {name: tensor} with the same names. `lr` and
+`momentum` are tensors with one number.
 
 Equation. One inner step k, from weights w_k and buffer v_k, on the batch of that step:
 
@@ -20,12 +20,12 @@ Task 5 needs the derivative *through* tasks 1 to 4. So no line may leave the gra
 .detach(), no float(), no torch.no_grad().
 
 Task 1.  gradient(loss_fn, params, batch) -> (loss, grads)
-    loss_fn(params, batch) is a tensor with one number, and params require gradients already.
-    torch.autograd.grad takes a list of tensors; create_graph=True keeps what it computed in the
-    graph, so that the gradient can be differentiated once more.
+    loss_fn(params, batch) is a tensor with one number, and params already require gradients.
+    torch.autograd.grad takes a list of tensors. With create_graph=True the gradient itself stays in
+    the graph, so that it can be differentiated again.
 
 Task 2.  step(params, buffer, grads, lr, momentum) -> (params, buffer)
-    The second line above. Return new dicts with new tensors; what came in stays as it was.
+    The second line above. Return new dicts with new tensors, and change nothing that came in.
 
 Task 3.  unroll(loss_fn, params, batches, rule) -> (params, losses)
     One step for each batch in the list `batches`. Begin with state = rule.init(params). In each
@@ -35,11 +35,11 @@ Task 3.  unroll(loss_fn, params, batches, rule) -> (params, losses)
 
 Task 4.  class MetaOptimizer(UpdateRule)
     init(params) returns the first state: a buffer of zeros.
-    forward(params, grads, state, loss) returns Step(params, state, {"lr": lr, "momentum":
-    momentum}): one step (task 2) whose lr and momentum come from a small net that sees log |loss|.
-    A sigmoid keeps them in bounds: lr above 0 and at most 100, momentum from 0 to below 1. The loss
-    may be 0, 1e-30 or 1e30: let the net see a finite number of order one. UpdateRule is a
-    torch.nn.Module, so torch.nn.Linear layers work as usual.
+    forward(params, grads, state, loss) takes one step (task 2) and returns
+    Step(params, state, {"lr": lr, "momentum": momentum}). Both numbers come from a small net that
+    sees log |loss|. A sigmoid keeps them in bounds: lr above 0 and at most 100, momentum from 0 to
+    below 1. The loss may be 0, 1e-30 or 1e30, but the net must see a finite number of order one.
+    UpdateRule is a torch.nn.Module, so torch.nn.Linear layers work as usual.
 
 Task 5.  meta_train(rule, tasks, lr) -> list of floats
     `tasks` is a list of (loss_fn, params, batches). Make one meta-step for each: unroll (task 3),
@@ -50,19 +50,21 @@ The file may import torch, what comes with Python, and two names of this package
 `from nested import Step, UpdateRule`. Step is what a rule returns: Step(params, state, signals).
 
 Source: Andrychowicz et al. 2016, arXiv 1606.04474, whose idea this is; Maclaurin, Duvenaud, Adams
-2015, arXiv 1502.03492, for the derivative through training. Lessons 01 to 03 walk the same road.
+2015, arXiv 1502.03492, for the derivative through training. Lessons 00 to 03 take the same path.
 
-A good answer has five parts of five to fifteen lines each. Task 1: the gradient is PyTorch's, and
-can be differentiated. Task 2: it moves as torch.optim.SGD does. Task 3: every hypergradient comes
-out as changing lr, momentum or w_0 by 1e-5 says. Task 4: the rule is bounded, and its moves follow
-from its signals. Task 5: after 150 meta-steps the rule trains nets better that it never met.
+A good answer has five parts of five to fifteen lines each.
+  - Task 1: the gradient is PyTorch's, and it can be differentiated.
+  - Task 2: a step moves the weights as torch.optim.SGD does.
+  - Task 3: every hypergradient agrees with finite differences of 1e-5 in lr, momentum and w_0.
+  - Task 4: the signals are bounded, and the moves follow from them.
+  - Task 5: after 150 meta-steps the rule trains held-out nets better than before.
 
 Grade it:  python -m nested.homework grade --only hw_zero
 Time: about 4 hours. Difficulty: 3 of 5. Stuck? Add --hint to the command.
 
-Two written questions (answer here, in a sentence or two, for your teacher):
-  1. Which line of yours would you change to forget the second derivative, and what would be lost?
+Two written questions (answer here, in one or two sentences, for your teacher):
+  1. Which line would you change to drop the second derivative, and what would be lost?
      ...
-  2. Your rule sees one number, the loss. What would you show it next, and why?
+  2. Your rule sees one number, the loss. Which feature would you add next, and why?
      ...
 """

@@ -1,4 +1,7 @@
-"""One check for each contract, in the spirit of scikit-learn's ``check_estimator``."""
+"""One function for each contract: it checks any rule, family, feature, optimizer or memory.
+
+The idea is that of scikit-learn's ``check_estimator``.
+"""
 
 from nested.conformance.check import Check, ConformanceError, Result, Verdict
 from nested.conformance.context import CONTEXT_CHECKS, check_context

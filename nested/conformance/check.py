@@ -1,7 +1,7 @@
-"""What a check is: a probe that runs the code in question, and a judge of what came back.
+"""A check has two parts: a probe runs the code in question, and a judge decides on the evidence.
 
-Source: the spirit of scikit-learn's ``check_estimator``. The two are kept apart so that what was
-measured can be looked at without what is thought of it, and one judge can serve several probes.
+The parts are separate for two reasons. A reader can inspect the evidence without the verdict, and
+one judge can serve several probes. Source: scikit-learn's ``check_estimator``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ Evidence = dict[str, Any]  # nested containers of tensors, numbers, strings; no 
 
 
 class Verdict(NamedTuple):
-    """A judgement: ``measured`` says what was found; ``hint``, on failure, where to look."""
+    """The outcome of a check: ``measured`` is a sentence with numbers, and ``hint`` says what to
+    try after a failure."""
 
     passed: bool
     measured: str
@@ -24,8 +25,11 @@ class Verdict(NamedTuple):
 
 @dataclass(frozen=True)
 class Check:
-    """One property. ``probe(subject, seed) -> Evidence`` may raise; ``judge(evidence) -> Verdict``
-    sees nothing of the subject but the evidence. ``seed`` draws the problem it is probed on."""
+    """One property of a subject.
+
+    ``probe(subject, seed) -> Evidence`` runs the subject and may raise; ``seed`` draws the problem.
+    ``judge(evidence) -> Verdict`` sees the evidence alone, never the subject.
+    """
 
     name: str
     probe: Callable[[Any, int], Evidence]
@@ -40,19 +44,21 @@ class Result(NamedTuple):
 
 
 class ConformanceError(AssertionError):
-    """A subject breaks its contract; the message has one line for each check that failed."""
+    """A subject breaks its contract. The message has one line for each check that failed."""
 
 
 def largest(values: Iterable[float]) -> float:
-    """The largest of some numbers, and NaN if any is NaN: Python's ``max`` may lose that one.
-    Raises ``ValueError`` for none."""
+    """Return the largest number, or NaN if any number is NaN. Python's ``max`` may drop a NaN.
+    Raises ``ValueError`` for an empty list."""
     values = list(values)
     return math.nan if any(map(math.isnan, values)) else max(values)
 
 
 def judge_equal(hint: str, within: float = 1e-9) -> Callable[[Evidence], Verdict]:
-    """Return a judge of {"ours": [...], "others": [...]}, tensors (...) that are to be the same to
-    ``within`` of the larger of 1 and the largest entry."""
+    """Return a judge that compares two lists of tensors, {"ours": [...], "others": [...]}.
+
+    Each pair (...) must agree to ``within`` times its largest entry, or times 1 if that is larger.
+    """
 
     def judge(evidence: Evidence) -> Verdict:
         pairs = zip(evidence["ours"], evidence["others"], strict=True)
@@ -64,20 +70,22 @@ def judge_equal(hint: str, within: float = 1e-9) -> Callable[[Evidence], Verdict
 
 
 def run_check(check: Check, subject: Any, seed: int = 0) -> Result:
-    """Probe and judge in this process; an exception is a failure, with its words."""
+    """Run a check's probe and judge in this process. An exception counts as a failure."""
     try:
         return Result(check.name, check.judge(check.probe(subject, seed)))
-    except Exception as error:  # what it raises, or returns in a form that no judge expects
+    except Exception as error:  # from the probe, or from a judge that met an unexpected form
         return Result(check.name, broken(error))
 
 
 def broken(error: BaseException) -> Verdict:
-    """The verdict on a probe that raised."""
-    said = (str(error).strip().splitlines() or [""])[0]
-    hint = getattr(error, "hint", "an error instead of an answer: what was not expected here?")
+    """Return the verdict on a probe that raised ``error``, with the first line of its message."""
+    message = (str(error).strip().splitlines() or [""])[0]
+    hint = getattr(
+        error, "hint", "an error instead of an answer: which input did the code not expect?"
+    )
     if isinstance(error, NotImplementedError):
-        hint = "this part is still to be written"
-    return Verdict(False, f"{type(error).__name__}: {said}", hint)
+        hint = "this part is not written yet"
+    return Verdict(False, f"{type(error).__name__}: {message}", hint)
 
 
 def require(results: Sequence[Result], subject: Any) -> None:

@@ -1,9 +1,9 @@
-"""The contract of a feature of level 4's context, as checks that any feature can be put through.
+"""Check a feature of level 4's context against its contract.
 
-A feature is a function ``feature(*, loss, step, params, grads, buffer) -> Tensor ()``: ``loss`` and
-``step`` are (), the rest {name: (...)}. A function in a rule's ``context`` is called so at each
-inner step, after the gradient and before the update. Source: ``nested.levels.rule``, whose own
-features pass these checks too.
+A feature is a function ``feature(*, loss, step, params, grads, buffer) -> Tensor ()``. ``loss`` and
+``step`` are (), the others are {name: (...)}. A rule calls each function in its ``context`` at
+every inner step, after the gradient and before the update. The built-in features pass these checks
+too. Source: ``nested.levels.rule``.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from nested.unroll.over_tasks import pick_task, stack_tasks
 
 Feature = Callable[..., Tensor]
 SCALES = (0.0, 1e-30, 1e-8, 1e8, 1e30)  # of the gradients and the loss
-TASKS, STEPS = 8, 20  # of the runs that a feature is watched in
+TASKS, STEPS = 8, 20  # of the runs in which a feature is measured
 LARGEST = 20.0  # a feature of order one stays below this
 
 
 def check_context(feature: Feature, seed: int = 0) -> list[Result]:
     """Check that ``feature`` can be part of a rule's context, on data drawn from ``seed``.
 
-    Returns the results of ``CONTEXT_CHECKS``; raises ``ConformanceError``, with one line for each
-    check that failed, if any did.
+    Returns the results of ``CONTEXT_CHECKS``. Raises ``ConformanceError``, with one line for each
+    check that failed.
     """
     results = [run_check(check, feature, seed) for check in CONTEXT_CHECKS]
     require(results, getattr(feature, "__name__", "the feature"))
@@ -40,33 +40,36 @@ def check_context(feature: Feature, seed: int = 0) -> list[Result]:
 
 
 def seen_in_a_run(seed: int) -> list[dict[str, Any]]:
-    """What a rule sees at each of K steps of T digits tasks: dicts with loss and step (T,) and
-    params, grads and buffer {name: (T, ...)}."""
+    """Record what a rule sees at each of K steps on T tasks of digits.
+
+    Returns K dicts with loss and step (T,), and with params, grads and buffer {name: (T, ...)}.
+    """
     family, generator = Digits(), Generator().manual_seed(seed)
     tasks, rule = [family.sample(generator) for _ in range(TASKS)], MetaOptimizer()
     params = stack_init(tasks, generator)
-    state, seen = torch.vmap(rule.init)(params), []
+    state, inputs = torch.vmap(rule.init)(params), []
     for _ in range(STEPS):
         points = {name: p.detach().requires_grad_() for name, p in params.items()}
         losses = torch.vmap(family.loss)(points, stack_batch(tasks, generator))
         grads = torch.autograd.grad(losses.sum(), list(points.values()))
         grads, losses = dict(zip(points, grads, strict=True)), losses.detach()
         at = {"loss": losses, "step": state["step"], "params": params, "grads": grads}
-        seen.append(cut({**at, "buffer": state["momentum"]}))
+        inputs.append(cut({**at, "buffer": state["momentum"]}))
         with torch.no_grad():
             params, state, _ = torch.vmap(rule.forward)(params, grads, state, losses)
-    return seen
+    return inputs
 
 
 def values_in_a_run(feature: Feature, seed: int) -> Tensor:
-    """The feature's values (T, K) in the runs of ``seen_in_a_run``. Raises what it raises."""
+    """Compute the feature in the runs of ``seen_in_a_run``: its values (T, K). Exceptions of the
+    feature pass through."""
     runs = seen_in_a_run(seed)
     with torch.no_grad():
-        return torch.stack([_of_tasks(feature, seen) for seen in runs], dim=1)
+        return torch.stack([_of_tasks(feature, inputs) for inputs in runs], dim=1)
 
 
-def _of_tasks(feature: Feature, seen: dict[str, Any]) -> Tensor:
-    return torch.vmap(lambda one: feature(**one))(seen)
+def _of_tasks(feature: Feature, inputs: dict[str, Any]) -> Tensor:
+    return torch.vmap(lambda one: feature(**one))(inputs)
 
 
 def _small(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -78,12 +81,12 @@ def _small(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) ->
 
 
 def _probe_form(feature: Feature, seed: int) -> Evidence:
-    found = {}
+    forms = {}
     for dtype in (torch.float32, torch.float64):
         value = feature(**_small(seed, dtype=dtype))
         is_float = torch.is_tensor(value) and value.is_floating_point()
-        found[str(dtype)] = list(value.shape) if is_float else "no tensor of floats"
-    return found
+        forms[str(dtype)] = list(value.shape) if is_float else "no tensor of floats"
+    return forms
 
 
 def _judge_form(evidence: Evidence) -> Verdict:
@@ -93,21 +96,23 @@ def _judge_form(evidence: Evidence) -> Verdict:
 
 
 def _probe_repeats(feature: Feature, seed: int) -> Evidence:
-    seen = _small(seed)
-    before, values = cut(seen), []
+    inputs = _small(seed)
+    before, values = cut(inputs), []
     for other in (1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(other)  # global randomness must not matter
-            values.append(feature(**seen).detach().clone())
-    pairs = zip(tree_leaves(before), tree_leaves(seen), strict=True)
+            values.append(feature(**inputs).detach().clone())
+    pairs = zip(tree_leaves(before), tree_leaves(inputs), strict=True)
     return {"values": values, "changed": not all(torch.equal(a, b) for a, b in pairs)}
 
 
 def _judge_repeats(evidence: Evidence) -> Verdict:
     first, second = evidence["values"]
     if evidence["changed"]:
-        return Verdict(False, "it changes what it sees", "make new tensors")
-    hint = "is something drawn, or kept from call to call?"
+        return Verdict(
+            False, "it changes what it sees", "make new tensors instead of writing into old ones"
+        )
+    hint = "does it draw random numbers, or keep something from call to call?"
     return Verdict(torch.equal(first, second), f"called twice: {first:.6g}, {second:.6g}", hint)
 
 
@@ -119,7 +124,7 @@ def _probe_extremes(feature: Feature, seed: int) -> Evidence:
         "buffer": {name: torch.zeros_like(v) for name, v in zero["buffer"].items()},
     }
     cases["a loss that is not a number"] = _small(seed) | {"loss": torch.tensor(torch.nan)}
-    return {case: feature(**seen).isfinite().all().item() for case, seen in cases.items()}
+    return {case: feature(**inputs).isfinite().all().item() for case, inputs in cases.items()}
 
 
 def _judge_extremes(evidence: Evidence) -> Verdict:
@@ -129,18 +134,18 @@ def _judge_extremes(evidence: Evidence) -> Verdict:
 
 
 def _probe_names(feature: Feature, seed: int) -> Evidence:
-    seen, turned = _small(seed, dtype=torch.float64), _small(seed, dtype=torch.float64)
+    inputs, turned = _small(seed, dtype=torch.float64), _small(seed, dtype=torch.float64)
     for part in ("params", "grads", "buffer"):
         names = list(turned[part])
         turned[part] = {f"other.{name}": turned[part][name] for name in reversed(names)}
-    return {"values": [feature(**seen).detach(), feature(**turned).detach()]}
+    return {"values": [feature(**inputs).detach(), feature(**turned).detach()]}
 
 
 def _judge_names(evidence: Evidence) -> Verdict:
     first, second = (value.item() for value in evidence["values"])
     measured = f"{first:.6g} and, renamed and in reversed order, {second:.6g}"
-    near = 1e-6 * max(1.0, abs(first))  # sums in another order round otherwise, in float32 too
-    return Verdict(abs(first - second) < near, measured, "go by values only")
+    near = 1e-6 * max(1.0, abs(first))  # another order of sums rounds differently
+    return Verdict(abs(first - second) < near, measured, "use the values alone")
 
 
 def _probe_tasks(feature: Feature, seed: int) -> Evidence:
@@ -163,9 +168,9 @@ def _probe_spread(feature: Feature, seed: int) -> Evidence:
 def _judge_spread(evidence: Evidence) -> Verdict:
     values = evidence["values"]
     largest, spread = values.abs().max().item(), values.std().item()
-    measured = f"in runs on digits up to {largest:.2g}, with a standard deviation of {spread:.2g}"
+    measured = f"on digits up to {largest:.2g}, with a standard deviation of {spread:.2g}"
     if not spread > 1e-3:
-        return Verdict(False, measured, "it hardly changes: what does it tell?")
+        return Verdict(False, measured, "it hardly changes, so a rule learns nothing from it")
     return Verdict(largest < LARGEST, measured, "take a logarithm, or divide by a typical size")
 
 

@@ -1,4 +1,4 @@
-"""The contract of ``nested.TaskFamily``, as checks that any family can be put through.
+"""Check a family of tasks against the contract of ``nested.TaskFamily``.
 
 Letters: B rows of a batch, T tasks. Source: what ``meta_train`` and ``race`` rely on.
 """
@@ -18,15 +18,15 @@ from nested.conformance.small_problem import cut
 from nested.tasks.family import SPLITS, Task, TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
 
-TASKS, BATCHES = 6, 12  # looked at
+TASKS, BATCHES = 6, 12  # drawn by each check
 ADAM_TASKS, ADAM_STEPS, ADAM_LRS = 3, 80, (0.003, 0.03, 0.3)
 
 
 def check_family(family: TaskFamily, seed: int = 0) -> list[Result]:
     """Check that ``family`` keeps the contract of a family of tasks, on draws from ``seed``.
 
-    Returns the results of ``FAMILY_CHECKS``; raises ``ConformanceError``, with one line for each
-    check that failed, if any did.
+    Returns the results of ``FAMILY_CHECKS``. Raises ``ConformanceError``, with one line for each
+    check that failed.
     """
     results = [run_check(check, family, seed) for check in FAMILY_CHECKS]
     require(results, type(family).__name__)
@@ -38,7 +38,7 @@ def _from(seed: int) -> Generator:
 
 
 def _drawn(family: TaskFamily, seed: int) -> dict[str, list[Tensor]]:
-    """All that a task hands out, each part from the same seed."""
+    """Draw a task's weights and batches, each part from the same seed."""
     task = family.sample(_from(seed))
     parts = {"weights": task.init(_from(seed))}
     parts |= {f"{split} batch": task.batch(_from(seed), split) for split in SPLITS}
@@ -65,12 +65,12 @@ def _judge_draws(evidence: Evidence) -> Verdict:
     first, again, another = evidence["first"], evidence["again"], evidence["another"]
     loose = [what for what in first if not _same(first[what], again[what])]
     if loose:
-        hint = "draw with generator=generator; nothing else may be random, or be kept between draws"
-        return Verdict(False, f"drawn twice from one seed, these differ: {', '.join(loose)}", hint)
+        hint = "draw with generator=generator, and keep nothing between draws"
+        return Verdict(False, f"two draws from one seed differ in {', '.join(loose)}", hint)
     stuck = [what for what in first if what != "weights" and _same(first[what], another[what])]
     hint = "does the draw use the generator?"
-    found = f"drawn from two seeds, the same: {', '.join(stuck)}" if stuck else "as seeded"
-    return Verdict(not stuck, found, hint)
+    measured = f"two seeds draw the same {', '.join(stuck)}" if stuck else "draws follow the seed"
+    return Verdict(not stuck, measured, hint)
 
 
 def _probe_forms(family: TaskFamily, seed: int) -> Evidence:
@@ -99,7 +99,7 @@ def _judge_forms(evidence: Evidence) -> Verdict:
             return Verdict(False, measured, f"{outlines[0]} is not {outlines[1]}")
         if "no tensor" in outlines[0] or "[]" in outlines[0]:
             return Verdict(False, f"{what} are not tensors", "return tensors, in dicts or tuples")
-    return Verdict(True, "names, shapes and dtypes are those of all tasks")
+    return Verdict(True, "all tasks have the same names, shapes and dtypes")
 
 
 def _probe_alive(family: TaskFamily, seed: int) -> Evidence:
@@ -115,10 +115,12 @@ def _probe_alive(family: TaskFamily, seed: int) -> Evidence:
 
 def _judge_alive(evidence: Evidence) -> Verdict:
     if not evidence["finite"]:
-        return Verdict(False, "batches have values that are not finite", "look for 0/0 and log(0)")
+        return Verdict(
+            False, "batches have values that are not finite", "find the 0/0 or the log(0)"
+        )
     if evidence["constant"]:
-        return Verdict(False, "all data are one and the same number", "were the data filled in?")
-    hint = "each batch is a new draw; a task that has but one batch can be learned by heart"
+        return Verdict(False, "all data are the same number", "is the batch ever filled?")
+    hint = "each batch is a new draw; a task with one batch can be memorised"
     return Verdict(not evidence["repeated"], f"{BATCHES} train batches differ", hint)
 
 
@@ -147,18 +149,22 @@ def _judge_loss(evidence: Evidence) -> Verdict:
     if not math.isfinite(one):
         return Verdict(False, f"the loss of fresh weights is {one}", "scale data or weights")
     if one != again or evidence["changed"]:
-        return Verdict(False, "the loss changes something", "it is a function of params and batch")
+        return Verdict(
+            False,
+            "the loss changes its inputs, or differs from call to call",
+            "write it as a pure function",
+        )
     if one != other:
         measured = f"two tasks give one batch the losses {one:.4g} and {other:.4g}"
-        return Verdict(False, measured, "what differs between tasks travels in the batch")
+        return Verdict(False, measured, "put whatever differs between tasks into the batch")
     strange = [name for name, slope in evidence["slopes"].items() if not math.isfinite(slope)]
     if strange:
         measured = f"the gradients of {', '.join(strange)} are not finite"
-        return Verdict(False, measured, "look for a root, a logarithm or a division at 0")
+        return Verdict(False, measured, "find a root, a logarithm or a division at 0")
     dead = [name for name, slope in evidence["slopes"].items() if not slope > 0]
-    hint = "every weight should have a part in the loss"
-    found = f"no gradient at {', '.join(dead)}" if dead else "a scalar, shared, with gradients"
-    return Verdict(len(dead) < len(evidence["slopes"]), found, hint)
+    hint = "the loss should depend on every weight"
+    measured = f"no gradient at {', '.join(dead)}" if dead else "one scalar, with gradients"
+    return Verdict(len(dead) < len(evidence["slopes"]), measured, hint)
 
 
 def _probe_batched(family: TaskFamily, seed: int) -> Evidence:
@@ -176,11 +182,11 @@ def _judge_batched(evidence: Evidence) -> Verdict:
     together, alone = evidence["together"], evidence["alone"]
     apart = ((together - alone).abs() / alone.abs().clamp(min=1e-6)).max().item()
     measured = f"the losses of {TASKS} tasks together and alone differ by {apart:.1g}"
-    return Verdict(apart < 1e-3, measured, "no branches on values, and no .item(), in the loss")
+    return Verdict(apart < 1e-3, measured, "the loss may not branch on values or call .item()")
 
 
 def _probe_learnable(family: TaskFamily, seed: int) -> Evidence:
-    """The mean query loss over tasks, before and after Adam at the best of three rates."""
+    """Compute the mean query loss, before and after Adam at the best of three rates."""
     tasks = [family.sample(_from(seed + t)) for t in range(ADAM_TASKS)]
     after = [sum(_adam(task, lr, seed) for task in tasks) / ADAM_TASKS for lr in ADAM_LRS]
     before = sum(_query_loss(task, task.init(_from(seed)), seed) for task in tasks) / ADAM_TASKS
@@ -207,7 +213,7 @@ def _query_loss(task: Task, params: dict[str, Tensor], seed: int) -> float:
 def _judge_learnable(evidence: Evidence) -> Verdict:
     before, after = evidence["before"], evidence["after"]
     measured = f"{ADAM_STEPS} steps of Adam take the query loss from {before:.3g} to {after:.3g}"
-    hint = "do the targets follow from the inputs, and do train and query follow one law?"
+    hint = "do targets depend on inputs, and are train and query from one distribution?"
     return Verdict(after < before - 0.1 * abs(before), measured, hint)
 
 
@@ -217,14 +223,14 @@ def _probe_splits(family: TaskFamily, seed: int) -> Evidence:
     try:
         task.batch(_from(seed), "valid")
     except ValueError as error:
-        return {"said": str(error)}
-    return {"said": ""}
+        return {"message": str(error)}
+    return {"message": ""}
 
 
 def _judge_splits(evidence: Evidence) -> Verdict:
-    said = evidence["said"]
-    found = f"refused: {said}" if said else 'batch(generator, "valid") is not refused'
-    return Verdict(bool(said), found, "raise ValueError for a split that is no split")
+    message = evidence["message"]
+    measured = f"refused: {message}" if message else 'batch(generator, "valid") is not refused'
+    return Verdict(bool(message), measured, 'raise ValueError for splits but "train" and "query"')
 
 
 FAMILY_CHECKS = [

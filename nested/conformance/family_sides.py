@@ -1,7 +1,7 @@
-"""What may not meet in a ``nested.TaskFamily``: train and query data, and tasks of the two sides.
+"""Check that a family never mixes train and query data, nor trained and held-out tasks.
 
 Letters: B rows of a batch, N rows in all, F numbers of a row. Source: what ``meta_train`` and
-``race`` rely on; a copy with a jitter is found by its nearest neighbour (Cover and Hart 1967).
+``race`` rely on. Nearest neighbours (Cover and Hart 1967) expose a copy with added noise.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.small_problem import cut
 from nested.tasks.family import SPLITS, Task, TaskFamily
 
-TASKS, BATCHES = 6, 12  # looked at
-MANY, FEW = 24, 8  # of so many draws of a task more than so few are to differ
-JITTER = 0.01  # of the usual distance of two rows: what is nearer is a copy
-CHANCE = 0.1  # share of the rows that may be as near by chance
-NEAR = 1e-4  # relative: two tasks whose batches are nearer are one
+TASKS, BATCHES = 6, 12  # drawn by each check
+MANY, FEW = 24, 8  # of 24 draws of a task, more than 8 must differ
+JITTER = 0.01  # of the usual distance of two rows; nearer rows are copies
+CHANCE = 0.1  # share of the rows that may be as near by accident
+NEAR = 1e-4  # relative; two tasks whose batches are nearer are the same
 
 
 def _from(seed: int) -> Generator:
@@ -29,7 +29,7 @@ def _from(seed: int) -> Generator:
 
 
 def _probe_query(family: TaskFamily, seed: int) -> Evidence:
-    """Rows of train and of query batches, from equal and from different seeds."""
+    """Draw train and query batches, from equal and from different seeds."""
     task = family.sample(_from(seed))
     rows = {}
     for split in SPLITS:
@@ -46,12 +46,13 @@ def _judge_query(evidence: Evidence) -> Verdict:
     if shared:
         return Verdict(False, measured, hint)
     near = _share_of_copies(*(_numbers(evidence[split]) for split in SPLITS))
-    measured += f", and {near:.0%} are one but for a jitter"
+    measured += f", and {near:.0%} are train rows with a little noise"
     return Verdict(near <= CHANCE, measured, hint)
 
 
 def _rows(leaves: list[Tensor]) -> list[bytes]:
-    """The B rows of a batch's tensors, without scalars, or whole tensors that have no rows."""
+    """Turn each of a batch's B rows into bytes. Scalars are skipped; tensors without rows count as
+    one."""
     leaves, count = _with_rows(leaves)
     if not count:
         return [b"".join(map(_bytes, leaves))]
@@ -59,19 +60,19 @@ def _rows(leaves: list[Tensor]) -> list[bytes]:
 
 
 def _with_rows(leaves: list[Tensor]) -> tuple[list[Tensor], int]:
-    """The tensors that are no scalars, if there are any, and the number of rows, 0 for none."""
+    """Return the tensors that are not scalars (or all, if all are), and the number of rows or 0."""
     leaves = [leaf.cpu() for leaf in leaves if leaf.dim()] or [leaf.cpu() for leaf in leaves]
     counts = {leaf.shape[:1] for leaf in leaves}
     has_rows = len(counts) == 1 and counts != {torch.Size()}
     return leaves, len(leaves[0]) if has_rows else 0
 
 
-def _bytes(leaf: Tensor) -> bytes:  # through uint8, for NumPy has no bfloat16
+def _bytes(leaf: Tensor) -> bytes:  # by way of uint8, because NumPy has no bfloat16
     return leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _numbers(batches: list[list[Tensor]]) -> list[Tensor]:
-    """All rows of some batches, a tensor (N, F) for each tensor of a batch."""
+    """Join the rows of many batches: one tensor (N, F) for each tensor of a batch."""
     parts = []
     for leaves in batches:
         leaves, count = _with_rows(leaves)
@@ -80,15 +81,15 @@ def _numbers(batches: list[list[Tensor]]) -> list[Tensor]:
 
 
 def _share_of_copies(train: list[Tensor], query: list[Tensor]) -> float:
-    """The share of query rows (N, F) that are much nearer to a train row than train rows are to
-    each other."""
+    """Compute the share of query rows (N, F) that are copies of train rows: much nearer to one than
+    train rows are to each other."""
     scales = [part.std().nan_to_num(1.0).clamp(min=1e-12) for part in train]
     ours, others = (
         torch.cat([part / scale for part, scale in zip(parts, scales, strict=True)], dim=1)
         for parts in (train, query)
     )
     among = torch.cdist(ours, ours, compute_mode="donot_use_mm_for_euclid_dist")
-    among = torch.where(among > 0, among, torch.inf).min(1).values  # repeated rows say nothing
+    among = torch.where(among > 0, among, torch.inf).min(1).values  # leave out repeated rows
     usual = among[among.isfinite()].median() if among.isfinite().any() else among.new_zeros(())
     apart = torch.cdist(others, ours, compute_mode="donot_use_mm_for_euclid_dist").min(1).values
     return (apart < JITTER * usual).double().mean().item()
@@ -108,7 +109,7 @@ def _probe_sides(family: TaskFamily, seed: int) -> Evidence:
 
 
 def _three_batches(task: Task) -> list[Tensor]:
-    """From the same three seeds for all tasks; in one, two tasks may be alike by chance."""
+    """Draw from the same three seeds for all tasks: with one seed, two tasks could agree."""
     return [leaf for i in range(3) for leaf in cut(tree_leaves(task.batch(_from(i))))]
 
 
@@ -119,15 +120,15 @@ def _judge_sides(evidence: Evidence) -> Verdict:
             different.append(batches)
     if len(different) <= FEW:
         measured = f"{len(ours)} draws of a task give {len(different)} that differ"
-        hint = "a family has many tasks, and what differs from one to another shows in its batches"
+        hint = "a family has many tasks, and their batches differ"
         return Verdict(False, measured, hint)
     for name in ("held out", "held out twice"):
         shared = any(_same(a, b) for a in evidence[name] for b in ours)
         near = sum(any(_are_near(a, b) for b in ours) for a in evidence[name])
         if shared or near > 1:
-            measured = f"{near} of {TASKS} tasks of the side {name} are met in meta-training"
+            measured = f"{near} of {TASKS} tasks that are {name} also come up in meta-training"
             return Verdict(False, measured, "held_out() returns a family that draws other tasks")
-    return Verdict(True, "no held-out task is met in meta-training")
+    return Verdict(True, "no held-out task comes up in meta-training")
 
 
 def _same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
@@ -135,7 +136,7 @@ def _same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
 
 
 def _are_near(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    """Whether the tensors (...) of two tasks are the same, but for a jitter."""
+    """Tell whether the tensors (...) of two tasks agree, except for a little noise."""
     pairs = [(a.double(), b.double()) for a, b in zip(ours, theirs)]
     alike = len(ours) == len(theirs) and all(a.shape == b.shape for a, b in pairs)
     return alike and all(bool((a - b).norm() <= NEAR * a.norm()) for a, b in pairs)

@@ -1,4 +1,4 @@
-"""The contract of a sequence memory: gradients go through its writes, and mistakes are refused.
+"""Check that gradients go through a memory's writes, and that it refuses wrong inputs.
 
 Letters: B samples, T tokens, D width.
 Source: central differences in float64; Behrouz et al. 2025 (arXiv 2512.24695), section 3.
@@ -14,22 +14,22 @@ from torch import Generator, Tensor, nn
 from nested.conformance.check import Check, Evidence, Verdict, judge_equal
 from nested.conformance.memory_reads import CHUNK, DIM, SAMPLES, Make, draw, in_parts, made
 
-TOKENS = 37  # four chunks, and more
-STEPS = (1e-5, 1e-7)  # of central differences: a kink lies between the ends of one at most
-CLOSE = 1e-5  # of a slope
+TOKENS = 37  # more than four chunks
+STEPS = (1e-5, 1e-7)  # of central differences; a kink spoils at most one of the two
+CLOSE = 1e-5  # relative error of a slope
 CUT = 10  # tokens after which the graph is cut
 
 
 def _probe_gradients(make: Make, seed: int) -> Evidence:
-    """The slopes along a random direction of each parameter and of what is read, by autograd and by
-    central differences; read whole, and in two parts with the state carried."""
-    found = {}
+    """Compute slopes along a random direction of each parameter and of the input, by autograd and
+    by central differences. The input is read whole, and in two parts with the state carried."""
+    results = {}
     for chunk in (1, CHUNK):
         memory = made(make, seed, chunk)
         x, generator = draw(memory, seed, tokens=TOKENS), Generator().manual_seed(seed)
         learned = {name: p for name, p in memory.named_parameters() if p.requires_grad}
         if x.is_floating_point():
-            learned["what is read"] = x.requires_grad_()
+            learned["the input"] = x.requires_grad_()
         whole, parts = (in_parts(memory, x, sizes)[0] for sizes in ([TOKENS], [13, TOKENS - 13]))
         mix = torch.randn(whole.shape, generator=generator, dtype=whole.dtype)
         slopes = [
@@ -43,9 +43,9 @@ def _probe_gradients(make: Make, seed: int) -> Evidence:
             if any(_off(slope, wanted) > CLOSE for slope in ours):  # or is there a kink between?
                 other = _difference(memory, x, mix, p, way, STEPS[1])
                 wanted = min(wanted, other, key=lambda end: max(_off(slope, end) for slope in ours))
-            for slope, how in zip(ours, ("", ", in two parts"), strict=True):
-                found[f"{name}, chunk {chunk}{how}"] = [slope, wanted]
-    return {"slopes": found}
+            for slope, cut in zip(ours, ("", ", in two parts"), strict=True):
+                results[f"{name}, chunk {chunk}{cut}"] = [slope, wanted]
+    return {"slopes": results}
 
 
 @torch.no_grad()
@@ -68,21 +68,22 @@ def _judge_gradients(evidence: Evidence) -> Verdict:
     slopes = evidence["slopes"]
     still = [name for name, (_, wanted) in slopes.items() if not abs(wanted) > 1e-9]
     if still or not slopes:
-        measured = f"nothing depends on {', '.join(still) or 'any parameter'}"
-        return Verdict(False, measured, "a parameter without a part in what is read")
+        measured = f"no output depends on {', '.join(still) or 'any parameter'}"
+        return Verdict(False, measured, "remove the parameter, or use it in the read")
     dead = [name for name, (slope, _) in slopes.items() if slope == 0]
     if dead:
         measured = f"no gradient reaches {', '.join(dead)}"
-        return Verdict(False, measured, "writes belong in the graph: no detach, no no_grad")
+        return Verdict(False, measured, "keep writes in the graph: no detach, no no_grad")
     off = {name: _off(slope, wanted) for name, (slope, wanted) in slopes.items()}
     worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
-    measured = f"the gradient of {worst} is off its central difference by {off[worst]:.1g} of it"
+    measured = f"the gradient of {worst} and its central difference differ by {off[worst]:.1g}"
     return Verdict(off[worst] < CLOSE, measured, "is a part of the writes cut from the graph?")
 
 
 def _probe_detached(make: Make, seed: int) -> Evidence:
-    """Reads with the graph cut after every tenth token, and what early tokens still do to late
-    reads; of a model's, whose other parts are not cut, the reads alone."""
+    """Compare reads with the graph cut after every tenth token to reads with the whole graph, and
+    test which early tokens still have gradients. A model's other parts are not cut, so for a model
+    the reads alone count."""
     memory = made(make, seed)
     x = draw(memory, seed, tokens=TOKENS)
     with torch.no_grad():
@@ -96,10 +97,10 @@ def _probe_detached(make: Make, seed: int) -> Evidence:
     y = memory(x)[0]
     early = [torch.autograd.grad(y[:, t].sum(), x, retain_graph=True)[0] for t in (CUT, 25)]
     left = [grad[:, : t // CUT * CUT] for grad, t in zip(early, (CUT, 25))]
-    own = torch.stack([grad[:, t].abs().max() for grad, t in zip(early, (CUT, 25))]) > 0
+    is_reached = torch.stack([grad[:, t].abs().max() for grad, t in zip(early, (CUT, 25))]) > 0
     return {
-        "ours": [y.detach(), *left, own],
-        "others": [whole, *map(torch.zeros_like, left), torch.ones_like(own)],
+        "ours": [y.detach(), *left, is_reached],
+        "others": [whole, *map(torch.zeros_like, left), torch.ones_like(is_reached)],
     }
 
 
@@ -111,13 +112,13 @@ def _refusals(make: Make, seed: int) -> dict[str, Callable[[], object]]:
         "an empty sequence": lambda: memory(x[:, :0]),
         "no samples": lambda: memory(x[:0]),
         "one dimension too few": lambda: memory(x[0]),
-        "the state of another batch size": lambda: memory(x, memory.init(SAMPLES + 1)),
-        "the state of another model": lambda: memory(x, other.init(SAMPLES)),
-        "a state that is none": lambda: memory(x, {"what": torch.zeros(1)}),
+        "a state of another batch size": lambda: memory(x, memory.init(SAMPLES + 1)),
+        "a state of another model": lambda: memory(x, other.init(SAMPLES)),
+        "a state of the wrong form": lambda: memory(x, {"what": torch.zeros(1)}),
     }
     if hasattr(memory, "config"):
         mistakes["vectors for tokens"] = lambda: memory(x.double())
-        mistakes["a token that is none"] = lambda: memory(x + memory.config.vocab)
+        mistakes["a token outside the vocabulary"] = lambda: memory(x + memory.config.vocab)
     else:
         mistakes["another width"] = lambda: memory(x[..., 1:])
         mistakes["whole numbers"] = lambda: memory(x.long())
@@ -126,27 +127,27 @@ def _refusals(make: Make, seed: int) -> dict[str, Callable[[], object]]:
 
 @torch.no_grad()
 def _probe_refusals(make: Make, seed: int) -> Evidence:
-    found = {}
+    results = {}
     for name, mistake in _refusals(make, seed).items():
         try:
             mistake()
-            found[name] = "nothing is said"
+            results[name] = "no error"
         except (ValueError, TypeError) as error:
-            found[name] = "" if str(error) else "an error without words"
+            results[name] = "" if str(error) else "an error without a message"
         except Exception as error:
-            found[name] = f"a {type(error).__name__}"
+            results[name] = f"a {type(error).__name__}"
     memory = made(make, seed, chunk=4 * TOKENS)
-    y, state = memory(draw(memory, seed))  # a chunk that is longer than the input is none
+    y, state = memory(draw(memory, seed))  # longer than the input
     finite = y.isfinite().all().item() and len(y) == SAMPLES
-    found["a long chunk"] = "" if finite else "reads that are not finite"
-    return {"said": found}
+    results["a long chunk"] = "" if finite else "reads that are not finite"
+    return {"fault": results}
 
 
 def _judge_refusals(evidence: Evidence) -> Verdict:
-    wrong = {name: said for name, said in evidence["said"].items() if said}
-    measured = "; ".join(f"{name}: {said}" for name, said in wrong.items())
-    hint = "raise ValueError with one sentence: what came, and what is allowed"
-    return Verdict(not wrong, measured or f"{len(evidence['said'])} cases are as they should", hint)
+    wrong = {name: fault for name, fault in evidence["fault"].items() if fault}
+    measured = "; ".join(f"{name}: {fault}" for name, fault in wrong.items())
+    hint = "raise ValueError with one sentence: what came in, and what is allowed"
+    return Verdict(not wrong, measured or f"all {len(evidence['fault'])} cases are handled", hint)
 
 
 GRADIENT_CHECKS = [
@@ -154,7 +155,7 @@ GRADIENT_CHECKS = [
     Check(
         "detach_every cuts gradients and nothing else",
         _probe_detached,
-        judge_equal("detach the state after every n-th token since the beginning"),
+        judge_equal("detach the state after every n-th token, counted from the first"),
     ),
     Check("mistakes are refused", _probe_refusals, _judge_refusals),
 ]

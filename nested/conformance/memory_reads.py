@@ -1,7 +1,7 @@
-"""What a sequence memory or model is looked at with: small ones, and what they read.
+"""Make the small memories and the inputs that the checks of sequence memories run on.
 
 Letters: B samples, T tokens, D width.
-Source: ours.
+Source: ``nested.conformance.memory``, whose checks call these functions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ NUDGE = 0.1
 
 
 def made(make: Make, seed: int, chunk: int = CHUNK, dim: int = DIM) -> nn.Module:
-    """A memory in float64, its parameters moved a little: none is at a special place."""
+    """Make a memory in float64, with small random changes to its parameters: zeros and ones would
+    hide mistakes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         memory = make(dim, chunk).double()
@@ -31,7 +32,7 @@ def made(make: Make, seed: int, chunk: int = CHUNK, dim: int = DIM) -> nn.Module
 
 
 def draw(memory: nn.Module, seed: int, samples: int = SAMPLES, tokens: int = 67) -> Tensor:
-    """What ``memory`` reads: vectors (B, T, D), or for a model tokens (B, T) int64."""
+    """Draw an input for ``memory``: vectors (B, T, D), or for a model int64 tokens (B, T)."""
     generator = Generator().manual_seed(1000 + seed)
     if hasattr(memory, "config"):
         return torch.randint(memory.config.vocab, (samples, tokens), generator=generator)
@@ -40,7 +41,7 @@ def draw(memory: nn.Module, seed: int, samples: int = SAMPLES, tokens: int = 67)
 
 
 def in_parts(memory: nn.Module, x: Tensor, sizes: list[int]) -> tuple[Tensor, State]:
-    """Read x (B, T, ...) in pieces of these sizes, the state carried on: y (B, T, D), the state."""
+    """Read x (B, T, ...) in pieces of these sizes, and carry the state: y (B, T, D), the state."""
     state, outputs = None, []
     for piece in x.split(sizes, dim=1):
         y, state = memory(piece, state)
@@ -49,7 +50,7 @@ def in_parts(memory: nn.Module, x: Tensor, sizes: list[int]) -> tuple[Tensor, St
 
 
 def leaves(state: State) -> list[Tensor]:
-    """The tensors (...) of a state, in the order of their names."""
+    """List the tensors (...) of a state, in the order of their names."""
     if isinstance(state, dict):
         return [leaf for name in sorted(state) for leaf in leaves(state[name])]
     if isinstance(state, (tuple, list)):

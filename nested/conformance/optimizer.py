@@ -1,9 +1,8 @@
-"""The conventions of ``torch.optim``, as checks that any optimizer can be put through.
+"""Check an optimizer against the conventions of ``torch.optim``.
 
-An optimizer is looked at through ``make(params, module) -> Optimizer``, which makes a fresh one
-with settings of its own choice for ``params``: parameters, or groups {"params": ...}, of
-``module``. Source: the documentation of ``torch.optim``, and what its own classes
-do.
+The checks call ``make(params, module) -> Optimizer``, which makes a fresh optimizer. ``params`` are
+parameters of ``module``, or groups {"params": ...}. ``make`` chooses the settings.
+Source: the documentation of ``torch.optim``, and the behaviour of its classes.
 """
 
 from __future__ import annotations
@@ -37,19 +36,18 @@ from nested.conformance.small_net import (
     weights_of,
 )
 
-HEEDED = {"momentum", "betas", "weight_decay"}  # settings that no run is blind to
-PARTS = ("first", "second")  # of the net, in groups of their own
+HEEDED = {"momentum", "betas", "weight_decay"}  # settings that change every run
+PARTS = ("first", "second")  # of the net, each in one group
 
 
 def check_optimizer(make: Make, seed: int = 0) -> list[Result]:
-    """Check that what ``make(params, module)`` returns keeps the conventions of ``torch.optim``, on
-    small nets drawn from ``seed``.
+    """Check that optimizers of ``make(params, module)`` keep the conventions of ``torch.optim``.
 
-    Returns the results of ``OPTIMIZER_CHECKS``; raises ``ConformanceError``, with one line for each
-    check that failed, if any did.
+    ``seed`` draws the small nets. Returns the results of ``OPTIMIZER_CHECKS``. Raises
+    ``ConformanceError``, with one line for each check that failed.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an optimizer may say what it leaves to plain descent
+        warnings.simplefilter("ignore")  # an optimizer may warn of weights that it cannot treat
         results = [run_check(check, make, seed) for check in OPTIMIZER_CHECKS]
         require(results, _name(make, seed))
     return results
@@ -59,7 +57,7 @@ def _name(make: Make, seed: int) -> str:
     net = SmallNet(seed)
     try:
         return type(make(list(net.parameters()), net)).__name__
-    except Exception:  # what is wrong with it was said by every check
+    except Exception:  # every check has reported it already
         return getattr(make, "__name__", "the optimizer")
 
 
@@ -77,13 +75,13 @@ def _probe_groups(make: Make, seed: int) -> Evidence:
 
 
 def _judge_groups(evidence: Evidence) -> Verdict:
-    still, moved = largest(evidence["first"]), min(evidence["second"])
-    measured = f"a group with lr = 0 moved by {still:.2g}, the other by {moved:.2g}"
-    return Verdict(still == 0 < moved, measured, "take settings from the group, not from self")
+    still, change = largest(evidence["first"]), min(evidence["second"])
+    measured = f"a group with lr = 0 changed by {still:.2g}, the other by {change:.2g}"
+    return Verdict(still == 0 < change, measured, "take settings from the group, not from self")
 
 
 def _probe_missing(make: Make, seed: int) -> Evidence:
-    """A weight that never has a gradient, and one that has none any more."""
+    """Train with a weight that never has a gradient, and one that later loses its gradient."""
     net = SmallNet(seed)
     before = net.unused.detach().clone()
     optimizer = make(list(net.parameters()), net)
@@ -93,14 +91,14 @@ def _probe_missing(make: Make, seed: int) -> Evidence:
         net_loss(net, k).backward()
         net.scale.grad = None
         optimizer.step()
-        if k == 4 + FIRES:  # by now what it had before is used up
+        if k == 4 + FIRES:  # every clock has used the earlier gradients by now
             after = net.scale.detach().clone()
     return {"ours": [net.unused.detach(), net.scale.detach()], "others": [before, after]}
 
 
 def _probe_settings(make: Make, seed: int) -> Evidence:
-    """What a group's own settings change, for those that any optimizer must heed."""
-    found, plain = {}, trained(make, seed)
+    """Measure how much each setting of ``HEEDED`` changes a run when a group sets it."""
+    results, plain = {}, trained(make, seed)
     net = SmallNet(seed)
     defaults = make(list(net.parameters()), net).defaults
     for name in HEEDED & defaults.keys():
@@ -108,19 +106,19 @@ def _probe_settings(make: Make, seed: int) -> Evidence:
         other = [beta / 2 for beta in value] if name == "betas" else value / 2 + 0.1
         net = SmallNet(seed)
         groups = [{"params": list(net.parameters()), name: other}]
-        found[name] = difference(train(net, make(groups, net), range(STEPS)), plain)
-    return found
+        results[name] = difference(train(net, make(groups, net), range(STEPS)), plain)
+    return results
 
 
 def _judge_settings(evidence: Evidence) -> Verdict:
     unheard = sorted(name for name, apart in evidence.items() if apart == 0)
-    measured = f"a group's own {' and '.join(unheard) or 'settings'}"
-    measured += " change nothing" if unheard else " count"
+    measured = f"{' and '.join(unheard) or 'settings'} of a group"
+    measured += " change nothing" if unheard else " are used"
     return Verdict(not unheard, measured, "take settings from the group, not from self")
 
 
 def _probe_added(make: Make, seed: int) -> Evidence:
-    """A group that is added after some steps, and one more that is to be still."""
+    """Add a group after a few steps, and one more with a rate of 0."""
     net = SmallNet(seed)
     optimizer = make(list(net.first.parameters()), net)
     train(net, optimizer, range(3))
@@ -129,31 +127,31 @@ def _probe_added(make: Make, seed: int) -> Evidence:
     before = weights_of(net)
     after = train(net, optimizer, range(3, 6))
     names = [name for name, _ in net.named_parameters()]
-    moved = {n: difference([a], [b]) for n, a, b in zip(names, after, before)}
-    return {"added": moved["second.weight"], "still": moved["scale"]}
+    change = {n: difference([a], [b]) for n, a, b in zip(names, after, before)}
+    return {"added": change["second.weight"], "still": change["scale"]}
 
 
 def _judge_added(evidence: Evidence) -> Verdict:
     added, still = evidence["added"], evidence["still"]
-    measured = f"a group added later moved by {added:.2g}, another with lr = 0 by {still:.2g}"
+    measured = f"a group added later changed by {added:.2g}, another with lr = 0 by {still:.2g}"
     return Verdict(added > 0 == still, measured, "go through self.param_groups at each step")
 
 
 def _probe_dtypes(make: Make, seed: int) -> Evidence:
-    found = {}
+    results = {}
     for dtype in (torch.float64, torch.bfloat16):
         net = SmallNet(seed, dtype)
         before = weights_of(net)
         after = train(net, make(list(net.parameters()), net), range(STEPS))
         is_kept = all(p.dtype == dtype and p.isfinite().all() for p in after)
-        found[str(dtype)] = is_kept and difference(after, before) > 0
-    return found
+        results[str(dtype)] = is_kept and difference(after, before) > 0
+    return results
 
 
 def _judge_dtypes(evidence: Evidence) -> Verdict:
     wrong = [dtype for dtype, is_fine in evidence.items() if not is_fine]
-    measured = f"weights of {' and '.join(wrong) or 'no dtype'} are still, change dtype or overflow"
-    return Verdict(not wrong, measured, "keep state in the weight's dtype, or cast on the way")
+    measured = f"weights in {' and '.join(wrong) or 'no dtype'} stay, change dtype or overflow"
+    return Verdict(not wrong, measured, "keep the state in the weight's dtype, or cast it")
 
 
 def _probe_shapes(make: Make, seed: int) -> Evidence:
@@ -161,8 +159,8 @@ def _probe_shapes(make: Make, seed: int) -> Evidence:
     for is_contiguous in (False, True):
         net = OddNet(seed, is_contiguous)
         runs.append(train(net, make(list(net.parameters()), net), range(STEPS)))
-    moved = difference(runs[0], weights_of(OddNet(seed, True)))
-    return {"ours": [*runs[0], torch.tensor(moved > 0)], "others": [*runs[1], torch.tensor(True)]}
+    change = difference(runs[0], weights_of(OddNet(seed, True)))
+    return {"ours": [*runs[0], torch.tensor(change > 0)], "others": [*runs[1], torch.tensor(True)]}
 
 
 def _probe_scheduler(make: Make, seed: int) -> Evidence:
@@ -209,7 +207,7 @@ def _probe_maximize(make: Make, seed: int) -> Evidence:
         optimizer = make([{"params": list(net.parameters()), "maximize": True}], net)
     except (TypeError, ValueError) as error:
         return {"refused": str(error)}
-    up = train(net, optimizer, range(3))  # further up it would run away
+    up = train(net, optimizer, range(3))  # more steps would diverge
     return {"apart": difference(up, trained(make, seed, range(3), sign=-1.0))}
 
 
@@ -218,7 +216,7 @@ def _judge_maximize(evidence: Evidence) -> Verdict:
         return Verdict(True, f"refused: {evidence['refused']}")
     apart = evidence["apart"]
     measured = f"maximize=True differs by {apart:.2g} from minimising the negative"
-    return Verdict(apart < 1e-6, measured, "honour it, or raise ValueError in add_param_group")
+    return Verdict(apart < 1e-6, measured, "use it, or raise ValueError in add_param_group")
 
 
 OPTIMIZER_CHECKS = [
@@ -235,17 +233,22 @@ OPTIMIZER_CHECKS = [
     Check(
         "non-contiguous and empty weights",
         _probe_shapes,
-        judge_equal("reshape, not view; nothing may divide by the number of elements", within=1e-6),
+        judge_equal(
+            "use reshape, not view, and never divide by the number of elements", within=1e-6
+        ),
     ),
     Check(
         "a scheduler's rate reaches it",
         _probe_scheduler,
-        judge_equal("read group['lr'] anew at each step", within=1e-6),
+        judge_equal("read group['lr'] again at each step", within=1e-6),
     ),
     Check(
         "a closure is called and its loss returned",
         _probe_closure,
-        judge_equal("with torch.enable_grad(): loss = closure(), once; return it", within=0),
+        judge_equal(
+            "call it once, with torch.enable_grad(): loss = closure(), and return the loss",
+            within=0,
+        ),
     ),
     Check("maximize is refused or honoured", _probe_maximize, _judge_maximize),
 ]

@@ -1,4 +1,4 @@
-"""Checks of an optimizer's steps: they lower a loss, in place, repeatably, and go on when saved.
+"""Check an optimizer's steps: they lower a loss, in place and repeatably, and can be resumed.
 
 Source: the conventions of ``torch.optim``; see ``nested.conformance.optimizer``.
 """
@@ -22,7 +22,7 @@ from nested.conformance.small_net import (
     weights_of,
 )
 
-CUTS = range(1, 12)  # where a run is cut: off and on every clock of a period up to 10
+CUTS = range(1, 12)  # steps before saving: on and between the ticks of periods up to 10
 DTYPES = {torch.float32: CUTS, torch.float64: [5], torch.bfloat16: [5]}
 
 
@@ -36,7 +36,7 @@ def _probe_learns(make: Make, seed: int) -> Evidence:
 def _judge_learns(evidence: Evidence) -> Verdict:
     before, after = evidence["before"], evidence["after"]
     measured = f"60 steps on one batch: loss {before:.4f} -> {after:.4f}"
-    return Verdict(after < before, measured, "does it go against the gradient, at a stable rate?")
+    return Verdict(after < before, measured, "does it move against the gradient, at a stable rate?")
 
 
 def _probe_in_place(make: Make, seed: int) -> Evidence:
@@ -50,9 +50,9 @@ def _probe_in_place(make: Make, seed: int) -> Evidence:
         optimizer.step()
     grads_kept = all(p.grad is g or torch.equal(p.grad, g) for p, g in zip(params, grads))
     wrong = {
-        "moves weights to other places": places != [p.data_ptr() for p in params],
+        "replaces the weights' memory": places != [p.data_ptr() for p in params],
         "changes gradients": not grads_kept,
-        "moves nothing": difference(weights_of(net), before) == 0,
+        "changes no weight": difference(weights_of(net), before) == 0,
         "leaves a graph": any(p.requires_grad is False or not p.is_leaf for p in params),
     }
     return {"wrong": [what for what, is_so in wrong.items() if is_so]}
@@ -60,8 +60,10 @@ def _probe_in_place(make: Make, seed: int) -> Evidence:
 
 def _judge_in_place(evidence: Evidence) -> Verdict:
     wrong = evidence["wrong"]
-    measured = f"it {' and '.join(wrong)}" if wrong else "weights move in place"
-    return Verdict(not wrong, measured, "p.add_(...) under torch.no_grad(); leave p.grad alone")
+    measured = f"it {' and '.join(wrong)}" if wrong else "weights change in place"
+    return Verdict(
+        not wrong, measured, "use p.add_(...) under torch.no_grad(), and never write to p.grad"
+    )
 
 
 def _probe_repeats(make: Make, seed: int) -> Evidence:
@@ -96,14 +98,14 @@ def _probe_resume(make: Make, seed: int) -> Evidence:
 
 
 def _two_groups(net: SmallNet) -> list[dict[str, list[torch.nn.Parameter]]]:
-    own, layers = [net.scale, net.unused], [*net.first.parameters(), *net.second.parameters()]
-    return [{"params": layers}, {"params": own}]
+    others, layers = [net.scale, net.unused], [*net.first.parameters(), *net.second.parameters()]
+    return [{"params": layers}, {"params": others}]
 
 
 def _judge_resume(evidence: Evidence) -> Verdict:
     wrong = [cut for cut, apart in evidence.items() if apart != 0]
-    measured = f"saved, loaded and gone on, another run after {', '.join(wrong) or 'no steps'}"
-    hint = "all that the next step needs belongs in self.state or in the groups, counters too"
+    measured = f"a resumed run differs when saved after {', '.join(wrong) or 'no steps'}"
+    hint = "keep everything that the next step needs in self.state or in the groups"
     return Verdict(not wrong, measured, hint)
 
 
@@ -125,12 +127,12 @@ STEP_CHECKS = [
     Check(
         "the same every time",
         _probe_repeats,
-        judge_equal("draw from a generator of your own, seeded at the start", within=0),
+        judge_equal("draw from a generator that the optimizer keeps and seeds", within=0),
     ),
     Check("a saved state continues the run bit for bit", _probe_resume, _judge_resume),
     Check(
         "zero_grad to None or to zeros",
         _probe_zeros,
-        judge_equal("is a gradient of None taken for the start of something?", within=0),
+        judge_equal("does a gradient of None start something again?", within=0),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Checks of one move of an update rule: repeatable, pure, in form, and calm at the extremes.
+"""Check one step of an update rule: repeatable, pure, well formed, and finite at extreme inputs.
 
 Source: the contract in ``nested.levels.rule``.
 """
@@ -28,9 +28,9 @@ STEPS = 3  # K
 
 
 def _one_step(rule: UpdateRule, params: Params, state: State, seed: int, scale: float = 1.0):
-    """A step on gradients of the small problem times ``scale``."""
-    some = next(iter(params.values()))
-    (batch,) = small_batches(1, seed, some.dtype)
+    """Take one step on the small problem, with gradients times ``scale``."""
+    example = next(iter(params.values()))
+    (batch,) = small_batches(1, seed, example.dtype)
     with torch.enable_grad():
         points = {name: p.detach().requires_grad_() for name, p in params.items()}
         loss = small_loss(points, batch)
@@ -57,7 +57,7 @@ def _probe_repeats(rule: UpdateRule, seed: int) -> Evidence:
 def _judge_repeats(evidence: Evidence) -> Verdict:
     first, second = evidence["runs"]
     apart = largest((a - b).abs().max().item() for a, b in zip(first, second, strict=True))
-    hint = "does the rule draw random numbers, or keep something between runs?"
+    hint = "does the rule draw random numbers, or keep something from run to run?"
     return Verdict(apart == 0.0, f"two equal runs differ by {apart:.2g}", hint)
 
 
@@ -67,8 +67,8 @@ def _judge_repeats(evidence: Evidence) -> Verdict:
 def _probe_purity(rule: UpdateRule, seed: int) -> Evidence:
     rule = in_float64(rule)
     params, state = used_state(rule, small_params(seed), seed)
-    own = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
-    watched = {"params": params, "state": state, "rule": own}
+    parts = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
+    watched = {"params": params, "state": state, "rule": parts}
     before = cut(watched)
     with torch.no_grad():
         _one_step(rule, params, state, seed)
@@ -89,7 +89,7 @@ def _judge_purity(evidence: Evidence) -> Verdict:
 
 
 def _probe_shapes(rule: UpdateRule, seed: int) -> Evidence:
-    found = {}
+    results = {}
     for dtype in (torch.float32, torch.float64):
         params = small_params(seed, dtype)
         precise = in_float64(rule).to(dtype)
@@ -97,13 +97,13 @@ def _probe_shapes(rule: UpdateRule, seed: int) -> Evidence:
         with torch.no_grad():
             step = _one_step(precise, params, state, seed)
             again = _one_step(precise, step.params, step.state, seed)
-        found[str(dtype)] = {
+        results[str(dtype)] = {
             "is_step": isinstance(step, Step),
             "wanted": _outline(params),
             "params": [_outline(step.params), _outline(again.params)],
             "states": [_outline(state), _outline(step.state), _outline(again.state)],
         }
-    return found
+    return results
 
 
 def _outline(tree: Any) -> str:
@@ -115,16 +115,18 @@ def _outline(tree: Any) -> str:
 
 
 def _judge_shapes(evidence: Evidence) -> Verdict:
-    for dtype, found in evidence.items():
-        if not found["is_step"]:
+    for dtype, results in evidence.items():
+        if not results["is_step"]:
             return Verdict(False, "forward does not return a Step", "return Step(params, state, …)")
-        for got in found["params"]:
-            if got != found["wanted"]:
-                hint = f"they were {found['wanted']}"
+        for got in results["params"]:
+            if got != results["wanted"]:
+                hint = f"they came in as {results['wanted']}"
                 return Verdict(False, f"in {dtype} the params returned are {got}", hint)
-        if len(set(found["states"])) > 1:
-            hint = "the state must keep its structure, shapes and dtypes from step to step"
-            return Verdict(False, f"in {dtype} the state changes its form", hint)
+        if len(set(results["states"])) > 1:
+            hint = "keep the structure, shapes and dtypes of the state from step to step"
+            return Verdict(
+                False, f"in {dtype} the state changes its structure, shapes or dtypes", hint
+            )
     return Verdict(True, "params and state keep names, shapes and dtypes")
 
 
@@ -135,13 +137,13 @@ SCALES = (0.0, 1e-30, 1e-8, 1e8, 1e30)  # of gradients and loss
 
 def _probe_extremes(rule: UpdateRule, seed: int) -> Evidence:
     precise = in_float64(rule).float()
-    found = {}
+    results = {}
     for scale in SCALES:
         params = small_params(seed, torch.float32)
         with torch.no_grad():
             step = _one_step(precise, params, precise.init(params), seed, scale)
-        found[f"{scale:g}"] = _finite_parts(step)
-    return found
+        results[f"{scale:g}"] = _finite_parts(step)
+    return results
 
 
 def _finite_parts(step: Step) -> dict[str, bool]:
@@ -164,13 +166,13 @@ def _judge_extremes(evidence: Evidence) -> Verdict:
 
 
 def _probe_not_a_number(rule: UpdateRule, seed: int) -> Evidence:
-    """A loss that is NaN at gradients that are not: a finite answer, or a clear error."""
+    """Give the rule a NaN loss with finite gradients. It may give a finite answer, or raise."""
     precise = in_float64(rule)
     params = small_params(seed)
     grads = {name: torch.ones_like(p) for name, p in params.items()}
     nan = torch.tensor(torch.nan, dtype=torch.float64)
     with torch.no_grad():
-        precise(params, grads, precise.init(params), torch.ones_like(nan))  # this is no error
+        precise(params, grads, precise.init(params), torch.ones_like(nan))  # must work
     try:
         with torch.no_grad():
             step = precise(params, grads, precise.init(params), nan)
@@ -181,7 +183,9 @@ def _probe_not_a_number(rule: UpdateRule, seed: int) -> Evidence:
 
 def _judge_not_a_number(evidence: Evidence) -> Verdict:
     if "said" in evidence:
-        return Verdict(bool(evidence["said"]), f"refused: {evidence['said']}", "say what is wrong")
+        return Verdict(
+            bool(evidence["said"]), f"refused: {evidence['said']}", "the error needs a message"
+        )
     bad = [part for part, finite in evidence["finite"].items() if not finite]
     hint = "a NaN loss must not reach the weights: replace it before use, or raise a ValueError"
     return Verdict(not bad, f"after a NaN loss, not finite: {', '.join(bad) or 'nothing'}", hint)
@@ -191,8 +195,8 @@ def _judge_not_a_number(evidence: Evidence) -> Verdict:
 
 
 def _probe_renaming(rule: UpdateRule, seed: int) -> Evidence:
-    """Rename all parameters, and reverse their order unless the class says that it goes by it:
-    nothing else may change."""
+    """Rename all parameters, and reverse their order unless the rule is ``ordered``: the weights
+    must stay the same."""
     precise = in_float64(rule)
     params = small_params(seed)
     plain = _three_moves(precise, params, small_loss, seed)
@@ -200,14 +204,14 @@ def _probe_renaming(rule: UpdateRule, seed: int) -> Evidence:
     names = {name: f"renamed.{i}" for i, name in enumerate(order)}
     back = {new: old for old, new in names.items()}
     renamed = {names[old]: params[old] for old in order}
-    moved = _three_moves(
+    changed = _three_moves(
         precise, renamed, lambda p, b: small_loss({back[n]: w for n, w in p.items()}, b), seed
     )
-    return {"plain": plain, "moved": {back[name]: w for name, w in moved.items()}}
+    return {"plain": plain, "changed": {back[name]: w for name, w in changed.items()}}
 
 
 def _probe_permutation(rule: UpdateRule, seed: int) -> Evidence:
-    """Shuffle the coordinates of each weight, where the class says that it treats all alike."""
+    """Shuffle the coordinates of each weight, if the rule is ``coordinatewise``."""
     if not getattr(rule, "coordinatewise", False):
         return {}
     precise = in_float64(rule)
@@ -220,10 +224,10 @@ def _probe_permutation(rule: UpdateRule, seed: int) -> Evidence:
         return {n: w.reshape(-1)[order[n]].reshape(w.shape) for n, w in p.items()}
 
     plain = _three_moves(precise, params, small_loss, seed)
-    moved = _three_moves(
+    changed = _three_moves(
         precise, shuffle(params), lambda p, b: small_loss(shuffle(p, back=True), b), seed
     )
-    return {"plain": plain, "moved": shuffle(moved, back=True)}
+    return {"plain": plain, "changed": shuffle(changed, back=True)}
 
 
 def _three_moves(rule: UpdateRule, params: Params, loss_fn: Any, seed: int) -> Params:
@@ -234,10 +238,10 @@ def _three_moves(rule: UpdateRule, params: Params, loss_fn: Any, seed: int) -> P
 def _judge_symmetry(evidence: Evidence) -> Verdict:
     if not evidence:
         return Verdict(True, "not claimed")
-    plain, moved = evidence["plain"], evidence["moved"]
-    apart = largest((plain[name] - moved[name]).abs().max().item() for name in plain)
-    hint = "a rule sees tensors, not their names, order or place"
-    # sums in another order round otherwise, and a rule may compute in float32
+    plain, changed = evidence["plain"], evidence["changed"]
+    apart = largest((plain[name] - changed[name]).abs().max().item() for name in plain)
+    hint = "use the tensors alone, not their names, their order or the place of a coordinate"
+    # another order of sums rounds differently, and a rule may compute in float32
     return Verdict(apart < 1e-6, f"the weights differ by {apart:.2g}", hint)
 
 

@@ -1,4 +1,4 @@
-"""Checks of K moves of an update rule: hypergradients, carried state, many tasks.
+"""Check K steps of an update rule: hypergradients, carried state, many tasks.
 
 Letters: K inner steps, T tasks, D directions of finite differences. Source: the contract in
 ``nested.levels.rule``; central differences are ``torch.autograd.gradcheck``'s.
@@ -33,16 +33,17 @@ from nested.unroll.over_tasks import pick_task, stack_tasks
 
 STEPS = 3  # K
 DIRECTIONS = 4  # D, for each group of inputs
-WIGGLE, WIDE = 1e-5, (0.01, 0.03)  # of the finite differences: of two points, or of five
-CLOSE, BROADLY = 1e-4, 1e-3  # within which slopes agree; where values are rough
-ROUGH = 1e-11  # third differences that are larger are rounding: smooth ones are like WIGGLE^3
+DELTA, WIDE = 1e-5, (0.01, 0.03)  # of finite differences with two points, and with five
+CLOSE, BROADLY = 1e-4, 1e-3  # relative errors of slopes; the second where rounding is large
+ROUGH = 1e-11  # larger third differences are rounding: smooth ones are about DELTA^3
 
 
 # --- the hypergradient ---------------------------------------------------------------------------
 
 
 def _groups(rule: UpdateRule, seed: int) -> tuple[dict[str, list[Tensor]], Any]:
-    """The inputs of an unroll in groups, and a function from groups to its outcome, a vector."""
+    """Sort the inputs of an unroll into groups. Also return a function from groups to the outcome,
+    a vector."""
     names = [name for name, _ in rule.named_parameters()]
     start, state = used_state(rule, small_params(seed), seed)
     leaves, spec = tree_flatten(state)
@@ -57,11 +58,11 @@ def _groups(rule: UpdateRule, seed: int) -> tuple[dict[str, list[Tensor]], Any]:
     def outcome(groups: dict[str, list[Tensor]]) -> Tensor:
         weights = dict(zip(names, groups["level 4"], strict=True))
         params = dict(zip(start, groups["the initial weights"], strict=True))
-        own = list(leaves)
+        filled = list(leaves)
         for i, leaf in zip(moving, groups["the initial state"], strict=True):
-            own[i] = leaf
+            filled[i] = leaf
         run = unroll(
-            small_loss, params, batches, _Borrowing(rule, weights), tree_unflatten(own, spec)
+            small_loss, params, batches, _Borrowing(rule, weights), tree_unflatten(filled, spec)
         )
         return torch.cat([run.losses, *(p.reshape(-1) for p in run.params.values())])
 
@@ -69,7 +70,7 @@ def _groups(rule: UpdateRule, seed: int) -> tuple[dict[str, list[Tensor]], Any]:
 
 
 class _Borrowing(UpdateRule):
-    """A rule run with weights that are arguments, to differentiate with respect to them."""
+    """Run a rule with weights that are arguments, so that they can be differentiated."""
 
     def __init__(self, rule: UpdateRule, weights: Params) -> None:
         super().__init__()
@@ -83,8 +84,9 @@ class _Borrowing(UpdateRule):
 
 
 def _probe_hypergradient(rule: UpdateRule, seed: int) -> Evidence:
-    """Slopes along random directions, by autograd and by central differences, at two points: one
-    point may lie on a kink (a clamp, a ReLU), two hardly do."""
+    """Compute slopes along random directions, by autograd and by central differences.
+
+    There are two points: one may lie on a kink (a clamp, a ReLU), but hardly both."""
     return {f"point {at}": _slopes(in_float64(rule), at) for at in (seed, seed + 1)}
 
 
@@ -102,14 +104,14 @@ def _slopes(rule: UpdateRule, seed: int) -> Evidence:
         rows = []
         for _ in range(DIRECTIONS if tensors else 0):
             along = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in tensors]
-            if group == "the initial state":  # a sum of squares must not be wiggled below zero
+            if group == "the initial state":  # a sum of squares must stay above zero
                 along = [d * x.abs() for d, x in zip(along, tensors, strict=True)]
             length = math.sqrt(sum((d**2).sum().item() for d in along))
             along = [d / max(length, 1e-12) for d in along]
 
             def at(by: float, along: list = along, group: str = group) -> float:
-                moved = [x + by * d for x, d in zip(groups[group], along, strict=True)]
-                return (outcome({**groups, group: moved}).detach() * mix).sum().item()
+                shifted = [x + by * d for x, d in zip(groups[group], along, strict=True)]
+                return (outcome({**groups, group: shifted}).detach() * mix).sum().item()
 
             by_autograd = sum((g * d).sum() for g, d in zip(gradient, along, strict=True)).item()
             rows.append([by_autograd, *_difference(at, by_autograd)])
@@ -118,13 +120,15 @@ def _slopes(rule: UpdateRule, seed: int) -> Evidence:
 
 
 def _difference(at: Callable[[float], float], by_autograd: float) -> tuple[float, bool]:
-    """The slope of ``at`` at 0 by central differences; and whether a small one is but rounding, as
-    for a rule that computes in float32: then it is taken from five points further away."""
-    apart = at(WIGGLE) - at(-WIGGLE)
-    slope = apart / (2 * WIGGLE)
+    """Compute the slope of ``at`` at 0 by central differences, and tell whether values are rough.
+
+    They are rough where rounding dominates a small difference, as in a rule that computes in
+    float32. The slope then comes from points further apart."""
+    apart = at(DELTA) - at(-DELTA)
+    slope = apart / (2 * DELTA)
     if abs(slope - by_autograd) <= CLOSE * max(abs(slope), abs(by_autograd)):
         return slope, False
-    if not abs(at(2 * WIGGLE) - at(-2 * WIGGLE) - 2 * apart) > ROUGH:  # third differences
+    if not abs(at(2 * DELTA) - at(-2 * DELTA) - 2 * apart) > ROUGH:  # third differences
         return slope, False
     slopes = []
     for wide in WIDE:
@@ -137,16 +141,16 @@ def _judge_hypergradient(evidence: Evidence) -> Verdict:
     worst = {}
     for slopes in evidence.values():
         for group, rows in slopes.items():
-            by_autograd, by_wiggling, rough = rows.unbind(1)
-            size = torch.maximum(by_autograd.abs(), by_wiggling.abs()).clamp(min=1e-3)
+            by_autograd, by_difference, rough = rows.unbind(1)
+            size = torch.maximum(by_autograd.abs(), by_difference.abs()).clamp(min=1e-3)
             size = torch.where(rough > 0, size.max() * BROADLY / CLOSE, size) if len(rows) else size
-            errors = (by_autograd - by_wiggling).abs() / size
+            errors = (by_autograd - by_difference).abs() / size
             error = errors.max().item() if len(rows) else 0.0
             error = math.inf if math.isnan(error) else error
             worst[group] = min(worst.get(group, math.inf), error)
     group, error = max(worst.items(), key=lambda item: item[1])
     measured = f"autograd and finite differences differ by {error:.1g} of the slope"
-    hint = f"the hypergradient with respect to {group} is wrong: is something detached, or a float?"
+    hint = f"the hypergradient of {group} is wrong: is something detached, or made a float?"
     return Verdict(error < CLOSE, measured, hint)
 
 
@@ -154,7 +158,7 @@ def _judge_hypergradient(evidence: Evidence) -> Verdict:
 
 
 def _probe_reach(rule: UpdateRule, seed: int) -> Evidence:
-    """How large the hypergradient is for each meta-parameter, and how each step's loss depends on
+    """Measure the hypergradient of each meta-parameter, and how much each step's loss depends on
     the initial state."""
     rule = nudged(rule, seed)
     start, state = used_state(rule, small_params(seed), seed)
@@ -180,13 +184,13 @@ def _probe_reach(rule: UpdateRule, seed: int) -> Evidence:
 def _judge_reach(evidence: Evidence) -> Verdict:
     dead = [name for name, size in evidence["parameters"].items() if not size > 0]
     if dead:
-        hint = "is a signal detached, rounded, clamped, or turned into a float?"
+        hint = "is a signal detached, rounded, clamped, or made a float?"
         return Verdict(False, f"no hypergradient reaches {', '.join(dead)}", hint)
     for step, size in enumerate(evidence["state_by_step"], start=1):
         if not size > 0:
             measured = f"the loss after {step} updates does not depend on the initial state"
-            return Verdict(False, measured, "is the state detached on its way from step to step?")
-    return Verdict(True, "all meta-parameters and the initial state are reached")
+            return Verdict(False, measured, "is the state detached between steps?")
+    return Verdict(True, "hypergradients reach all meta-parameters and the initial state")
 
 
 # --- an unroll is nothing but a loop -------------------------------------------------------------
@@ -222,7 +226,7 @@ def _probe_carried(rule: UpdateRule, seed: int) -> Evidence:
 
 
 def _probe_tasks(rule: UpdateRule, seed: int) -> Evidence:
-    """Three tasks together, and each alone."""
+    """Run three tasks together, and each alone."""
     rule = in_float64(rule)
     params = [small_params(seed + t) for t in range(3)]
     batches = [small_batches(STEPS, seed + t) for t in range(3)]
@@ -242,19 +246,19 @@ GRADIENT_CHECKS = [
     Check(
         "an unroll is a loop over the rule",
         _probe_loop,
-        judge_equal("does the rule depend on how it is called, or on the graph?"),
+        judge_equal("does the rule depend on its caller, or on the graph?"),
     ),
     Check(
         "carried state continues a run",
         _probe_carried,
-        judge_equal("everything that the next step needs belongs in the state"),
+        judge_equal("keep everything that the next step needs in the state"),
     ),
     Check(
         "tasks in a batch do not mix",
         _probe_tasks,
         judge_equal(
-            "a rule sees one task; do not branch on values or reduce over other tasks",
-            within=1e-6,  # a rule may compute in float32, which rounds otherwise in a batch
+            "a rule sees one task: it may not branch on values or reduce over tasks",
+            within=1e-6,  # float32 rounds differently in a batch
         ),
     ),
 ]

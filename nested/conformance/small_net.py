@@ -1,6 +1,7 @@
-"""Small nets to try an optimizer on: weights of all kinds and layouts.
+"""Small nets to test an optimizer on, with weights of all kinds and layouts.
 
-Letters: B rows. Source: ours; gentle, so that no optimizer at a usual rate runs away.
+Gradients are small, so that no optimizer diverges at a usual rate. Letters: B rows.
+Source: ``nested.conformance.optimizer``, whose checks train these nets.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ from nested.conformance.check import largest
 
 Make = Callable[[Any, nn.Module], Optimizer]  # make(params, module): a fresh optimizer
 
-STEPS = 14  # of a run
-FIRES = 12  # steps after which every clock has fired
+STEPS = 14  # in a run
+FIRES = 12  # steps after which every clock has ticked
 ROWS = 8  # B
-GENTLY = 0.2  # times the squared error: gradients of norm under 1
+GENTLY = 0.2  # factor of the squared error; gradient norms stay under 1
 
 
 class SmallNet(nn.Module):
-    """Two linear layers, from 3 to 2 numbers, a scalar, and a weight that no loss depends on.
+    """Map (B, 3) to (B, 2) by two linear layers and a scalar. One more weight is unused.
+
     Raises ``RuntimeError`` for other inputs than (B, 3)."""
 
     def __init__(self, seed: int, dtype: torch.dtype = torch.float32) -> None:
@@ -43,8 +45,9 @@ class SmallNet(nn.Module):
 
 
 class OddNet(nn.Module):
-    """A weight (3, 2) that is contiguous or not, and one without elements. Raises ``RuntimeError``
-    for other inputs than (B, 3)."""
+    """Map (B, 3) to (B, 2) by a weight that is contiguous or not. One more weight is empty.
+
+    Raises ``RuntimeError`` for other inputs than (B, 3)."""
 
     def __init__(self, seed: int, is_contiguous: bool) -> None:
         super().__init__()
@@ -58,36 +61,39 @@ class OddNet(nn.Module):
 
 
 def net_loss(net: nn.Module, k: int) -> Tensor:
-    """The loss, (), of ``net`` on batch number ``k``."""
+    """Compute the loss, (), of ``net`` on batch number ``k``."""
     generator, like = Generator().manual_seed(1000 + k), next(net.parameters())
     x, y = (torch.randn(ROWS, width, generator=generator).to(like) for width in (3, 2))
     return GENTLY * (net(x) - y).square().mean()
 
 
 def train(
-    net: nn.Module, optimizer: Optimizer, steps: Sequence[int], sign: float = 1.0, **how: Any
+    net: nn.Module, optimizer: Optimizer, steps: Sequence[int], sign: float = 1.0, **flags: Any
 ) -> list[Tensor]:
-    """Make ``steps``, numbers of batches, on the loss times ``sign``; ``how`` goes to
-    ``zero_grad``. Returns the weights after them, (...) each."""
+    """Train on the batches numbered ``steps``, with the loss times ``sign``.
+
+    The other keywords go to ``zero_grad``. Returns the final weights, (...) each."""
     for k in steps:
-        optimizer.zero_grad(**how)
+        optimizer.zero_grad(**flags)
         (sign * net_loss(net, k)).backward()
         optimizer.step()
     return weights_of(net)
 
 
-def trained(make: Make, seed: int, steps: Sequence[int] = range(STEPS), **how: Any) -> list[Tensor]:
-    """The weights, (...) each, of a net that an optimizer of ``make`` trained; see ``train``."""
+def trained(
+    make: Make, seed: int, steps: Sequence[int] = range(STEPS), **flags: Any
+) -> list[Tensor]:
+    """Train a new net with an optimizer of ``make``, and return its weights, (...) each."""
     net = SmallNet(seed)
-    return train(net, make(list(net.parameters()), net), steps, **how)
+    return train(net, make(list(net.parameters()), net), steps, **flags)
 
 
 def weights_of(net: nn.Module) -> list[Tensor]:
-    """Copies of the weights, (...) each, in order."""
+    """Copy the weights, (...) each, in order."""
     return [p.detach().clone() for p in net.parameters()]
 
 
 def difference(ours: Sequence[Tensor], others: Sequence[Tensor]) -> float:
-    """The largest difference of tensors (...) that belong together; NaN if there is one."""
+    """Return the largest difference of any pair of tensors (...), or NaN if there is a NaN."""
     pairs = zip(ours, others, strict=True)
     return largest((a.double() - b.double()).abs().max().item() for a, b in pairs if a.numel())

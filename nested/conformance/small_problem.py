@@ -1,6 +1,7 @@
-"""A small smooth inner problem with a scalar, a vector, a matrix and an unused weight.
+"""A small inner problem with a scalar, a vector, a matrix and an unused weight.
 
-Letters: B rows. Source: ours; smooth, so that finite differences can be trusted.
+It is smooth, so finite differences are reliable. Letters: B rows.
+Source: ``nested.conformance.update_rule``, whose checks run on it.
 """
 
 from __future__ import annotations
@@ -21,21 +22,23 @@ NUDGE = 0.03
 
 
 def small_loss(params: Params, batch: Batch) -> Tensor:
-    """Mean squared error, (), of ``(2 + scalar) tanh(matrix x + vector)`` on a batch (x (B, 2),
-    y (B, 3)); the weight "unused" has no part in it. Raises ``KeyError`` for other weights."""
+    """Compute the mean squared error, (), of ``(2 + scalar) tanh(matrix x + vector)``.
+
+    A batch is (x (B, 2), y (B, 3)). The loss does not depend on the weight "unused". Raises
+    ``KeyError`` for other weights."""
     inputs, targets = batch
     hidden = torch.tanh(inputs @ params["matrix"].T + params["vector"])
     return (((2 + params["scalar"]) * hidden - targets) ** 2).mean()
 
 
 def small_params(seed: int, dtype: torch.dtype = torch.float64) -> Params:
-    """Weights {name: (...)} with the names and shapes of ``SHAPES``."""
+    """Draw weights {name: (...)} with the names and shapes of ``SHAPES``."""
     generator = Generator().manual_seed(seed)
     return {n: torch.randn(s, generator=generator).to(dtype) for n, s in SHAPES.items()}
 
 
 def small_batches(steps: int, seed: int, dtype: torch.dtype = torch.float64) -> list[Batch]:
-    """K = ``steps`` batches (x (B, 2), y (B, 3)) of random data."""
+    """Draw K = ``steps`` random batches (x (B, 2), y (B, 3))."""
     generator = Generator().manual_seed(1000 + seed)
     return [
         (
@@ -47,13 +50,14 @@ def small_batches(steps: int, seed: int, dtype: torch.dtype = torch.float64) -> 
 
 
 def in_float64(rule: UpdateRule) -> UpdateRule:
-    """A copy of the rule, in float64, to be treated as one likes."""
+    """Copy the rule in float64."""
     return copy.deepcopy(rule).double()
 
 
 def nudged(rule: UpdateRule, seed: int) -> UpdateRule:
-    """A copy of the rule in float64, its parameters moved a little: a head that starts at zero
-    hides what it is fed, without being wrong."""
+    """Copy the rule in float64, with small random changes to its parameters.
+
+    A head that starts at zero passes no gradient to its inputs, and yet it is right."""
     rule, generator = in_float64(rule), Generator().manual_seed(seed)
     with torch.no_grad():
         for p in rule.parameters():
@@ -62,8 +66,10 @@ def nudged(rule: UpdateRule, seed: int) -> UpdateRule:
 
 
 def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, State]:
-    """Weights {name: (...)} and state after one step, detached: past the zeros that states start
-    from, for "unused" too, which gets a random gradient. Raises whatever the rule raises."""
+    """Take one step, and return the detached weights {name: (...)} and state.
+
+    The state is then no longer zero, not even for "unused", which gets a random gradient.
+    Exceptions of the rule pass through."""
     (batch,) = small_batches(1, seed + 500)
     points = {name: p.detach().requires_grad_() for name, p in params.items()}
     loss = small_loss(points, batch)
@@ -75,5 +81,5 @@ def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, Sta
 
 
 def cut(tree: Any) -> Any:
-    """Copies of all tensors (...) of a nested structure, without their graphs."""
+    """Copy all tensors (...) of a nested structure, without their graphs."""
     return tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), tree)

@@ -1,4 +1,4 @@
-"""The contract of ``nested.UpdateRule``, as checks that any rule can be put through.
+"""Check an update rule against the contract of ``nested.UpdateRule``.
 
 Source: the contract in ``nested.levels.rule``, and what the unroll relies on.
 """
@@ -26,12 +26,12 @@ BRIEFLY = MetaConfig(meta_steps=40, unroll_length=8, max_horizon=8, tasks=8, lr=
 
 
 def check_update_rule(rule: UpdateRule, seed: int = 0) -> list[Result]:
-    """Check that ``rule`` keeps the contract of an update rule; the rule itself is not changed.
+    """Check that ``rule`` keeps the contract of an update rule. The rule itself is not changed.
 
-    Runs ``UPDATE_RULE_CHECKS`` on copies of the rule: the last meta-trains it on sum regressions,
-    the others use a small problem with a scalar, a vector, a
-    matrix and a weight without gradient, drawn from ``seed``. Returns the results; raises
-    ``ConformanceError``, with one line for each check that failed, if any did.
+    All checks run on copies of it. The last one meta-trains a copy on sum regressions. The others
+    use a small problem with a scalar, a vector, a matrix and an unused weight, drawn from ``seed``.
+    Returns the results of ``UPDATE_RULE_CHECKS``. Raises ``ConformanceError``, with one line for
+    each check that failed.
     """
     results = [run_check(check, rule, seed) for check in UPDATE_RULE_CHECKS]
     require(results, type(rule).__name__)
@@ -39,7 +39,7 @@ def check_update_rule(rule: UpdateRule, seed: int = 0) -> list[Result]:
 
 
 def _probe_learning(rule: UpdateRule, seed: int) -> Evidence:
-    """The meta-loss on held-out sum regressions, before and after 40 meta-steps."""
+    """Compute the meta-loss on held-out sum regressions, before and after 40 meta-steps."""
     learner, family = copy.deepcopy(rule).float(), SumRegression()
     before = _held_out_loss(learner, family, seed)
     meta_train(learner, family, replace(BRIEFLY, seed=seed))
@@ -56,7 +56,7 @@ def _held_out_loss(rule: UpdateRule, family: SumRegression, seed: int) -> float:
 
 def _judge_learning(evidence: Evidence) -> Verdict:
     before, after = evidence["before"], evidence["after"]
-    hint = "does the meta-loss reach the rule, and do its first weights leave room to learn?"
+    hint = "does the meta-loss depend on the rule, and can its first weights still improve?"
     return Verdict(after < 0.98 * before, f"held-out meta-loss {before:.3f} -> {after:.3f}", hint)
 
 

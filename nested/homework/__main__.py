@@ -2,12 +2,12 @@
 
 python -m nested.homework                          grade examples/homework
 python -m nested.homework grade DIR ...            grade the files in one or more folders
-python -m nested.homework grade DIR --only hw3     one slot; --check NAME: one check of it
-python -m nested.homework grade --only hw3 --hint  a hint at what was lost; --hint 2: one more
-python -m nested.homework grade --only hw0 --draw  a picture of your unroll, and where it is cut
-python -m nested.homework class DIR ...            a table of a class, and whose files are alike
+python -m nested.homework grade DIR --only hw3     grade one slot; --check NAME: one check
+python -m nested.homework grade --only hw3 --hint  also give a hint; --hint 2: two hints
+python -m nested.homework grade --only hw0 --draw  also draw your unroll, and where it is cut
+python -m nested.homework class DIR ...            a table of a class, and files that are alike
 python -m nested.homework export DIR               a course copy, without reference answers
-python -m nested.homework fingerprint FILE         what homework.toml keeps of an untouched file
+python -m nested.homework fingerprint FILE         the fingerprint for homework.toml
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FORMATS = ("text", "json", "markdown", "gradescope", "csv")
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Read the flags; wrong ones end the program with usage."""
+    """Read the flags. Wrong flags end the program, with a usage message."""
     parser = argparse.ArgumentParser(
         prog="python -m nested.homework",
         description=__doc__,
@@ -44,7 +44,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         const=1,
         default=0,
         metavar="N",
-        help="the first N hints (1 if N is not given) for what was lost",
+        help="print the first N hints (default: 1) for a check that failed",
     )
     grade.add_argument(
         "--draw",
@@ -54,9 +54,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="draw the unroll of one slot (default: unroll.png): hw0, hw5 or hw_zero",
     )
-    table = commands.add_parser(
-        "class", help="grade a class; who has how many points, who is alike"
-    )
+    table = commands.add_parser("class", help="grade a class: points, and files that are alike")
     table.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="one for each student")
     for command in (grade, table):
         add_flags(command)
@@ -66,37 +64,46 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         "--repository",
         default="",
         metavar="OWNER/NAME",
-        help="the teacher's, by whose present commit the copy's workflow is to grade",
+        help="the teacher's repository: students' CI grades with its present commit",
     )
-    fingerprint = commands.add_parser("fingerprint", help="of an untouched file")
+    fingerprint = commands.add_parser(
+        "fingerprint", help="print the fingerprint of an untouched file"
+    )
     fingerprint.add_argument("file", type=Path, metavar="FILE")
     words = list(arguments)
     if not words or words[0].startswith("-") and words[0] not in ("-h", "--help"):
-        words = ["grade", *words]  # what it does unless told otherwise
+        words = ["grade", *words]  # the default command
     return parser.parse_args(words)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say what is graded, and how."""
+    """Add the flags that ``grade`` and ``class`` share."""
     parser.add_argument(
-        "--only", nargs="+", default=(), metavar="SLOT", help="such as hw0 hw3; after the folders"
+        "--only",
+        nargs="+",
+        default=(),
+        metavar="SLOT",
+        help="grade these slots, such as hw0 hw3; give them after the folders",
     )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="default: print it")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the report here (default: print it)"
+    )
     parser.add_argument("--seed", type=int, default=0, help="draws the problems (default: 0)")
     parser.add_argument(
-        "--jobs", type=int, metavar="N", help="processes at a time (default: one for each core)"
+        "--jobs", type=int, metavar="N", help="grade in N processes (default: one for each core)"
     )
     parser.add_argument(
         "--strict",
         action="store_true",
-        help="for teachers: three seeds, of which the worst counts; slots not attempted fail",
+        help="for teachers: the worst of three seeds counts; slots not attempted fail",
     )
 
 
 def run_grade(args: argparse.Namespace) -> int:
-    """Grade, report, and return 0 when all that was attempted is right and no file is missing,
-    else 1; for a class 0. Raises ``ValueError`` for flags that make no sense together, or on
-    Windows."""
+    """Grade, report, and return the exit status.
+
+    It is 0 for a class, and where every attempted slot is right and no file is missing; else 1.
+    Raises ``ValueError`` for flags that contradict each other, and on Windows."""
     if os.name != "posix":
         raise ValueError("grading needs Linux or macOS; on Windows, run it in WSL")
     from nested.homework.parallel import grade_all
@@ -112,11 +119,11 @@ def run_grade(args: argparse.Namespace) -> int:
     if picture is not None and (len(folders) > 1 or len(args.only) != 1):
         raise ValueError("--draw takes one folder and one slot, as in --only hw0")
     if hint < 0 or hint and args.format != "text":
-        raise ValueError("--hint counts from 1, and goes with the text format")
+        raise ValueError("--hint takes a number from 1, and goes with the text format")
     if not 0 <= args.seed < 2**31:
         raise ValueError(f"--seed is a whole number from 0 to 2**31 - 1, but got {args.seed}")
     if args.out is not None:
-        prepare_folder(args.out.parent, args.out.name)  # before any work is lost
+        prepare_folder(args.out.parent, args.out.name)  # fails now, not after all the work
     how = {"only": args.only, "seed": args.seed, "strict": args.strict, "jobs": args.jobs}
     check = "" if is_class else args.check
     submissions = grade_all(folders, check=check, **how, on_slot=_say)
@@ -155,7 +162,7 @@ def _class_table(folders: list[Path], submissions: list) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, 1 when something failed, 130 after Ctrl-C."""
+    """Run a command. Returns the exit status: 0, 1 after a failure, 130 after Ctrl-C."""
     args = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         if args.command in ("grade", "class"):
@@ -166,7 +173,7 @@ def main(arguments: list[str] | None = None) -> int:
             names, left_out = export(args.folder, args.repository)
             print(f"{len(names)} files of the last commit are in {args.folder}")
             if left_out:
-                print(f"not in it, as not committed: {', '.join(left_out)}", file=sys.stderr)
+                print(f"not in it, because not committed: {', '.join(left_out)}", file=sys.stderr)
             return 0
         from nested.homework.registry import fingerprint
 
@@ -181,9 +188,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # the problems are small, and a second thread waits by spinning
+    torch.set_num_threads(1)  # the problems are small, and an idle second thread would spin
     if os.name == "posix":
         from nested.homework.limits import limit_memory
 
-        limit_memory(MEMORY)  # whatever a student's code sends
+        limit_memory(MEMORY)  # for whatever a student's code sends
     sys.exit(main())

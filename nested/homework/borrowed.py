@@ -1,7 +1,7 @@
-"""Which of the package's own answers does a student's function run?
+"""Find the built-in rules or tasks of the package that a student's function calls.
 
-It is asked in the student's process, of a file that hides nothing: a wrapper around a built-in is
-no answer of one's own, whatever it does to what comes out. Source: ``sys.setprofile``.
+A wrapper around a built-in is no answer, even if it changes the result. The question runs in the
+student's process, and it assumes a file that does not hide its calls. Source: ``sys.setprofile``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,10 @@ PACKAGE = Path(nested.__file__).parent
 def borrowed(
     function: Callable[[], Any], folders: Collection[str], names: Collection[str]
 ) -> list[str]:
-    """Call ``function`` and return the modules in ``folders`` of the package ("tasks", "rules")
-    whose functions called one of ``names`` ran meanwhile. Raises what ``function`` raises."""
+    """Call ``function``, and return the modules of the package that it used.
+
+    Only functions with one of ``names`` count, in modules of ``folders`` ("tasks", "rules").
+    Exceptions of ``function`` pass through."""
     places = tuple(str(PACKAGE / folder) for folder in folders)
     found = set()
 

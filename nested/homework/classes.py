@@ -1,4 +1,4 @@
-"""A table of a class: points by slot, means, and whose files are alike."""
+"""Make a table of a class: points by slot, means, and files that are alike."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ NOT_ATTEMPTED, MISSING = "-", "?"
 
 
 def as_class(submissions: Sequence[Submission], alike: Sequence[Alike]) -> str:
-    """Draw the table: a row for each submission, a column for each slot, then the means over all
-    submissions and over those that attempted the slot, the points to be had, and who is alike.
-    Raises ``ValueError`` for no submissions."""
+    """Make the table as text.
+
+    It has a row for each submission and a column for each slot. Below are the means over all
+    submissions, the means over those that attempted the slot, and the possible points. The last
+    lines name the students whose files are alike. Raises ``ValueError`` for no submissions."""
     if not submissions:
         raise ValueError("a class has at least one submission; name its folders")
     columns = list(zip(*(submission.slots for submission in submissions), strict=True))
@@ -61,7 +63,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
 def _alike(alike: Sequence[Alike]) -> list[str]:
     if not alike:
         return ["No two files are alike."]
-    lines = ["These files are alike. That is a reason to read them and to talk, and no proof:"]
+    lines = ["These files are alike. That is a reason to read them and to talk. It is no proof:"]
     for group in alike:
         lines.append(f"  {group.slot}  {group.likeness:4.0%}  {', '.join(group.students)}")
     return lines

@@ -1,19 +1,21 @@
-"""Which students' files are alike, whatever their names, comments, layout and order of functions.
+"""Find students' files that are alike, even with new names, comments, layout or order of functions.
 
-A file is read as a syntax tree and written down again node by node, without comments, docstrings,
-type hints and imports. Names that the file itself gives become one word; names from libraries stay.
-Numbers count by value: 0.1 and 1e-1 are the same. Each run of ``RUN`` nodes is a fingerprint. Two
-files are as alike as the share of fingerprints of the smaller one that the larger one has too.
+A file becomes a list of the nodes of its syntax tree, without comments, docstrings, type hints and
+imports. All names that the file defines become one word; names from libraries stay. Numbers count
+by value: 0.1 and 1e-1 are the same. Each run of ``RUN`` nodes is a fingerprint. The likeness of two
+files is the share of the smaller one's fingerprints that the larger one also has.
 
-What everybody may have is not counted: code of the stub, of the lessons and of this package. A file
-with fewer than ``LEAST`` fingerprints of its own is not compared: there are few ways to write one
-line, so slots such as hw0 are never compared. From ``THRESHOLD`` on two files are alike. Right
-answers that were written apart stay far below it, even in the same plain style; a copy with new
-names, comments, spelling of numbers and order of functions stays above. Both are tested on the
-homework's own answers. A false alarm is still possible: two students who followed one tutorial, or
-worked as a team, share their code. So it is a reason to read both files and to talk, and no proof.
-It cannot say who copied whom, and a copy with every statement rewritten is not seen. Source:
-winnowing, Schleimer, Wilkerson, Aiken 2003, doi 10.1145/872757.872770.
+Code that anybody may have does not count: the stub, the lessons and this package. A file with fewer
+than ``LEAST`` other fingerprints is not compared. There are few ways to write one line, so slots
+such as hw0 are never compared. Two files are alike from ``THRESHOLD`` on. Right answers of two
+students stay far below it, even in the same plain style. A copy stays above it, even with new
+names, comments, number formats and order of functions. Tests check both on the answers in
+``tests``.
+
+A false alarm is still possible: two students who followed one tutorial, or worked as a team, share
+their code. So likeness is a reason to read both files and to talk. It is no proof. It cannot tell
+who copied from whom, and it misses a copy in which every statement is rewritten.
+Source: winnowing, Schleimer, Wilkerson, Aiken 2003, doi 10.1145/872757.872770.
 """
 
 from __future__ import annotations
@@ -40,8 +42,9 @@ SKIPPED = ("annotation", "returns", "ctx", "type_comment", "type_ignores", "type
 
 @dataclass(frozen=True)
 class Alike:
-    """Students whose files of a slot are alike: each one like at least one other, the most alike
-    two by the share ``likeness``."""
+    """A group of students whose files of one slot are alike.
+
+    Each file is like at least one other. ``likeness`` is that of the most similar pair."""
 
     slot: str
     students: tuple[str, ...]
@@ -51,8 +54,10 @@ class Alike:
 def find_alike(
     folders: Sequence[Path], names: Sequence[str], worth: Mapping[str, Worth], root: Path = ROOT
 ) -> list[Alike]:
-    """Return which of the students' ``folders`` are alike in the slots ``names``. ``root`` is a
-    checkout of the course, with its stubs. Raises ``ValueError`` when a stub is not there."""
+    """Find the groups of students' ``folders`` that are alike in the slots ``names``.
+
+    ``root`` is a checkout of the course, with its stubs. Raises ``ValueError`` if one is missing.
+    """
     found = []
     for slot in names:
         known = _known_code(root) | fingerprints(_stub(root, slot))
@@ -72,7 +77,7 @@ def likeness(one: frozenset[int], other: frozenset[int]) -> float:
 
 
 def fingerprints(source: str) -> frozenset[int]:
-    """Return the fingerprints of a file's text; none for a text that is no Python."""
+    """Return the fingerprints of a file's text, or none if the text is not Python."""
     try:
         words = list(_words(ast.parse(source)))
     except UNREADABLE:
@@ -81,7 +86,7 @@ def fingerprints(source: str) -> frozenset[int]:
 
 
 def _groups(slot: str, prints: Mapping[str, frozenset[int]]) -> Iterator[Alike]:
-    """Put who is like whom together, so that a class that shares one answer is one line."""
+    """Join pairs into groups, so that a class that shares one answer takes one line."""
     pairs = {
         pair: share
         for pair in combinations(prints, 2)
@@ -121,7 +126,7 @@ def _known_code(root: Path) -> frozenset[int]:
 
 def _words(tree: ast.Module) -> Iterator[str]:
     (own, attributes), imported = _given_names(tree), _imported_names(tree)
-    stack: list[ast.AST] = [tree]  # of nodes still to be written, the next one last
+    stack: list[ast.AST] = [tree]  # of nodes still to come, the next one last
     while stack:
         node = stack.pop()
         if isinstance(node, IMPORTS) or _is_silent(node):
@@ -138,7 +143,7 @@ def _words(tree: ast.Module) -> Iterator[str]:
 
 
 def _is_silent(node: ast.AST) -> bool:
-    """Whether a statement does nothing: a docstring, ``...``, ``pass``, or a name with a type."""
+    """Tell whether a statement does nothing: a docstring, ``...``, ``pass``, or a typed name."""
     is_constant = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     is_bare = isinstance(node, ast.AnnAssign) and node.value is None
     return is_constant or is_bare or isinstance(node, ast.Pass)
@@ -157,8 +162,8 @@ def _word(node: ast.AST, own: set[str], attributes: set[str], imported: Mapping[
 
 
 def _given_names(tree: ast.Module) -> tuple[set[str], set[str]]:
-    """The names that the file itself gives: to functions, classes, arguments and variables; and
-    those that it gives to attributes and methods."""
+    """List the names that the file defines: functions, classes, arguments and variables, and then
+    attributes and methods."""
     names, attributes = set(), set()
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
@@ -174,7 +179,7 @@ def _given_names(tree: ast.Module) -> tuple[set[str], set[str]]:
 
 
 def _imported_names(tree: ast.Module) -> dict[str, str]:
-    """What each imported name stands for, without the module it comes from: ``import torch as t``
+    """Map each imported name to the original name, without its module. So ``import torch as t``
     and ``from torch import stack as s`` change nothing."""
     return {
         (alias.asname or alias.name.split(".")[0]): alias.name.rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""A picture of a student's own unroll: its steps, its levels, and where the graph is cut.
+"""Draw a student's unroll: its steps, its levels, and where the graph is cut.
 
 Letters: K inner steps. Lengths are in units of a step and of a level.
 """
@@ -35,9 +35,10 @@ LOST = Edges(
 
 
 def draw_submission(folder: Path, slot: str, worth: Worth, path: Path) -> str:
-    """Draw the unroll in a student's file of ``slot`` to ``path``, a PNG, and return what it shows
-    in one sentence. Raises ``ValueError`` for a slot without an unroll, a file that is not there,
-    code that raises, and a picture that cannot be written."""
+    """Draw the unroll in a student's file of ``slot`` to the PNG ``path``.
+
+    Returns one sentence about the picture. Raises ``ValueError`` for a slot without an unroll, a
+    missing file, code that raises, and a picture that cannot be written."""
     if SLOTS[slot].unroll is None:
         some = ", ".join(name for name, slot in SLOTS.items() if slot.unroll is not None)
         raise ValueError(f"{slot} has no unroll to draw; choose from {some}")
@@ -47,7 +48,7 @@ def draw_submission(folder: Path, slot: str, worth: Worth, path: Path) -> str:
     try:
         with Sandbox(file, slot, worth.seconds) as sandbox:
             found = trace(SLOTS[slot].unroll(sandbox))
-    except Exception as error:  # whatever the student's code raises
+    except Exception as error:  # from the student's code
         said = broken(error)
         raise ValueError(f"cannot draw {slot}: {said.measured}: {said.hint}") from error
     figure, axes = new_figure(1, 1, width=9.0, height=5.2)
@@ -59,7 +60,7 @@ def draw_submission(folder: Path, slot: str, worth: Worth, path: Path) -> str:
 
 
 def describe(found: Trace) -> str:
-    """Return in one sentence where the graph is cut."""
+    """Tell in one sentence where the graph is cut."""
     kinds = [
         kind for kind in Edges._fields if not all(getattr(edges, kind) for edges in found.edges)
     ]
@@ -72,9 +73,10 @@ def describe(found: Trace) -> str:
 
 
 def draw_trace(axes: Axes, found: Trace) -> None:
-    """Draw nodes for what each step computes and arrows for what it computes it from. An arrow is
-    solid where the graph carries it, dashed with a cross where it is cut, and dotted where that is
-    not known."""
+    """Draw a node for each value, and an arrow from each value to those computed from it.
+
+    An arrow is solid where it is in the graph, and dashed with a cross where the graph is cut. It
+    is dotted where that is not known."""
     steps = len(found.losses)
     for k in range(steps):
         edges = found.edges[k] if k < len(found.edges) else None
@@ -84,7 +86,7 @@ def draw_trace(axes: Axes, found: Trace) -> None:
         _arrow(axes, weight, (k + 1, 2.0), edges and edges.weights)
         _arrow(axes, buffer, (k + 1, 2.0), edges and edges.move)
         _arrow(axes, (k + 0.85, 3.0), (k + 1, 2.0), edges and edges.lr)
-        if k:  # the first buffer is 0, and momentum has nothing to act on
+        if k:  # the first buffer is 0, so momentum changes nothing
             _arrow(axes, (k - 0.4, 1.0), buffer, edges and edges.buffer)
             _arrow(axes, (k + 0.5, 3.0), buffer, edges and edges.momentum)
             _node(axes, (k + 0.5, 3.0), r"$\mu$")
@@ -99,7 +101,7 @@ def draw_trace(axes: Axes, found: Trace) -> None:
     for style, colour, name in styles if found.trouble else styles[:2]:
         axes.plot([], [], style, color=colour, label=name)
     axes.legend(loc="lower right", fontsize=9)
-    about = f"{steps} steps on one weight, as this file makes them"
+    about = f"{steps} steps of this file on one weight"
     axes.text(-1.4, -0.6, about, fontsize=8, color="#444444")
     axes.set(xlim=(-1.4, steps + 0.4), ylim=(-0.7, 3.4))
     axes.axis("off")

@@ -1,4 +1,4 @@
-"""A copy of the course for students: the last commit, without the reference answers."""
+"""Copy the course for students: the last commit, without the reference answers."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import nested
 ROOT = Path(nested.__file__).parents[1]
 WORKFLOW = ".github/workflows/homework.yml"
 KEPT_BACK = (
-    "tests/homework",  # right answers, and wrong ones with what is wrong with them
-    ".github/workflows/ci.yml",  # it would hold students' files to our style
+    "tests/homework",  # right answers, and wrong ones with their faults
+    ".github/workflows/ci.yml",  # it would check students' files for style
 )
 
 
 def export(
     folder: Path | str, repository: str = "", root: Path = ROOT
 ) -> tuple[list[str], list[str]]:
-    """Copy the last commit, except what is ``KEPT_BACK``, to a new or empty ``folder``; return the
-    names of the files that are in it, and of those that are not, as they were not committed.
+    """Copy the last commit, without ``KEPT_BACK``, to a new or empty ``folder``.
 
-    With ``repository`` ("owner/name" of the teacher's) the copy's workflow grades by that one, at
-    this commit. Raises ``ValueError`` when that cannot be done.
+    Returns the names of the copied files, and of those left out because they are not committed.
+    With ``repository`` (the teacher's, as "owner/name") the copy's workflow grades with that
+    repository at this commit. Raises ``ValueError`` when that cannot be done.
     """
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -1,6 +1,6 @@
-"""Which files the process that runs a student's code may see: Linux's Landlock, from inside.
+"""Limit the files that a student's process can reach, from inside it, by Linux's Landlock.
 
-From then on it reads what Python and this package need, and its own file; it writes nothing.
+Afterwards the process can read Python, this package and the student's file. It can write nothing.
 Source: landlock(7) and linux/landlock.h.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3  # LANDLOCK_ACCESS_FS_...
-RIGHTS_OF = {1: 13, 2: 14, 3: 15}  # how many rights the versions of Landlock know; later ones: 15
+RIGHTS_OF = {1: 13, 2: 14, 3: 15}  # number of rights in each version of Landlock; later ones: 15
 CREATE, ADD, RESTRICT = 444, 445, 446  # system calls, the same on all machines
 A_PATH = 1  # LANDLOCK_RULE_PATH_BENEATH
 SYSTEM = ("/usr", "/lib", "/lib64", "/sys", "/proc/self", "/proc/cpuinfo", "/proc/meminfo")
@@ -22,9 +22,11 @@ SINGLE = ("/etc/ld.so.cache", "/etc/localtime", "/dev/null", "/dev/zero", "/dev/
 
 
 def see_only(file: Path, package: Path) -> None:
-    """Leave this process, for good, nothing to read but Python, the system's libraries, the package
-    in the folder ``package`` and ``file``, and nothing to write to. Changes nothing where Linux is
-    older than Landlock (5.13). Raises ``OSError`` when the system refuses."""
+    """Limit this process for good: it can read Python, the system's libraries, the folder
+    ``package`` and ``file``, and it can write nothing.
+
+    Does nothing where Linux is older than Landlock (5.13). Raises ``OSError`` when the system
+    refuses."""
     call = ctypes.CDLL(None, use_errno=True).syscall
     version = call(CREATE, None, ctypes.c_size_t(0), 1)
     if version < 1:
@@ -34,7 +36,7 @@ def see_only(file: Path, package: Path) -> None:
     installed = [path for path in sys.path if path.endswith("-packages")]  # not other checkouts
     python = {sys.prefix, sys.base_prefix, *installed}
     _allow(call, rules, READ_FILE | READ_DIR | EXECUTE, [*python, *SYSTEM, package])
-    _allow(call, rules, READ_DIR, [package.parent])  # imports look what there is
+    _allow(call, rules, READ_DIR, [package.parent])  # imports list this folder
     _allow(call, rules, READ_FILE, [*SINGLE, file])
     _made(call(RESTRICT, rules, 0))
     os.close(rules)
@@ -51,5 +53,5 @@ def _allow(call, rules: int, rights: int, paths: Iterable[Path | str]) -> None:
 
 def _made(result: int) -> int:
     if result < 0:
-        raise OSError(ctypes.get_errno(), "the system does not take a Landlock rule")
+        raise OSError(ctypes.get_errno(), "the system refuses a Landlock rule")
     return result

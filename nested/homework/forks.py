@@ -1,11 +1,11 @@
-"""Starts the processes that run students' code. On Linux they are forks of one small server.
+"""Start the processes that run students' code. On Linux they are forks of one small server.
 
 Importing torch takes longer than most checks, so the server imports it once. For each process it
 forks itself, and the fork limits itself (``nested.homework.limits``) before it reads the student's
 file. The server never runs a student's code. No student's process can write to the server's memory
 or reach its socket. Each fork gets a copy of memory that held Python, torch and this package alone.
 A fork of the grader would hold expected values and other students' answers, so the grader itself is
-never forked. Elsewhere each process starts its own Python: macOS's libraries do not survive a fork.
+never forked. On other systems each process starts a new Python: macOS's libraries break in a fork.
 Source: fork(2), unix(7).
 """
 
@@ -38,8 +38,8 @@ def start_worker(
 ) -> subprocess.Popen | Fork:
     """Start ``nested.homework.worker`` with ``arguments`` after the number of its socket ``wire``.
 
-    It prints to ``output`` and runs in ``folder``. Returns the process, of which ``pid`` and
-    ``wait`` can be used. Raises ``OSError`` when the system starts no more processes."""
+    It prints to ``output`` and runs in ``folder``. Returns the process, with ``pid`` and ``wait``.
+    Raises ``OSError`` when the system starts no more processes."""
     if sys.platform == "linux":
         return _server(environment).fork(arguments, wire, output, folder)
     return subprocess.Popen(
@@ -58,15 +58,16 @@ def start_worker(
 
 
 class Fork:
-    """A process that the server has forked, with the part of ``subprocess.Popen`` that is used."""
+    """A process that the server has forked, with the needed parts of ``subprocess.Popen``."""
 
     def __init__(self, server: Server, pid: int) -> None:
         self.server, self.pid, self.returncode = server, pid, None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end; return the exit code, or minus the signal. The number ``pid`` stands
-        for this process until then. Raises ``subprocess.TimeoutExpired`` after ``timeout``
-        seconds."""
+        """Wait for the end, and return the exit code, or minus the signal.
+
+        ``pid`` stays the number of this process until then. Raises ``subprocess.TimeoutExpired``
+        after ``timeout`` seconds."""
         if self.returncode is None:
             reply = self.server.request({"wait": self.pid, "seconds": timeout})
             self.returncode = reply["code"]
@@ -118,7 +119,7 @@ class Server:
         return reply
 
     def is_usable(self) -> bool:
-        """Whether it runs, and was started by this process and not by one this was forked from."""
+        """Tell whether it runs, and whether this process started it (not a parent that forked)."""
         return self.owner == os.getpid() and self.process.poll() is None
 
 
@@ -135,7 +136,7 @@ def _server(environment: dict[str, str]) -> Server:
 
 
 def serve(control: socket.socket) -> None:
-    """Fork and wait as requests ask, one after another, until the grader is gone."""
+    """Answer requests to fork or to wait, one after another, until the grader is gone."""
     import torch
 
     import nested.homework.worker  # noqa: F401  with all that it imports
@@ -143,7 +144,7 @@ def serve(control: socket.socket) -> None:
     torch.set_num_threads(1)
     torch.optim.SGD([torch.zeros(1)], lr=0.1)  # the first optimizer imports the rest of torch
     gc.collect()
-    gc.freeze()  # a fork's collector leaves these pages shared
+    gc.freeze()  # so that garbage collection in a fork leaves these pages shared
     control.send(b"{}")
     while True:
         message, descriptors, _, _ = socket.recv_fds(control, LONGEST_REQUEST, 2)
@@ -163,7 +164,7 @@ def serve(control: socket.socket) -> None:
 
 
 def _wait(pid: int, seconds: float | None) -> int | None:
-    """The exit code as ``subprocess.Popen`` gives it; None while the process still runs."""
+    """Return the exit code as ``subprocess.Popen`` does, or None while the process runs."""
     ends_at = None if seconds is None else time.monotonic() + seconds
     while True:
         done, status = os.waitpid(pid, 0 if ends_at is None else os.WNOHANG)
@@ -184,7 +185,7 @@ def _fork(control: socket.socket, wire: int, output: int, arguments: list[str], 
         control.close()
         os.setsid()
         ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-        if os.getppid() != server:  # it ended before that was said
+        if os.getppid() != server:  # the server ended before the line above
             os._exit(1)
         os.chdir(folder)
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder

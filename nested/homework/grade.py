@@ -1,4 +1,4 @@
-"""Grade a student's folder: each slot's checks, asked of the student's code in its own process."""
+"""Grade a student's folder: run each slot's checks on code in a separate process."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from nested.homework.slots import SLOTS
 from nested.homework.slots.slot import Slot
 
 STRICT_SEEDS = 3
-LONGEST = 400  # characters of what is said about a check
-LARGEST_FILE = 2**20  # bytes; no file that was handed out is larger
+LONGEST = 400  # characters of a sentence about a check
+LARGEST_FILE = 2**20  # bytes; every stub is smaller
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class CheckReport:
     out_of: float
     measured: str
     hint: str
-    command: str  # that looks at this check alone
+    command: str  # runs this check alone
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class SlotReport:
     bonus: bool
     seconds: float = 0.0
     checks: list[CheckReport] = field(default_factory=list)
-    effort: str = ""  # how long it takes and how hard it is, in words
+    effort: str = ""  # time and difficulty, as a sentence
 
     @property
     def points(self) -> float:
-        """The points reached, to a hundredth."""
+        """The student's points, to a hundredth."""
         return round(math.fsum(check.points for check in self.checks), 2)
 
     @property
     def is_full(self) -> bool:
-        """Whether every check passed."""
+        """True if every check passed."""
         return self.status == "graded" and all(check.points for check in self.checks)
 
 
@@ -66,28 +66,28 @@ class Submission:
 
     @property
     def points(self) -> float:
-        """The points reached, those of bonus slots too."""
+        """The student's points, with those of bonus slots."""
         return round(math.fsum(slot.points for slot in self.slots), 2)
 
     @property
     def out_of(self) -> float:
-        """The points of all slots that are no bonus."""
+        """The possible points, without bonus slots."""
         return round(math.fsum(slot.out_of for slot in self.slots if not slot.bonus), 2)
 
     @property
     def bonus(self) -> float:
-        """The points of the slots that are a bonus."""
+        """The possible points of bonus slots."""
         return round(math.fsum(slot.out_of for slot in self.slots if slot.bonus), 2)
 
     @property
     def total(self) -> str:
-        """Points reached and to be had, in words."""
+        """The student's points and the possible points, as a sentence."""
         more = f", and {as_number(self.bonus)} as a bonus" if self.bonus else ""
         return f"{as_number(self.points)} of {as_number(self.out_of)} points{more}"
 
 
 def as_number(points: float) -> str:
-    """Points without needless zeros: "2", "0.5", "1.36"."""
+    """Write points without needless zeros: "2", "0.5", "1.36"."""
     return f"{points:.2f}".rstrip("0").rstrip(".")
 
 
@@ -101,11 +101,11 @@ def grade(
     worth: dict[str, Worth] | None = None,
     on_slot: Callable[[str], None] | None = None,
 ) -> Submission:
-    """Grade the slots that are on, or those in ``only``, in a folder with the students' files.
+    """Grade the slots that are switched on, or those in ``only``, in a student's folder.
 
-    ``check`` looks at the check of that name alone; ``seed`` draws the problems; ``strict`` draws
-    them from three seeds and lets the worst count. ``on_slot`` hears which slot is next. Raises
-    ``ValueError`` for a folder, slot or check that is not there.
+    ``check`` names a single check to run. ``seed`` draws the problems. With ``strict`` they come
+    from three seeds, and the worst counts. ``on_slot(name)`` is called before each slot. Raises
+    ``ValueError`` for a folder, slot or check that does not exist.
     """
     worth = worth or read_worth()
     check_folder(Path(folder))
@@ -125,9 +125,10 @@ def check_folder(folder: Path) -> None:
 
 
 def chosen_slots(only: Sequence[str], check: str, worth: dict[str, Worth]) -> list[str]:
-    """Return the names of the slots to grade: those in ``only``, else those that are on; and of
-    these the ones with a check called ``check``, if it is given. Raises ``ValueError`` for a slot
-    or check that is not there."""
+    """Return the names of the slots to grade: those in ``only``, or all that are switched on.
+
+    If ``check`` is given, only slots with a check of that name stay. Raises ``ValueError`` for a
+    slot or check that does not exist."""
     unknown = sorted(set(only) - set(SLOTS))
     if unknown:
         raise ValueError(f"there is no slot {', '.join(unknown)}; choose from {', '.join(SLOTS)}")
@@ -146,7 +147,8 @@ def as_name(folder: Path | str) -> str:
 
 
 def find_file(folder: Path, file: str) -> Path | None:
-    """The student's file, in the folder or in ``examples/homework`` below it; no links."""
+    """Find the student's file in the folder, or in ``examples/homework`` below it. Links do not
+    count."""
     for place in (folder, folder / "examples" / "homework"):
         path = folder.resolve() / place.relative_to(folder) / file
         if path.is_file() and path.resolve() == path:
@@ -155,8 +157,8 @@ def find_file(folder: Path, file: str) -> Path | None:
 
 
 def without_grading(name: str, folder: Path | str, worth: Worth) -> SlotReport | None:
-    """Return the report on a slot whose file is missing or not attempted; None for one that is to
-    be graded."""
+    """Return the report on a slot whose file is missing or not attempted, or None for a slot to
+    grade."""
     slot, path = SLOTS[name], find_file(Path(folder), SLOTS[name].file)
     if path is not None and not _is_untouched(path, worth):
         return None
@@ -173,7 +175,7 @@ def grade_slot(
     seed: int = 0,
     strict: bool = False,
 ) -> SlotReport:
-    """Grade one slot of a student's folder; see ``grade``."""
+    """Grade one slot of a student's folder. The arguments are those of ``grade``."""
     report = without_grading(name, folder, worth)
     if report is not None:
         return report
@@ -192,8 +194,9 @@ def report_checks(
     only: str,
     judge: Callable[[Check], tuple[Verdict, int]],
 ) -> SlotReport:
-    """Report on the file ``path`` what ``judge`` says of each check of a slot, or of the check
-    called ``only``: a verdict, and the seed that it was reached with."""
+    """Report on the file ``path``, check by check.
+
+    ``judge(check)`` returns a verdict and its seed. ``only`` names a single check, or is empty."""
     slot, began, lines = SLOTS[name], time.monotonic(), []
     for check in slot.checks:
         if only in ("", check.name):
@@ -208,7 +211,7 @@ def report_checks(
             said = _one_line(verdict.measured), _one_line(verdict.hint)
             lines.append(CheckReport(check.name, points, out_of, *said, command))
     seconds = round(time.monotonic() - began, 1)
-    out_of = math.fsum(line.out_of for line in lines)  # of the checks that were looked at
+    out_of = math.fsum(line.out_of for line in lines)  # of the checks that ran
     about = slot.name, slot.title, "graded", out_of, worth.bonus, seconds
     return SlotReport(*about, checks=lines, effort=worth.effort)
 
@@ -231,6 +234,6 @@ def _worst_verdict(check: Check, slot: Slot, sandbox: Sandbox, seeds: range) -> 
 
 
 def _one_line(text: str) -> str:
-    """What may have come from a student's code, as one line of printable characters."""
+    """Turn text from a student's code into one line of printable characters."""
     text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     return text if len(text) <= LONGEST else text[:LONGEST] + " ..."

@@ -1,9 +1,9 @@
-"""What the process that runs a student's code may use; set from inside, before that code is read.
+"""Limit the process that runs a student's code. It sets the limits before it reads the code.
 
-Memory, time and output are limited everywhere that Python's ``resource`` module works. On Linux a
-seccomp filter also refuses every system call but those that ``nested.homework.system_calls`` lists:
-no new processes and threads, programs, sockets, memory that nobody counts, or signals to others.
-Source: setrlimit(2), seccomp(2); the filter is classic BPF, as linux/filter.h lays it out.
+Memory, time and output are limited wherever Python's ``resource`` module works. On Linux a seccomp
+filter also refuses every system call that ``nested.homework.system_calls`` does not list. So there
+are no new processes, threads or programs, no sockets, and no signals to other processes. All memory
+counts. Source: setrlimit(2), seccomp(2); the filter is classic BPF, as in linux/filter.h.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 from nested.homework.files import see_only
 from nested.homework.system_calls import ALLOWED, AUDIT, BY_FCNTL, BY_OPEN, NEW, SPECIAL
 
-OUTPUT_BYTES = 2**20  # of what is printed, and of any other file
+OUTPUT_BYTES = 2**20  # in the printed output, and in any other file
 OPEN_FILES = 256
 ALLOW, KILL, ERROR = 0x7FFF0000, 0x80000000, 0x00050000  # SECCOMP_RET_...
 NUMBER, ARCHITECTURE, ARGUMENTS = 0, 4, 16  # offsets in struct seccomp_data, bytes
@@ -30,8 +30,9 @@ END_WITH_PARENT, NO_NEW_PRIVILEGES, SECCOMP, FILTER = 1, 38, 22, 2  # of prctl
 
 
 def limit_memory(more: int) -> None:
-    """Let this process take ``more`` bytes of addresses beyond those it has now, on Linux;
-    elsewhere no limit is set. Raises ``OSError`` when the system refuses."""
+    """Allow this process ``more`` bytes of addresses than it has now.
+
+    Only Linux has this limit. Raises ``OSError`` when the system refuses."""
     if sys.platform == "linux":
         now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         _, most = resource.getrlimit(resource.RLIMIT_AS)
@@ -39,9 +40,10 @@ def limit_memory(more: int) -> None:
 
 
 def limit_this_process(seconds: int, memory: int, file: Path, package: Path) -> None:
-    """Allow this process ``seconds`` of processor time, ``memory`` bytes more of addresses and, to
-    read, ``file`` and the folder ``package`` from now on. Raises ``OSError`` where the system
-    refuses a limit that it should know."""
+    """Limit this process to ``seconds`` of processor time and ``memory`` more bytes of addresses.
+
+    From now on it can read ``file``, the folder ``package`` and Python. Raises ``OSError`` where
+    the system refuses a limit that it should know."""
     limit_memory(memory)
     space = resource.getrlimit(resource.RLIMIT_AS)[0]
     for what, value in (
@@ -52,12 +54,12 @@ def limit_this_process(seconds: int, memory: int, file: Path, package: Path) -> 
         (resource.RLIMIT_CORE, 0),
     ):
         if sys.platform == "darwin" and what == resource.RLIMIT_AS:
-            continue  # macOS does not keep to it, and may refuse it
+            continue  # macOS ignores this limit, and may refuse it
         resource.setrlimit(what, (value, value))
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(END_WITH_PARENT, 9, 0, 0, 0)  # however the grader ends
-        prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)  # asked for by what follows
+        prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)  # the next calls require it
         see_only(file, package)
         _drop_capabilities()
     if sys.platform == "linux" and platform.machine() in AUDIT:
@@ -67,19 +69,19 @@ def limit_this_process(seconds: int, memory: int, file: Path, package: Path) -> 
 
 
 def _drop_capabilities() -> None:
-    """Of root, leave the name only: see capset(2)."""
+    """Take all of root's powers from this process: see capset(2)."""
     version_3, this_process = 0x20080522, 0
     head = struct.pack("Ii", version_3, this_process)
     if ctypes.CDLL(None, use_errno=True).capset(head, bytes(24)):
-        raise OSError(ctypes.get_errno(), "the system does not take capabilities away")
+        raise OSError(ctypes.get_errno(), "the system refuses to drop capabilities")
 
 
 def _filter_system_calls(machine: str) -> None:
-    """Install the filter. It answers each call by its number and, for a few, by one argument."""
+    """Install the filter. It decides by the number of a call and, for a few, by one argument."""
     calls = SPECIAL[machine]
     program = [(LOAD, 0, 0, ARCHITECTURE), (IF_EQUAL, 1, 0, AUDIT[machine]), (ANSWER, 0, 0, KILL)]
     program += [(LOAD, 0, 0, NUMBER), (IF_AT_LEAST, 0, 1, NEW)]
-    program += [(ANSWER, 0, 0, ERROR | errno.ENOSYS)]  # then the C library takes an older call
+    program += [(ANSWER, 0, 0, ERROR | errno.ENOSYS)]  # then the C library uses an older call
     for number in ALLOWED[machine]:
         program += [(IF_EQUAL, 0, 1, number), (ANSWER, 0, 0, ALLOW)]
     program += _if_argument(calls["fcntl"], 1, [(IF_EQUAL, command) for command in BY_FCNTL])
@@ -87,7 +89,7 @@ def _filter_system_calls(machine: str) -> None:
         if name in calls:
             others = ~BY_OPEN & 0xFFFFFFFF
             program += _unless_argument(calls[name], place, (IF_ANY_BIT, others))
-    for name in ("kill", "tgkill"):  # itself, and nobody else
+    for name in ("kill", "tgkill"):  # to itself only
         program += _if_argument(calls[name], 0, [(IF_EQUAL, os.getpid())])
     _install([*program, (ANSWER, 0, 0, ERROR | errno.EPERM)])
 
@@ -122,4 +124,4 @@ def _install(program: list[Instruction]) -> None:
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     packed = Program(len(program), ctypes.addressof(buffer))
     if prctl(SECCOMP, FILTER, ctypes.byref(packed)):
-        raise OSError(ctypes.get_errno(), "the system does not take a seccomp filter")
+        raise OSError(ctypes.get_errno(), "the system refuses a seccomp filter")

@@ -1,7 +1,7 @@
-"""Grade many submissions at once, a slot of one submission in each process.
+"""Grade many submissions at once. Each process grades one slot of one submission at a time.
 
-The processes share nothing. Each starts its own Python, and so its own students' processes. What
-they find does not depend on how many there are. Source: the ``multiprocessing`` module.
+The processes share nothing. Each starts a new Python, and starts the students' processes that it
+needs. The points do not depend on the number of processes. Source: the ``multiprocessing`` module.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from nested.homework.slots import SLOTS
 
 @dataclass(frozen=True)
 class Unit:
-    """What one process does at a time: a slot of a submission."""
+    """The work that one process does at a time: a slot of a submission."""
 
-    place: tuple[int, int]  # of the submission and of the slot, in the order that was asked for
+    place: tuple[int, int]  # numbers of the submission and of the slot
     folder: Path
     slot: str
     worth: Worth
@@ -49,8 +49,8 @@ class Unit:
         return grade_slot(self.slot, self.folder, self.worth, self.check, self.seed, self.strict)
 
     def give_up(self) -> SlotReport:
-        """Report no points: grading it has ended this process's like, twice."""
-        measured, hint = "grading this file ends the grader itself", "a person is to look at it"
+        """Report no points, because grading this file has ended two grading processes."""
+        measured, hint = "grading this file ends the grader itself", "ask a person to read it"
         verdict, path = Verdict(False, measured, hint), find_file(
             self.folder, SLOTS[self.slot].file
         )
@@ -75,11 +75,11 @@ def grade_all(
     worth: dict[str, Worth] | None = None,
     on_slot: Callable[[Path, str], None] | None = None,
 ) -> list[Submission]:
-    """Grade each folder as ``nested.homework.grade.grade`` does, in ``jobs`` processes at a time
-    (by default one for each core), and return the submissions in the order of ``folders``.
+    """Grade each folder as ``nested.homework.grade.grade`` does, in ``jobs`` processes.
 
-    ``on_slot`` hears which slot of which folder is next. A slot that twice ends the process which
-    grades it gets no points. Raises ``ValueError`` as ``grade`` does, and for ``jobs`` under 1.
+    By default there is one process for each core. ``on_slot(folder, name)`` is called before each
+    slot. A slot that twice ends its grading process gets no points. Returns the submissions in the
+    order of ``folders``. Raises ``ValueError`` as ``grade`` does, and for ``jobs`` under 1.
     """
     if jobs is not None and jobs < 1:
         raise ValueError(f"jobs is a whole number from 1, but got {jobs}")
@@ -118,7 +118,7 @@ class _Grader:
     """A process that grades units, one after another."""
 
     def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")  # a fork would copy whatever is open here
+        context = multiprocessing.get_context("spawn")  # a fork would copy all open files
         self.wire, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=False)
         self.process.start()
@@ -130,7 +130,7 @@ class _Grader:
         try:
             self.wire.send(unit)
         except OSError:
-            pass  # it has ended: reading says so too
+            pass  # the process has ended, and the next read notices
 
     def stop(self) -> None:
         self.process.kill()
@@ -144,7 +144,7 @@ def _work(wire: Connection) -> None:
         while True:
             wire.send(wire.recv().grade())
     except (EOFError, OSError, KeyboardInterrupt):
-        return  # there is nobody to grade for
+        return  # the main process is gone
 
 
 def _side_by_side(

@@ -1,5 +1,4 @@
-"""Which slots are on, what each check is worth, and what helps: ``homework.toml`` and
-``hints.toml``, read and checked."""
+"""Read and check ``homework.toml`` (slots, points, weights) and ``hints.toml`` (hints)."""
 
 from __future__ import annotations
 
@@ -26,11 +25,12 @@ HARDEST = 5
 
 @dataclass(frozen=True)
 class Worth:
-    """What ``homework.toml`` says of a slot: points in all, whether they are a bonus, seconds of
-    time in all, the fingerprint of the untouched file, and the weights of checks (1 if unnamed).
+    """The settings of one slot in ``homework.toml``.
 
-    ``minutes`` is how long a student may need, and ``difficulty`` goes from 1 to 5; 0 where the
-    file does not say."""
+    ``points`` and ``seconds`` are totals over all checks. ``weights`` divides the points; a check
+    that it does not name has weight 1. ``fingerprint`` is that of the untouched file. ``minutes``
+    is the time that a student may need, and ``difficulty`` goes from 1 to 5. Both are 0 where the
+    file does not give them."""
 
     on: bool
     points: float
@@ -43,27 +43,27 @@ class Worth:
 
     @property
     def effort(self) -> str:
-        """How long it takes and how hard it is, in words; nothing where that is not known."""
+        """Time and difficulty as a sentence, or "" where they are not known."""
         return effort(self.minutes, self.difficulty)
 
     def share(self, check: str, checks: list[str]) -> float:
-        """The points of one of a slot's ``checks``."""
+        """Return the points of one of a slot's ``checks``."""
         total = sum(self.weights.get(name, 1.0) for name in checks)
         return self.points * self.weights.get(check, 1.0) / total
 
 
 def effort(minutes: float, difficulty: int) -> str:
-    """Return "about 5 minutes, difficulty 1 of 5", as far as the two are known (not 0)."""
+    """Return "about 5 minutes, difficulty 1 of 5". A number that is 0 is left out."""
     in_words = f"{minutes:g} minutes" if minutes < 90 else f"{minutes / 60:g} hours"
     parts = [f"about {in_words}"] if minutes else []
     return ", ".join([*parts, *([f"difficulty {difficulty} of {HARDEST}"] if difficulty else [])])
 
 
 def read_worth(path: Path = TOML) -> dict[str, Worth]:
-    """Return what each slot is worth, {slot: Worth}; those that are off too.
+    """Return the settings of each slot, {slot: Worth}, also of slots that are switched off.
 
-    Raises ``ValueError`` for a file that cannot be read, a slot or check that there is none of, and
-    values that make no sense.
+    Raises ``ValueError`` for a file that cannot be read, a slot or check that does not exist, and
+    values out of range.
     """
     tables = _read(path)
     if set(tables) != set(SLOTS):
@@ -84,7 +84,7 @@ def _worth(name: str, table: dict) -> Worth:
         raise ValueError(f"[{name}] has unknown {sorted(unknown)} and lacks {sorted(missing)}")
     strange = set(table.get("weights", {})) - {check.name for check in SLOTS[name].checks}
     if strange:
-        raise ValueError(f"[{name}.weights] names checks that there are none of: {sorted(strange)}")
+        raise ValueError(f"[{name}.weights] names checks that do not exist: {sorted(strange)}")
     numbers = [table["points"], table["seconds"], *table.get("weights", {}).values()]
     if not all(type(x) in (int, float) and x > 0 for x in numbers):
         raise ValueError(f"[{name}]: points, seconds and weights are numbers above 0")
@@ -97,10 +97,10 @@ def _worth(name: str, table: dict) -> Worth:
 
 
 def read_hints(path: Path = HINTS) -> dict[str, list[tuple[str, list[str]]]]:
-    """Return the hints of each slot that has some, {slot: [(how names of checks begin, hints)]}.
+    """Return the hints of each slot that has hints, {slot: [(beginning of check names, hints)]}.
 
-    The hints go from vague to concrete. Raises ``ValueError`` for a file that cannot be read, or
-    with hints for a slot or for checks that there are none of.
+    The hints go from vague to concrete. Raises ``ValueError`` for a file that cannot be read, and
+    for hints to a slot or to checks that do not exist.
     """
     hints = {}
     for name, tables in _read(path).items():
@@ -114,9 +114,11 @@ def read_hints(path: Path = HINTS) -> dict[str, list[tuple[str, list[str]]]]:
 
 
 def fingerprint(path: Path) -> str:
-    """A fingerprint of a file's code, without docstring and comments: it says whether a student's
-    file is still the one that was handed out. The same in every version of Python, so it goes by
-    words, not by the syntax tree. Raises ``SyntaxError``, ``OSError``, ``tokenize.TokenError``."""
+    """Compute a fingerprint of a file's code, without its docstring and comments.
+
+    It tells whether a student has changed the file. It uses tokens, not the syntax tree, so that
+    every version of Python gives the same. Raises ``SyntaxError``, ``OSError`` and
+    ``tokenize.TokenError``."""
     with path.open("rb") as file:
         found = [token for token in tokenize.tokenize(file.readline) if token.type not in SILENT]
     if found and found[0].type == tokenize.STRING:

@@ -1,8 +1,9 @@
-"""Stand-ins for a student's rule, family or function: they compute in the student's process.
+"""Proxies for a student's rule, family or function. They compute in the student's process.
 
-To the grader they are ordinary rules, families and functions of tensors, differentiable as often as
-one likes, so that every check runs on the grader's side, with the grader's own PyTorch: what comes
-back are values and vector-Jacobian products, and finite differences of the one judge the other.
+The grader uses them like ordinary rules, families and functions of tensors. They can be
+differentiated any number of times. So every check runs on the grader's side, with the grader's
+PyTorch. The student's process returns values and vector-Jacobian products. The grader compares the
+products with finite differences of the values.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ class _Question:
     spec: Any  # of the arguments
     static: tuple
     transforms: tuple = ()
-    found: dict[str, Any] = field(default_factory=dict)  # the spec of what came back
+    found: dict[str, Any] = field(default_factory=dict)  # the spec of the answer
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        count = self.spec.num_leaves  # then come cotangents
+        count = self.spec.num_leaves  # cotangents come after the arguments
         args, extra = tree_unflatten(list(tensors[:count]), self.spec), tensors[count:]
         how = {"static": self.static, "transforms": self.transforms, "extra": extra}
         reply = self.sandbox.ask(self.function, *args, **how)
@@ -42,9 +43,9 @@ class _Question:
             raise ValueError("it writes to what was passed in")
         with torch.no_grad():
             for place, written in reply["changed"].items():
-                tensors[int(place)].copy_(written)  # a write there is a write here
+                tensors[int(place)].copy_(written)  # repeat the write on this side
         out, spec = tree_flatten(reply["out"])
-        self.found.setdefault("spec", spec)  # that of the first answer, before any derivative
+        self.found.setdefault("spec", spec)  # of the first answer, not of a derivative
         return tuple(out)
 
     def then(self, transform: str, count: int) -> _Question:
@@ -52,7 +53,7 @@ class _Question:
 
 
 class _Remote(torch.autograd.Function):
-    """Ask a question; its derivative is a question too, and so is its form for many tasks."""
+    """Ask a question. Its derivative and its vmap are questions too."""
 
     @staticmethod
     def forward(question: _Question, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -82,8 +83,10 @@ class _Remote(torch.autograd.Function):
 
 
 def call(sandbox: Sandbox, function: str, *args: Any, static: tuple = ()) -> Any:
-    """Call ``function`` in the student's process with nested tensors (...); differentiable in all
-    that are floats. Raises what the student's code raises, or ``StudentError``."""
+    """Call ``function`` in the student's process with nested tensors (...).
+
+    The result is differentiable in all floating-point tensors. Exceptions of the student's code
+    pass through, or come as ``StudentError``."""
     leaves, spec = tree_flatten(args)
     question = _Question(sandbox, function, spec, static)
     out = _Remote.apply(question, *leaves)
@@ -91,7 +94,7 @@ def call(sandbox: Sandbox, function: str, *args: Any, static: tuple = ()) -> Any
 
 
 class RemoteRule(UpdateRule):
-    """A student's rule: its parameters and buffers are here, its code is there."""
+    """A proxy of a student's rule. Its parameters and buffers are here, and its code runs there."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         super().__init__()
@@ -112,8 +115,7 @@ class RemoteRule(UpdateRule):
 
 
 def plant(root: nn.Module, name: str, tensor: Tensor) -> None:
-    """Put a parameter or buffer ``tensor`` (...) called "a.b.c" where a module of that name would
-    have it."""
+    """Register a parameter or buffer ``tensor`` (...) under a dotted name "a.b.c" of ``root``."""
     *path, last = name.split(".")
     for part in path:
         if not hasattr(root, part):
@@ -137,10 +139,10 @@ def _seed(generator: Generator) -> int:
 
 
 class RemoteFamily(TaskFamily):
-    """A student's family: draws happen there, from seeds drawn here."""
+    """A proxy of a student's family. Tasks are drawn there, from seeds that are drawn here."""
 
     def __init__(self, sandbox: Sandbox, sides: int = 0) -> None:
-        self.sandbox, self.sides = sandbox, sides  # how often held_out() was taken
+        self.sandbox, self.sides = sandbox, sides  # number of calls of held_out()
 
     def sample(self, generator: Generator) -> RemoteTask:
         number = self.sandbox.ask("sample", static=(_seed(generator), self.sides))["out"]
@@ -152,8 +154,9 @@ class RemoteFamily(TaskFamily):
 
 @dataclass(frozen=True)
 class RemoteTask(Task):
-    """A student's task, known there by its number. Raises ``ValueError`` for weights or batches of
-    more than ``LARGEST`` numbers."""
+    """A proxy of a student's task, which has a ``number`` there.
+
+    Raises ``ValueError`` for weights or batches of more than ``LARGEST`` numbers."""
 
     sandbox: Sandbox
     number: int

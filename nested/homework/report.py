@@ -1,4 +1,4 @@
-"""The report, in the formats that people and machines read. Every function returns text."""
+"""Write the report in the formats that people and machines read. Every function returns text."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ def _headline(slot: SlotReport) -> str:
 
 
 def as_text(submissions: Sequence[Submission]) -> str:
-    """For a terminal: a line a check; what failed says why, and how to see it alone."""
+    """Write for a terminal, with a line for each check.
+
+    A failed check adds its hint, and the command that runs it alone."""
     lines = []
     for submission in submissions:
         lines.append(f"{submission.name}")
@@ -46,9 +48,10 @@ def as_hints(
     count: int,
     asked: Sequence[str] = (),
 ) -> str:
-    """For a terminal: the first ``count`` hints for the first lost check of each slot, and how to
-    see one more. Slots that are not attempted get hints if they are in ``asked``. ``hints`` are
-    those of ``nested.homework.registry.read_hints``."""
+    """Write the first ``count`` hints for the first failed check of each slot, for a terminal.
+
+    Slots that are not attempted get hints if they are in ``asked``. ``hints`` come from
+    ``nested.homework.registry.read_hints``."""
     lines = []
     for slot in (slot for submission in submissions for slot in submission.slots):
         lost = [check.name for check in slot.checks if not check.points]
@@ -63,11 +66,11 @@ def as_hints(
         for number, hint in enumerate(those[:count], start=1):
             lines.append(textwrap.fill(f"{number}. {hint}", 100, **INDENTED))
         lines.append(f"    One more: --hint {count + 1}\n" if count < len(those) else "")
-    return "\n".join(lines) or "  Nothing is lost, so there is nothing to hint at.\n"
+    return "\n".join(lines) or "  No check failed, so there is nothing to hint at.\n"
 
 
 def as_json(submissions: Sequence[Submission]) -> str:
-    """All of it, as data."""
+    """Write all submissions as JSON."""
     rows = [
         {**asdict(s), "points": s.points, "out_of": s.out_of, "slots": [_slot(x) for x in s.slots]}
         for s in submissions
@@ -80,7 +83,7 @@ def _slot(slot: SlotReport) -> dict:
 
 
 def as_markdown(submissions: Sequence[Submission]) -> str:
-    """For a job summary: a table a slot."""
+    """Write Markdown for a job summary, with a table for each slot."""
     lines = []
     for submission in submissions:
         lines.append(f"## {_escape(submission.name)}: {submission.total}")
@@ -105,8 +108,9 @@ def _escape(text: str) -> str:
 
 
 def as_gradescope(submissions: Sequence[Submission]) -> str:
-    """The results.json that a Gradescope autograder leaves, for one submission. Raises
-    ``ValueError`` for several. Source: Gradescope's autograder specification."""
+    """Write the results.json of a Gradescope autograder, for one submission.
+
+    Raises ``ValueError`` for more than one. Source: Gradescope's autograder specification."""
     if len(submissions) != 1:
         raise ValueError(f"the gradescope format takes one submission, but got {len(submissions)}")
     (submission,) = submissions
@@ -130,7 +134,7 @@ def as_gradescope(submissions: Sequence[Submission]) -> str:
 
 
 def as_csv(submissions: Sequence[Submission]) -> str:
-    """A row a check, for a spreadsheet; cells that a spreadsheet would run are quoted."""
+    """Write CSV for a spreadsheet, a row for each check. Cells with formulas are quoted."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(

@@ -1,7 +1,7 @@
-"""The grader's end of the process that runs a student's code: start it, ask it, end it.
+"""Start the process that runs a student's code, ask it questions, and end it.
 
-Whatever that process does, the grader reads nothing from it but tensors, numbers and words, and
-waits no longer than it said. Source: the limits are those of ``nested.homework.limits``.
+Whatever that process does, the grader reads only tensors, numbers and strings from it. It never
+waits longer than its time limits. Source: the limits are those of ``nested.homework.limits``.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from nested.homework.wire import receive, send
 
 SECONDS_A_QUESTION = 15.0  # to answer one
 SECONDS_TO_START = 30.0  # to import torch and read the student's file
-FIRST = "mend this first: no check could run"  # a hint
-MOST_PRINTED = 2000  # bytes of what was printed that are looked at
-MEMORY = 4 * 2**30  # bytes of addresses, besides what torch takes
+FIRST = "correct this first: no check could run"  # a hint
+MOST_PRINTED = 2000  # last bytes of the output that are read
+MEMORY = 4 * 2**30  # bytes of addresses, without those of torch
 
 
 class StudentError(Exception):
-    """The student's code raised, ended or hung; the message says which, and where, and ``hint``
-    what to do about it."""
+    """The student's code raised, ended or hung. The message says what happened and where, and
+    ``hint`` what to do."""
 
     def __init__(self, message: str, hint: str = "run the function by itself to see why") -> None:
         super().__init__(message)
@@ -41,8 +41,8 @@ class StudentError(Exception):
 class Sandbox:
     """A process that runs the code in ``file`` for ``slot``, for ``seconds`` in all.
 
-    It starts at the first question, and anew after it died: a check that kills it costs the others
-    nothing but the start. Use it as a context manager, so that the process is gone afterwards.
+    The process starts at the first question, and starts again after it dies. So a check that kills
+    it costs the others one start. Use it as a context manager, which ends the process at the end.
     """
 
     file: Path
@@ -65,9 +65,10 @@ class Sandbox:
         return self  # copies of a remote rule ask the same process
 
     def ask(self, function: str, *args: Any, **more: Any) -> dict[str, Any]:
-        """Return the process's answer to a question about nested tensors (...), where ``more`` is
-        ``static``, ``transforms`` or ``extra``; see ``nested.homework.worker``. Raises what the
-        student's code raised, where Python knows it, else ``StudentError``."""
+        """Return the process's answer to a question about nested tensors (...).
+
+        ``more`` is ``static``, ``transforms`` or ``extra``: see ``nested.homework.worker``.
+        Built-in exceptions of the student's code pass through. Others come as ``StudentError``."""
         self.start()
         question = {"function": function, "args": args, "static": (), "transforms": (), "extra": ()}
         reply = self._exchange({**question, **more}, SECONDS_A_QUESTION)
@@ -76,15 +77,15 @@ class Sandbox:
         return reply
 
     def start(self) -> None:
-        """Start the process, if none is running, and let it read the file. Raises ``StudentError``
-        when it cannot."""
+        """Start the process, unless it runs, and let it read the file. Raises ``StudentError``
+        when the file cannot be read."""
         if self.process is not None:
             return
         if self.refusal:
             raise StudentError(self.refusal, FIRST)
         ours, theirs = socket.socketpair()
         self.wire, self.output = ours, tempfile.TemporaryFile()
-        self.folder = tempfile.TemporaryDirectory()  # where it runs: an empty one
+        self.folder = tempfile.TemporaryDirectory()  # an empty folder to run in
         limits = [str(int(self.seconds) + 1), str(MEMORY)]
         self.process = start_worker(
             [self.slot, str(self.file.resolve()), *limits],
@@ -100,7 +101,7 @@ class Sandbox:
                 raise StudentError(_sentence(reply))
         except StudentError as error:
             self.stop()
-            self.refusal = f"the file cannot be read: {error}"  # nor would it be the next time
+            self.refusal = f"the file cannot be read: {error}"  # the next time would be the same
             raise StudentError(self.refusal, FIRST) from error
 
     def _exchange(self, question: Any, seconds: float) -> dict[str, Any]:
@@ -116,7 +117,7 @@ class Sandbox:
             self.stop()
             said = f"no answer within {seconds:.0f} seconds: an endless loop?"
             said = str(error) if "in pieces" in str(error) else said
-            raise StudentError(said, "no question takes a right answer a tenth of that") from error
+            raise StudentError(said, "a right answer needs less than a tenth of that") from error
         except (EOFError, OSError) as error:
             raise StudentError(self._last_words()) from error
         except (TypeError, ValueError) as error:
@@ -129,33 +130,35 @@ class Sandbox:
             how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         except subprocess.TimeoutExpired:
             how = "closed its connection"
-        self._kill()  # it can move the place in its output that is read next
+        self._kill()  # it could still move the place in its output that is read next
         lines = self._printed()
         self.stop()
         said = f", its last line: {lines[-1][:200]}" if lines else ""
         return f"the process {how} before it answered{said}"
 
     def _printed(self) -> list[str]:
-        """The last lines of what it printed; the first of them may lack its beginning."""
+        """Read the last lines of its output. The first of them may be incomplete."""
         size = os.fstat(self.output.fileno()).st_size
         data = os.pread(self.output.fileno(), MOST_PRINTED, max(size - MOST_PRINTED, 0))
         return data.decode(errors="replace").strip().splitlines()
 
     def peak_memory(self) -> int:
-        """The most memory, in bytes, that the process has held at once since this was last asked,
-        as the system counts it. Raises ``StudentError`` when it is not running, or the system is
-        not Linux."""
+        """Return the peak memory of the process, in bytes, since the last call.
+
+        Raises ``StudentError`` when the process does not run, and on systems other than Linux."""
         try:
             about = Path(f"/proc/{self.process.pid}")
             status = (about / "status").read_text()
-            (about / "clear_refs").write_text("5")  # the peak is what it holds now; see proc(5)
+            (about / "clear_refs").write_text(
+                "5"
+            )  # resets the peak to the present use; see proc(5)
         except (AttributeError, OSError) as error:
             raise StudentError("memory can be measured on Linux only") from error
         (line,) = [line for line in status.splitlines() if line.startswith("VmHWM")]
         return int(line.split()[1]) * 1024
 
     def stop(self) -> None:
-        """End the process, and all that it started; the next question starts another."""
+        """End the process and everything that it started. The next question starts another."""
         if self.process is not None:
             self._kill()
             self.wire.close()
@@ -172,7 +175,7 @@ class Sandbox:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing of the grader's own environment but where programs and this package are."""
+    """Make the environment of the process. It keeps only the paths of programs and this package."""
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     package = str(Path(nested.__file__).parents[1])
     one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -191,6 +194,6 @@ def _as_exception(reply: dict[str, Any]) -> Exception:
     if isinstance(kind, type) and issubclass(kind, Exception) and kind is not OSError:
         try:
             return kind(_sentence(reply).split(": ", 1)[1])
-        except TypeError:  # an exception that wants other arguments
+        except TypeError:  # an exception with other arguments
             pass
     return StudentError(_sentence(reply))

@@ -1,4 +1,4 @@
-"""How a student's rule, family or function is served: as functions from tensors to tensors."""
+"""Serve a student's rule or family as functions from tensors to tensors."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ Served = dict[str, Callable]
 
 
 def serve_rule(rule: UpdateRule) -> Served:
-    """Serve ``describe``, ``init`` and ``forward``; the rule's own tensors {name: (...)} come with
-    each question. Raises ``TypeError`` for what is no rule."""
+    """Serve a rule's ``describe``, ``init`` and ``forward``.
+
+    The rule's parameters and buffers {name: (...)} come with each question. Raises ``TypeError``
+    for an object that is no rule."""
     if not isinstance(rule, UpdateRule):
-        raise TypeError(f"an UpdateRule is asked for, but this is a {type(rule).__name__}")
+        raise TypeError(f"the slot needs an UpdateRule, but got a {type(rule).__name__}")
 
     def describe() -> dict[str, Any]:
         return {
@@ -41,10 +43,12 @@ def serve_rule(rule: UpdateRule) -> Served:
 
 
 def serve_family(family: TaskFamily) -> Served:
-    """Serve ``sample``, ``init``, ``batch`` and ``loss``; tasks are known by number, generators by
-    seed. Raises ``TypeError`` for what is no family."""
+    """Serve a family's ``sample``, ``init``, ``batch`` and ``loss``.
+
+    Questions give tasks by number and generators by seed. Raises ``TypeError`` for an object that
+    is no family."""
     if not isinstance(family, TaskFamily):
-        raise TypeError(f"a TaskFamily is asked for, but this is a {type(family).__name__}")
+        raise TypeError(f"the slot needs a TaskFamily, but got a {type(family).__name__}")
     tasks: list[Any] = []
 
     def sample(seed: int, sides: int) -> Any:

@@ -1,8 +1,8 @@
-"""The system calls that a student's process may make, by their numbers on two machines.
+"""List the system calls that a student's process may make, by their numbers on two machines.
 
-A call that is not listed is refused, so that no new one opens a door. Reads, writes and closes are
-all that it can do to what is open: no ``ioctl``, no ``sendmsg``, no locks, leases or owners. No
-call names another process. Source: Linux's tables, syscall_64.tbl of arch/x86 and
+Every call that is not listed is refused, also calls of later kernels. Open files can be read,
+written and closed, and no more: no ``ioctl``, no ``sendmsg``, no locks, leases or owners. No call
+reaches another process. Source: Linux's tables, syscall_64.tbl of arch/x86 and
 include/uapi/asm-generic/unistd.h.
 """
 
@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 
 AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # AUDIT_ARCH_...
-NEW = 424  # from here on all machines number alike; the C library does without any of these
+NEW = 424  # from here on all machines share numbers; the C library works without these calls
 _ALLOWED = {
-    # what is open
+    # open files
     "read": (0, 63), "write": (1, 64), "close": (3, 57), "lseek": (8, 62), "pread64": (17, 67),
     "readv": (19, 65), "writev": (20, 66), "dup": (32, 23), "poll": (7, None), "ppoll": (271, 73),
     "select": (23, None), "pselect6": (270, 72),
@@ -21,7 +21,7 @@ _ALLOWED = {
     "mmap": (9, 222), "munmap": (11, 215), "brk": (12, 214), "mprotect": (10, 226),
     "mremap": (25, 216), "madvise": (28, 233), "futex": (202, 98), "set_robust_list": (273, 99),
     "rseq": (334, 293),
-    # what there is to read; Landlock says where
+    # files to read; Landlock decides which
     "stat": (4, None), "fstat": (5, 80), "lstat": (6, None), "newfstatat": (262, 79),
     "statx": (332, 291), "statfs": (137, 43), "fstatfs": (138, 44), "access": (21, None),
     "faccessat": (269, 48), "readlink": (89, None), "readlinkat": (267, 78),
@@ -49,7 +49,7 @@ SPECIAL = {  # allowed for some arguments only
     "aarch64": {"fcntl": 25, "openat": 56, "kill": 129, "tgkill": 131},
 }
 BY_FCNTL = (0, 1, 2, 3, 1030)  # F_DUPFD, F_GETFD, F_SETFD, F_GETFL, F_DUPFD_CLOEXEC
-BY_OPEN = (  # flags; none of them writes, makes a file or asks for signals
+BY_OPEN = (  # flags; none of them writes, creates a file or requests signals
     os.O_RDONLY
     | getattr(os, "O_CLOEXEC", 0)
     | getattr(os, "O_DIRECTORY", 0)

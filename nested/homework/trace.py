@@ -1,10 +1,10 @@
-"""What an unroll's graph carries from step to step, and where it is cut: found from outside.
+"""Find where the graph of a student's unroll is cut, from its values and slopes alone.
 
-The student's function runs on a problem of one weight, for 1, 2, ... K steps. Its values and its
-slopes with respect to the first weight, the learning rate and the momentum are compared with what a
-graph gives in which some edges are missing. The fewest missing edges that explain every slope are
-the cuts. It needs no look inside, so it works for any style: a loop, ``torch.func``, or a way back
-written by hand.
+The student's function runs on a problem of one weight, for 1, 2, ... K steps. Its slopes are those
+with respect to the first weight, the learning rate and the momentum. They are compared with the
+slopes of graphs that lack a few edges. The smallest set of missing edges that explains every slope
+gives the cuts. The student's code is never inspected, so any style works: a loop, ``torch.func``,
+or a backward pass written by hand.
 
 Letters: K inner steps. Equations: v_(k+1) = mu v_k + g(w_k), w_(k+1) = w_k - eta v_(k+1).
 """
@@ -26,7 +26,7 @@ CLOSE = 1e-6
 
 
 class Edges(NamedTuple):
-    """The edges of one step; True for each that the graph carries."""
+    """The edges of one step: True for each edge that is in the graph."""
 
     weights: bool  # w_k to w_(k+1)
     gradient: bool  # w_k, through the gradient, to v_(k+1)
@@ -52,8 +52,9 @@ PROBLEMS = (Problem(1.0, 0.2, 0.6), Problem(-0.8, 0.35, 0.45))
 
 @dataclass(frozen=True)
 class Trace:
-    """What an unroll did: K + 1 weights, K losses, the edges of the first steps, and ``trouble``:
-    why the steps after those cannot be explained; empty when all are."""
+    """The behaviour of an unroll: K + 1 weights, K losses, and the edges of the first steps.
+
+    ``trouble`` says why later steps cannot be explained. It is empty when all are."""
 
     weights: list[float]
     losses: list[float]
@@ -69,8 +70,10 @@ class _Run(NamedTuple):
 
 
 def trace(unroll: RemoteUnroll) -> Trace:
-    """Return what a student's ``unroll`` did on the first problem, and the edges that explain its
-    slopes on all. Raises what the student's code raises."""
+    """Run a student's ``unroll``, and return its values and the edges that explain its slopes.
+
+    The values are those of the first problem, the edges those of all problems. Exceptions of the
+    student's code pass through."""
     seen = [_ask(unroll, problem) for problem in PROBLEMS]
     expected = [_simulate(problem) for problem in PROBLEMS]
     weights, losses, _ = seen[0]
@@ -87,8 +90,8 @@ def trace(unroll: RemoteUnroll) -> Trace:
 
 
 def _ask(unroll: RemoteUnroll, problem: Problem) -> tuple[list[float], list[float], list]:
-    """The weights after 0 to K steps, the K losses, and the slopes of the weights after 1 to K
-    steps with respect to the problem's three numbers."""
+    """Return the weights after 0 to K steps, the K losses, and the slopes of the weights after 1 to
+    K steps with respect to the problem's three numbers."""
     weights, slopes = [problem.weight], []
     for steps in range(1, len(TARGETS) + 1):
         inputs = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in problem]
@@ -122,8 +125,10 @@ START: Slopes = ((1.0, 0.0), (0.0, 0.0), (0.0, 0.0))  # of one problem, before t
 
 
 def _explain(expected: Sequence[_Run], seen: Sequence[list]) -> list[Edges]:
-    """The edges of each step, with the fewest cuts: the same cuts at each step, if that explains
-    the slopes; else of the first steps only, where nothing explains the next."""
+    """Find the edges of each step, with the fewest cuts.
+
+    The cuts are the same at each step, if that explains the slopes. Otherwise each step has its
+    cuts, and the list ends before the first step that nothing explains."""
     steps = range(len(TARGETS))
     for flags in sorted(product((True, False), repeat=len(WHOLE)), key=lambda f: f.count(False)):
         now, slopes, edges = Edges(*flags), START * len(expected), []
@@ -145,7 +150,7 @@ def _explain_step_by_step(expected: Sequence[_Run], seen: Sequence[list]) -> lis
             for flags in product((True, False), repeat=len(WHOLE)):
                 now = Edges(*flags)
                 if k == 0 and not (now.buffer and now.momentum):
-                    continue  # the first buffer is 0: nothing is lost with it
+                    continue  # the first buffer is 0, so a cut there changes nothing
                 after = _step(now, k, expected, slopes)
                 if _fits(after, seen, k):
                     entry = (cuts + flags.count(False), [*edges, now], after)
@@ -163,7 +168,7 @@ def _fits(slopes: Slopes, seen: Sequence[list], k: int) -> bool:
 
 
 def _step(edges: Edges, k: int, expected: Sequence[_Run], slopes: Slopes) -> Slopes:
-    """The slopes of w_(k+1) and v_(k+1), given those of w_k and v_k."""
+    """Compute the slopes of w_(k+1) and v_(k+1) from those of w_k and v_k."""
     after = []
     for i, (w, v) in enumerate(slopes):
         problem, run, number = PROBLEMS[i // 3], expected[i // 3], Problem._fields[i % 3]

@@ -1,9 +1,9 @@
-"""What goes over the wire between the grader and the process that runs a student's code.
+"""Send and receive messages between the grader and the process that runs a student's code.
 
-Nested dicts, lists and tuples of tensors, numbers and words travel as JSON, their tensors as
-safetensors bytes: reading either runs no code, whatever was sent. A named tuple comes back as its
-own class where it was made, and as one without its names on the other side. Source: the formats of
-the ``json`` module and the ``safetensors`` library.
+Nested dicts, lists and tuples of tensors, numbers and strings are sent as JSON, and their tensors
+as safetensors bytes. Reading either format never runs code. A named tuple comes back as the same
+class on the side that made it. On the other side it has no field names. Source: the formats of the
+``json`` module and the ``safetensors`` library.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ HEAD = struct.Struct("<QQ")  # lengths in bytes: of the JSON, of the tensors
 LARGEST_JSON, LARGEST_TENSORS = 2**20, 2**23  # bytes; more is refused
 MOST_PARTS = 20_000  # of a message
 MOST_KINDS = 100  # of named tuples
-SECONDS_A_MESSAGE = 5.0  # from its first byte to its last: it is whole when it is sent
+SECONDS_A_MESSAGE = 5.0  # from its first byte to its last
 
-DTYPES = {  # as the format calls them
+DTYPES = {  # by their names in the format
     torch.float64: "F64",
     torch.float32: "F32",
     torch.float16: "F16",
@@ -41,18 +41,19 @@ DTYPES = {  # as the format calls them
     torch.bool: "BOOL",
     torch.complex64: "C64",
 }
-KINDS: dict[str, type] = {}  # named tuples that were met, by what they are called on the wire
+KINDS: dict[str, type] = {}  # named tuples, by their names on the wire
 
 
 class Descriptor:
-    """The end of a socket with the descriptor ``number``, used by reads and writes alone: a
-    student's process may make no other calls. Raises ``OSError`` when nobody is there."""
+    """A socket that is used by reads and writes alone: a student's process may make no other calls.
+
+    ``number`` is its descriptor. Raises ``OSError`` when the other side is gone."""
 
     def __init__(self, number: int) -> None:
         self.number = number
 
     def recv(self, most: int) -> bytes:
-        """Wait for up to ``most`` bytes; none at the end."""
+        """Wait for up to ``most`` bytes. Returns none when the other side has closed."""
         return os.read(self.number, most)
 
     def sendall(self, data: bytes) -> None:
@@ -63,8 +64,9 @@ class Descriptor:
 
 
 def pack(tree: Any) -> bytes:
-    """Return ``tree``, with tensors (...) of any dtype, as bytes. Raises ``TypeError`` for a part
-    that is neither a container, a tensor, a number, a word nor None."""
+    """Return ``tree``, with tensors (...) of any dtype, as bytes.
+
+    Raises ``TypeError`` for a part that is no container, tensor, number, string or None."""
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_encode(tree, tensors)).encode()
     body = _body(tensors)
@@ -72,7 +74,7 @@ def pack(tree: Any) -> bytes:
 
 
 def _body(tensors: dict[str, Tensor]) -> bytes:
-    """Lay ``tensors`` out as ``safetensors.torch.save`` does, which is slower for many small ones.
+    """Write ``tensors`` in the format of ``safetensors.torch.save``, but faster if they are small.
     Raises ``TypeError`` for a dtype that the format lacks."""
     header, parts, end = {}, [], 0
     for name, tensor in tensors.items():
@@ -94,7 +96,7 @@ def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": str(len(tensors) - 1)}
     if isinstance(tree, dict):
         if not all(type(key) in (str, int) for key in tree):
-            raise TypeError(f"keys are words or whole numbers, but got {list(tree)}")
+            raise TypeError(f"keys are strings or whole numbers, but got {list(tree)}")
         return {"dict": [[key, _encode(value, tensors)] for key, value in tree.items()]}
     if is_namedtuple_class(type(tree)):
         return {"named": [_name(type(tree)), *(_encode(value, tensors) for value in tree)]}
@@ -103,7 +105,9 @@ def _encode(tree: Any, tensors: dict[str, Tensor]) -> Any:
         return {kind: [_encode(value, tensors) for value in tree]}
     if tree is None or isinstance(tree, (bool, int, float, str)):
         return {"plain": tree}
-    raise TypeError(f"a tensor, or dicts, lists and tuples of them, not a {type(tree).__name__}")
+    raise TypeError(
+        f"return tensors, or dicts, lists and tuples of them, not a {type(tree).__name__}"
+    )
 
 
 def _name(kind: type) -> str:
@@ -113,26 +117,26 @@ def _name(kind: type) -> str:
 
 
 def _kind(name: str, count: int) -> type:
-    """The class of named tuples called ``name``; where it was not made, one of ``count`` parts."""
+    """Return the named tuple called ``name``, or on the other side one with ``count`` fields."""
     if name not in KINDS:
         if len(KINDS) >= MOST_KINDS or len(name) > 200:
             raise ValueError("too many kinds of named tuples")
-        parts = [f"part{i}" for i in range(count)]  # the sender's words become no code here
+        parts = [f"part{i}" for i in range(count)]  # names from the sender never become code
         KINDS[name] = namedtuple("Named", parts)
         KINDS[name].name_on_the_wire = name
     return KINDS[name]
 
 
 def unpack(text: bytes, body: bytes) -> Any:
-    """Undo ``pack``. Raises ``ValueError`` for bytes that it cannot have made, for too many parts,
-    and for tensors (...) that are too large when dimensions of size 0 count as 1."""
+    """Undo ``pack``. Raises ``ValueError`` for bytes that ``pack`` never makes, for too many parts,
+    and for tensors (...) that are too large. Dimensions of size 0 count as 1."""
     if text.count(b"{") > MOST_PARTS:
-        raise ValueError(f"an answer of too many parts: more than {MOST_PARTS}")
+        raise ValueError(f"the answer has too many parts: more than {MOST_PARTS}")
     try:
         tensors = safetensors.torch.load(body)
         tree = _decode(json.loads(text), tensors.copy())
-    except Exception as error:  # bytes from a stranger make the readers raise anything
-        raise ValueError("what came back from the student's process makes no sense") from error
+    except Exception as error:  # broken bytes can raise any exception
+        raise ValueError("the answer of the student's process cannot be read") from error
     for tensor in tensors.values():
         if math.prod(max(size, 1) for size in tensor.shape) > LARGEST_TENSORS:
             raise ValueError(f"a tensor of shape {tuple(tensor.shape)} is too large")
@@ -142,7 +146,7 @@ def unpack(text: bytes, body: bytes) -> Any:
 def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
     ((kind, content),) = tree.items()
     if kind == "tensor":
-        return tensors.pop(content)  # each is named once: a few bytes cannot stand for gigabytes
+        return tensors.pop(content)  # once each, so that a few bytes cannot stand for gigabytes
     if kind == "dict":
         return {key: _decode(value, tensors) for key, value in content}
     if kind == "named":
@@ -155,16 +159,16 @@ def _decode(tree: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def send(wire: socket.socket | Descriptor, tree: Any) -> None:
-    """Send ``tree``. Raises ``TypeError`` as ``pack`` does, ``OSError`` when nobody listens."""
+    """Send ``tree``. Raises ``TypeError`` as ``pack`` does, and ``OSError`` for a closed socket."""
     wire.sendall(pack(tree))
 
 
 def receive(wire: socket.socket | Descriptor, deadline: float | None = None) -> Any:
-    """Wait for a tree until ``deadline`` (seconds of ``time.monotonic``; None waits for ever).
+    """Wait for a message until ``deadline``, in seconds of ``time.monotonic``, or for ever.
 
-    Raises ``TimeoutError`` when it passes, or when a message that has begun does not end within
-    ``SECONDS_A_MESSAGE``; ``EOFError`` when the other side is gone; ``ValueError`` for a message
-    that is too large or makes no sense.
+    Raises ``TimeoutError`` at the deadline, and for a message that takes longer than
+    ``SECONDS_A_MESSAGE``. Raises ``EOFError`` when the other side is gone, and ``ValueError`` for a
+    message that is too large or cannot be read.
     """
     head = _read(wire, 1, deadline)
     try:
@@ -172,7 +176,7 @@ def receive(wire: socket.socket | Descriptor, deadline: float | None = None) -> 
             deadline = min(deadline, time.monotonic() + SECONDS_A_MESSAGE)
         text_length, body_length = HEAD.unpack(head + _read(wire, HEAD.size - 1, deadline))
         if text_length > LARGEST_JSON or body_length > LARGEST_TENSORS:
-            raise ValueError(f"an answer of {text_length + body_length} bytes is too large")
+            raise ValueError(f"the answer of {text_length + body_length} bytes is too large")
         text, body = _read(wire, text_length, deadline), _read(wire, body_length, deadline)
     except TimeoutError as error:
         raise TimeoutError("the answer came in pieces, and never ended") from error
@@ -184,7 +188,7 @@ def _read(wire: socket.socket | Descriptor, length: int, deadline: float | None)
     while len(parts) < length:
         if deadline is not None:
             left = deadline - time.monotonic()
-            if left <= 0:  # bytes that come one by one do not put it off
+            if left <= 0:  # bytes that come one by one do not extend it
                 raise TimeoutError("the deadline has passed")
             wire.settimeout(left)
         some = wire.recv(min(length - len(parts), 2**20))

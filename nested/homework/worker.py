@@ -1,8 +1,8 @@
-"""The process that runs a student's code: it answers the grader's questions with tensors.
+"""Run a student's code, and answer the grader's questions with tensors.
 
-``python -m nested.homework.worker SOCKET SLOT FILE SECONDS MEMORY``. Nothing is judged here. A
-question names a function that the slot serves, its arguments, and the transforms to apply: "tasks"
-(``torch.vmap``) and "vjp" (its derivative, times given cotangents; again differentiable).
+``python -m nested.homework.worker SOCKET SLOT FILE SECONDS MEMORY`` starts it. It judges nothing. A
+question names a function of the slot, its arguments, and the transforms to apply. "tasks" is
+``torch.vmap``. "vjp" is the derivative times given cotangents, and can be differentiated again.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ Function = Callable[..., tuple[Tensor, ...]]  # of flat tensors (...)
 
 
 def load(path: Path, seed: int = 0) -> ModuleType:
-    """Import a student's file as a module; raises whatever is wrong with it. ``seed`` sets what the
-    file draws without a generator, as first weights: the same file gets the same verdict."""
+    """Import a student's file as a module. Its exceptions pass through.
+
+    ``seed`` sets the global random state, so that the same file always gets the same verdict."""
     torch.manual_seed(seed)
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
@@ -39,9 +40,10 @@ def load(path: Path, seed: int = 0) -> ModuleType:
 
 
 def answer(served: dict[str, Callable], question: dict[str, Any]) -> dict[str, Any]:
-    """Return {"out": what the function gives, "changed": {place: tensor (...)}}, the arguments that
-    it wrote to. Raises what the student's code raises, and ``TypeError`` for results that are no
-    tensors."""
+    """Answer one question: {"out": the result, "changed": {place: tensor (...)}}.
+
+    "changed" holds the arguments that the function wrote to. Raises ``TypeError`` for results that
+    are no tensors. Exceptions of the student's code pass through."""
     function = served[question["function"]]
     if not question["args"]:
         return {"out": function(*question["static"]), "changed": {}}
@@ -54,7 +56,7 @@ def answer(served: dict[str, Callable], question: dict[str, Any]) -> dict[str, A
         found, shape["out"] = tree_flatten(out)
         for leaf in found:
             if not isinstance(leaf, Tensor):
-                raise TypeError(f"a {type(leaf).__name__} came back where a tensor belongs")
+                raise TypeError(f"return a tensor here, not a {type(leaf).__name__}")
         return tuple(found)
 
     transformed = base
@@ -79,10 +81,10 @@ def _tasks(function: Function) -> Function:
 
 
 def _vjp(function: Function, count: int) -> Function:
-    """From ``count`` arguments and a cotangent per result to a gradient per argument."""
+    """Make a function from ``count`` arguments and all cotangents to all gradients."""
 
     def derivative(*tensors: Tensor) -> tuple[Tensor, ...]:
-        again = any(x.requires_grad for x in tensors)  # this derivative is differentiated too
+        again = any(x.requires_grad for x in tensors)  # the derivative will be differentiated too
         with torch.enable_grad():
             points = [
                 x if x.requires_grad or not x.is_floating_point() else x.detach().requires_grad_()
@@ -104,7 +106,7 @@ def _vjp(function: Function, count: int) -> Function:
 
 
 def explain(error: BaseException, path: Path) -> dict[str, Any]:
-    """An exception as plain data: its type, its first line, and the student's line it came from."""
+    """Describe an exception as plain data: its type, its first line, and the student's line."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if Path(frame.filename) == path]
     line, text = (own[-1].lineno, own[-1].line) if own else (0, "")
@@ -115,7 +117,7 @@ def explain(error: BaseException, path: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """Read the student's file, say how that went, and answer until the grader hangs up."""
+    """Read the student's file, report on that, and answer questions until the grader is gone."""
     number, slot, file, seconds, memory = arguments
     wire, path = Descriptor(int(number)), Path(file)
     torch.set_num_threads(1)
@@ -124,7 +126,7 @@ def main(arguments: list[str]) -> None:
         limit_this_process(int(seconds), int(memory), path, package)
         served = SLOTS[slot].serve(load(path))
         send(wire, {"out": "ready"})
-    except BaseException as error:  # SystemExit too: whatever ends the reading is to be told
+    except BaseException as error:  # SystemExit too: the grader must learn of it
         send(wire, explain(error, path))
         return
     while True:

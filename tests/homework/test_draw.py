@@ -105,7 +105,7 @@ def test_the_command_line_draws(tmp_path, capsys):
     [
         ([], "--draw takes one folder and one slot"),
         (["--only", "hw3"], "hw3 has no unroll to draw; choose from hw0, hw5, hw_zero"),
-        (["--only", "hw5"], "is still to be written"),
+        (["--only", "hw5"], "is not written yet"),
     ],
 )
 def test_what_cannot_be_drawn_gets_one_sentence(flags, message, tmp_path, capsys):

@@ -92,7 +92,7 @@ def test_points_follow_the_weights():
         ("points = 5\n", "", "lacks ['points']"),
         ("points = 5\n", "points = -5\n", "numbers above 0"),
         ("on = true", "on = true\nextra = 1", "unknown ['extra']"),
-        ('"it earns its place"', '"it is nice"', "checks that there are none of: ['it is nice']"),
+        ('"it earns its place"', '"it is nice"', "checks that do not exist: ['it is nice']"),
         ("[hw0]", "[hw0", "cannot be read"),
     ],
 )

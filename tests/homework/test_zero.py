@@ -41,7 +41,7 @@ def test_a_task_is_graded_before_the_next_is_written(parts, task, tmp_path):
         assert verdict.passed == (check.name[0] <= task), (check.name, verdict)
         if check.name[0] > task:
             assert "is not in the file yet" in verdict.measured
-            assert verdict.hint == "this part is still to be written"
+            assert verdict.hint == "this part is not written yet"
 
 
 @pytest.mark.parametrize(

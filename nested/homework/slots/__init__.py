@@ -1,4 +1,4 @@
-"""The slots of the homework, a file each. To add one, see "For teachers" in the README."""
+"""The slots of the homework, one file each. ``examples/homework/README.md`` says how to add one."""
 
 from nested.homework.slots import hw0, hw1, hw2, hw3, hw4, hw5, hw6, hw7, hw_zero
 

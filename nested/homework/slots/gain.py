@@ -1,4 +1,4 @@
-"""Two rules learn and race: is one better, beyond chance?
+"""Train two rules, race them, and judge whether one is better by more than chance.
 
 Letters: T tasks. Source: a paired test on matched tasks, as in ``nested.meta.race``.
 """
@@ -19,9 +19,9 @@ from nested.meta.training import meta_train
 from nested.tasks.family import TaskFamily
 
 TASKS = 64  # T, held out
-SURE = 2.0  # standard errors from which a paired difference counts
-LEAST = 0.01  # by which it is to be better, as a share of the loss
-_KNOWN: dict[tuple, Tensor] = {}  # the losses (T,) of rules that are not a student's
+SURE = 2.0  # standard errors that a paired difference must have
+LEAST = 0.01  # least gain, as a share of the loss
+_KNOWN: dict[tuple, Tensor] = {}  # the losses (T,) of the built-in rules
 
 
 def learn_and_race(
@@ -33,12 +33,11 @@ def learn_and_race(
     seed: int,
     known: str = "",
 ) -> Evidence:
-    """Meta-train each rule (in place), and return {name: mean losses (T,)} of a race on held-out
-    tasks for ``horizon`` inner steps.
+    """Meta-train each rule in place, and race all on held-out tasks for ``horizon`` inner steps.
 
-    The rule called ``known`` is not the student's: it and the families are the same for every
-    student. Its losses are computed once for each seed; later calls leave it untrained. Raises what
-    ``meta_train`` and ``race`` raise.
+    Returns {name: mean losses (T,)}. The rule called ``known`` is the same for every student, and
+    so are the families. Its losses are computed once for each seed, and later calls leave it
+    untrained. Exceptions of ``meta_train`` and ``race`` pass through.
     """
     found = {}
     for name, rule in rules.items():
@@ -55,8 +54,10 @@ def learn_and_race(
 
 
 def judge_gain(plain: str, better: str, hint: str) -> Callable[[Evidence], Verdict]:
-    """Return a judge of {name: mean losses (T,)} that asks for ``better`` to beat ``plain``, in the
-    mean over tasks of the difference of logarithms (a share, which no single task can dominate).
+    """Return a judge of {name: mean losses (T,)}: ``better`` must beat ``plain``.
+
+    It takes the mean over tasks of the difference of logarithms. That is a share of the loss, so no
+    single task can dominate it.
     """
 
     def judge(evidence: Evidence) -> Verdict:

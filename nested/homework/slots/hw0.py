@@ -1,4 +1,4 @@
-"""Slot hw0: find and mend the one line that kills the hypergradient."""
+"""Slot hw0: find and correct the one line that stops the hypergradient."""
 
 from __future__ import annotations
 

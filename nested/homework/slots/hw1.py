@@ -1,4 +1,4 @@
-"""Slot hw1: a family of inner problems of one's own."""
+"""Slot hw1: a new family of inner problems."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from nested.tasks import FAMILIES
 from nested.unroll.batched import unroll_tasks
 
 STEPS, TASKS = 3, 4  # K, T
-VALUES = 16  # different ones that a tensor has if it can tell two families apart
+VALUES = 16  # different numbers that a tensor needs to distinguish two families
 
 
 def _serve(module: ModuleType) -> Served:
@@ -45,7 +45,7 @@ def _serve(module: ModuleType) -> Served:
 
 
 def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
-    """What this family and each built-in one draw from the same seeds."""
+    """Draw weights and a batch from this family and from each built-in one, with the same seeds."""
 
     def drawn(ask) -> list:
         number = ask("sample", seed, 0)
@@ -68,22 +68,22 @@ def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
 def _judge_own(evidence: Evidence) -> Verdict:
     own = evidence["own"]
     if evidence["class"].startswith("nested."):
-        return Verdict(False, f"its class is {evidence['class']}", "write a class of your own")
+        return Verdict(False, f"its class is {evidence['class']}", "write a new class")
     if evidence["borrowed"]:
         measured = f"its draws are made by nested.tasks.{evidence['borrowed'][0]}"
-        return Verdict(False, measured, "bring data of your own; load_digits() is no family")
+        return Verdict(False, measured, "make new data; load_digits() is no family")
     for name in FAMILIES:
         if _are_turned(own[1], evidence[name][1]):
             measured = f"its batches are those of {name}, in another order or other units"
-            return Verdict(False, measured, "bring data of your own")
+            return Verdict(False, measured, "make new data")
         for what, ours, theirs in zip(("weights", "batches"), own, evidence[name], strict=True):
             if len(ours) == len(theirs) and all(map(_alike, ours, theirs)):
-                return Verdict(False, f"its {what} are those of {name}", "bring data of your own")
-    return Verdict(True, "it draws what no built-in family draws")
+                return Verdict(False, f"its {what} are those of {name}", "make new data")
+    return Verdict(True, "no built-in family draws the same data")
 
 
 def _alike(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
-    """Of one shape, and apart by less than a twentieth: a scaled copy is a copy."""
+    """Tell whether both have one shape and differ by less than a twentieth of their size."""
     if ours.shape != theirs.shape:
         return False
     apart = (ours.double() - theirs.double()).norm()
@@ -91,8 +91,9 @@ def _alike(ours: torch.Tensor, theirs: torch.Tensor) -> bool:
 
 
 def _are_turned(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> bool:
-    """Whether each tensor (...) of theirs is among ours, but for order, sign, shift and scale; if
-    none has values enough to tell, they are not."""
+    """Tell whether each tensor (...) of theirs is one of ours, in another order or other units.
+
+    Sign, shift and scale do not matter. Tensors with fewer than ``VALUES`` values do not count."""
     theirs = [x for x in map(_in_order, theirs) if len(x.unique()) >= VALUES]
     ours = [x for part in ours for x in (_in_order(part), _in_order(-part))]
     return bool(theirs) and all(
@@ -106,7 +107,7 @@ def _in_order(x: torch.Tensor) -> torch.Tensor:
 
 
 def _probe_level_4(family: RemoteFamily, seed: int) -> Evidence:
-    rule = MetaOptimizer(lr_range=(1e-5, 1e-2))  # small: a diverging run would tell nothing
+    rule = MetaOptimizer(lr_range=(1e-5, 1e-2))  # small, because a diverging run proves nothing
     draw = draw_tasks(family, TASKS, STEPS, Generator().manual_seed(seed))
     run = unroll_tasks(draw.loss_fn, draw.params, draw.batches, rule)
     loss = meta_loss(draw.loss_fn, run, draw.query)
@@ -118,7 +119,7 @@ def _judge_level_4(evidence: Evidence) -> Verdict:
     size = evidence["size"].item()
     measured = f"the hypergradient through {STEPS} steps of {TASKS} tasks has size {size:.3g}"
     hint = (
-        "the loss must be differentiable twice, in params: no .detach(), no .item(), no no_grad()"
+        "the loss must be twice differentiable in params: no .detach(), no .item(), no no_grad()"
         if size == 0
         else "with learning rates under 0.01 the loss grows without bound: scale it or the data"
     )

@@ -1,6 +1,6 @@
 """Slot hw2: a feature of the context that earns its place.
 
-Letters: T tasks, K steps of a run, P moments of it, N weights.
+Letters: T tasks, K steps of a run, P of these steps, N weights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from nested.tasks.digits import Digits
 
 BUILT_IN = tuple(FEATURES)
 TRAINING = MetaConfig(meta_steps=80, unroll_length=10, max_horizon=20, tasks=8)
-RANGES = {"lr_range": (1e-2, 2.0), "momentum_range": (0.0, 0.9)}  # in which no run diverges
+RANGES = {"lr_range": (1e-2, 2.0), "momentum_range": (0.0, 0.9)}  # no run diverges in these ranges
 HORIZON = 20
-NEW = 0.05  # of its spread, by which a feature moves where all built-in ones stay
+NEW = 0.05  # of its spread: least change of a feature while all built-in ones stay
 
 
 def _serve(module: ModuleType) -> Served:
@@ -44,8 +44,10 @@ def _subject(sandbox: Sandbox) -> Feature:
 
 
 def _probe_own(feature: Feature, seed: int) -> Evidence:
-    """Its values (T, K) in runs on digits and those of each built-in feature, and its values in
-    twins: moments (T, P) of these runs, and others in which all built-in features are the same."""
+    """Compute the feature (T, K) and each built-in feature in runs on digits.
+
+    Also compute the feature at P steps (T, P) of these runs, and at their twins, where all built-in
+    features are the same."""
     runs = seen_in_a_run(seed)
     values = {"own": values_in_a_run(feature, seed)}
     for name in BUILT_IN:
@@ -62,9 +64,10 @@ def _probe_own(feature: Feature, seed: int) -> Evidence:
 
 
 def _twins(runs: list[dict[str, Any]]) -> tuple[list[dict], list[dict]]:
-    """P moments of K = 2 P + 1 or more steps, in float64, and a twin of each: loss and step of the
-    one moment, the rest from another task and step, with the gradient's length and its angle to
-    the buffer as they were. All that the built-in features say is the same."""
+    """Pick P of K = 2 P + 1 or more steps, in float64, and make a twin of each.
+
+    A twin keeps the loss, the step, the gradient's length and its angle to the buffer. The rest
+    comes from another task and another step. So all built-in features are the same."""
     runs = [tree_map(lambda x: x.double(), seen) for seen in runs[1:]]  # with a buffer
     count = len(runs) // 2
     moments, twins = runs[:count], []
@@ -104,7 +107,7 @@ def _judge_own(evidence: Evidence) -> Verdict:
     name, most = max(likeness.items(), key=lambda item: item[1])
     measured = f"most like {name}: rank correlation {most:.4f}"
     if not most < 0.999:
-        return Verdict(False, measured, f"{name} is built in; tell the rule something new")
+        return Verdict(False, measured, f"{name} is built in; measure something new")
     new = (evidence["moments"] - evidence["twins"]).std() / evidence["own"].std().double()
     measured += f"; where all built-in features stay, it moves by {new:.2g} of its spread"
     hint = "it is made of built-in features, which a rule can combine itself: tell it more"
@@ -118,7 +121,7 @@ def _rank_correlation(one: Tensor, other: Tensor) -> float:
 
 
 def _probe_worth(feature: Feature, seed: int) -> Evidence:
-    """The mean losses (T,) of two rules, alike in all but what they see, on held-out tasks."""
+    """Race two rules that differ in one feature: their mean losses (T,) on held-out tasks."""
     contexts = {"loss only": ("log_loss",), "with it": ("log_loss", feature)}
     rules = {name: MetaOptimizer(context=context, **RANGES) for name, context in contexts.items()}
     return learn_and_race(rules, Digits(), Digits(), TRAINING, HORIZON, seed, "loss only")
@@ -139,7 +142,7 @@ SLOT = Slot(
             judge_gain(
                 "loss only",
                 "with it",
-                "what differs between these tasks, and where in the gradients does it show?",
+                "what differs between these tasks, and how do the gradients depend on it?",
             ),
         ),
     ],

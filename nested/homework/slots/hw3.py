@@ -1,4 +1,4 @@
-"""Slot hw3: a level 4 that remembers, by an LSTM or a GRU.
+"""Slot hw3: a level 4 with a memory, an LSTM or a GRU.
 
 Letters: M numbers of a memory.
 """
@@ -23,12 +23,12 @@ from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params, State
 from nested.levels.rule import UpdateRule
 
-PAST = (0.5,) * 6  # losses before the step that is looked at
-AGO = (1, 3, 5)  # steps back at which one of them is another
-LATE = (0.5,) * 40  # losses before a step late in a run, of a large net
+PAST = (0.5,) * 6  # losses before the step that is measured
+AGO = (1, 3, 5)  # steps back at which one loss is different
+LATE = (0.5,) * 40  # losses before a late step, on a large net
 RUNS = {"early": (PAST, small_params), "late": (LATE, large_params)}
-SHAPES = {"matrix": (13, 3), "vector": (17,)}  # of weights that no memory is shaped like
-GATED = 1e-4  # by which share what is kept changes with what is seen
+SHAPES = {"matrix": (13, 3), "vector": (17,)}  # of weights; no memory has these shapes
+GATED = 1e-4  # least change of the memory's retention with the loss, relative
 EXTREMES = (1e-30, 1e-3, 1.0, 1e3, 1e30)
 
 
@@ -38,12 +38,13 @@ def _serve(module: ModuleType) -> Served:
 
 @dataclass
 class _Run:
-    """A run of a rule at the same weights, with gradients of zero: weights and buffer know nothing
-    of the losses that it saw. Raises what the rule raises."""
+    """A run of a rule with fixed weights and gradients of zero.
+
+    So weights and buffer do not depend on the losses. Exceptions of the rule pass through."""
 
     rule: UpdateRule
     params: Params
-    grads: Params  # of the step that is looked at
+    grads: Params  # of the step that is measured
     state: State
 
     @classmethod
@@ -53,7 +54,7 @@ class _Run:
 
     @torch.no_grad()
     def after(self, losses: Sequence[float]) -> _Run:
-        """The run some steps later."""
+        """Return the run after one more step for each of ``losses``."""
         state, zeros = self.state, {name: torch.zeros_like(p) for name, p in self.params.items()}
         for loss in losses:
             state = self.rule(self.params, zeros, state, _number(loss)).state
@@ -61,8 +62,9 @@ class _Run:
 
     @torch.no_grad()
     def signals(self, loss: float = 1.0, scale: float = 1.0) -> dict[str, Tensor]:
-        """The signals of a step on gradients times ``scale``. Raises ``ValueError`` where lr or
-        momentum is not among them."""
+        """Return the signals of a step on gradients times ``scale``.
+
+        Raises ``ValueError`` if lr or momentum is missing."""
         grads = {name: scale * g for name, g in self.grads.items()}
         signals = self.rule(self.params, grads, self.state, _number(loss)).signals
         missing = {"lr", "momentum"} - set(signals)
@@ -80,8 +82,8 @@ def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 
 
 def _probe_memory(rule: UpdateRule, seed: int) -> Evidence:
-    """The signals after pasts that differ in one loss, early and late in a run; and how its memory
-    moves."""
+    """Compute the signals after pasts that differ in one loss, early and late in a run, and the
+    slopes of the memory."""
     found, last = {}, max(AGO)
     for when, (past, draw) in RUNS.items():
         run = _Run.begin(rule, seed, draw).after(past[:-last])
@@ -99,9 +101,11 @@ def _unlike_memories(seed: int) -> Params:
 
 
 def _memory_moves(rule: UpdateRule, seed: int) -> Evidence:
-    """How a step takes the memory on: the slopes (M,) of a mix of the memory after it in the memory
-    before it, when the loss is small and when it is large; and those in the rule's parameters.
-    The memory is all of the state that is not shaped like the weights."""
+    """Compute how the memory after a step depends on the memory before it: slopes (M,) of a mix.
+
+    There is one set for a small loss and one for a large loss, and the slopes with respect to the
+    rule's parameters. The memory is every part of the state with a shape that no weight has.
+    """
     run, generator = _Run.begin(rule, seed, _unlike_memories), Generator().manual_seed(seed)
     zeros = {name: torch.zeros_like(p) for name, p in run.params.items()}
     leaves, spec = tree_flatten(cut(run.after(PAST).state))
@@ -136,16 +140,16 @@ def _judge_memory(evidence: Evidence) -> Verdict:
         measured = f"a loss of 4 instead of 0.5 changes the signals: {'; '.join(said)}"
         if forgotten:
             what = " and ".join(forgotten)
-            hint = f"what was {what} is forgotten: do h and c run on from step to step?"
+            hint = f"the loss {what} is forgotten: are h and c carried from step to step?"
             return Verdict(False, measured, hint)
     if not evidence["slopes"]:
         return Verdict(False, "its state holds the momentum buffer alone", "keep h and c in it")
     calm, loud = evidence["slopes"].values()
     change = ((calm - loud).norm() / calm.norm().clamp(min=1e-12)).item()
-    measured = f"{measured}; another loss changes what its memory keeps by {change:.1g} of it"
-    hint = "an average or a window keeps the same whatever it sees; gates that see the loss decide"
+    measured = f"{measured}; another loss changes the memory's retention by {change:.1g}"
+    hint = "an average or a window always keeps the same share; gates must depend on the loss"
     if not evidence["taught"] > 0:
-        return Verdict(False, f"{measured}, and no parameter has a part in it", hint)
+        return Verdict(False, f"{measured}, and no parameter changes it", hint)
     return Verdict(change > GATED, measured, hint)
 
 
@@ -166,13 +170,13 @@ def _judge_senses(evidence: Evidence) -> Verdict:
     for when, found in evidence.items():
         for case in ("another loss", "larger gradients"):
             apart = _apart(found["now"], found[case])
-            said.append(f"{case}, {when} in a run: the signals move by {apart:.2g}")
+            said.append(f"{case}, {when} in a run: the signals change by {apart:.2g}")
             blind += [case] if not apart > 1e-6 else []
     return Verdict(not blind, "; ".join(said), "feed the loss and the gradients' norm to the LSTM")
 
 
 def _probe_bounds(rule: UpdateRule, seed: int) -> Evidence:
-    """The least and the largest signals over losses and gradients of all sizes."""
+    """Return the smallest and the largest signals over losses and gradients of all sizes."""
     run = _Run.begin(rule, seed, small_params).after(PAST)
     cases = [run.signals(loss, scale) for loss in EXTREMES for scale in EXTREMES]
     ends = {}
@@ -188,7 +192,7 @@ def _judge_bounds(evidence: Evidence) -> Verdict:
         f"with losses and gradients from {EXTREMES[0]:g} to {EXTREMES[-1]:g}, lr goes from"
         f" {lr[0]:.2g} to {lr[1]:.2g} and momentum from {momentum[0]:.2g} to {momentum[1]:.2g}"
     )
-    hint = "lr is above 0 and at most 100, momentum from 0 to below 1: a sigmoid keeps them there"
+    hint = "keep lr above 0 and at most 100, momentum from 0 to below 1, by a sigmoid"
     inside = 0 < lr[0] <= lr[1] <= 100 and 0 <= momentum[0] <= momentum[1] < 1
     return Verdict(inside, measured, hint)
 

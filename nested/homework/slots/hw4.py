@@ -1,4 +1,4 @@
-"""Slot hw4: a rate for each layer, that transfers to a deeper net.
+"""Slot hw4: a rate for each layer that transfers to a deeper net.
 
 Letters: P tensors of weights, in the order of the net.
 """
@@ -27,7 +27,7 @@ from nested.meta.config import MetaConfig
 from nested.tasks.digits import Digits
 
 TRAINING = MetaConfig(meta_steps=50, unroll_length=10, max_horizon=30, tasks=8)
-SHALLOW = 2  # hidden layers of the nets trained on; those to transfer to have DEEP
+SHALLOW = 2  # hidden layers in training; the deeper nets have DEEP
 HORIZON = 30
 
 
@@ -58,17 +58,18 @@ def _serve(module: ModuleType) -> Served:
 
     def run(params: Params, grads: Params) -> Params:
         called = borrowed(lambda: step(params, grads), ["rules", "levels"], ["forward"])
-        return {name: torch.ones(()) for name in called}  # tensors, as all answers are
+        return {name: torch.ones(()) for name in called}  # all answers are tensors
 
     return {**serve_rule(rule), "borrowed": run}
 
 
 class RemoteDepthRule(RemoteRule):
-    """A student's rule, which can say what it borrows."""
+    """A proxy of a student's rule that can also list the built-in rules it calls."""
 
     def borrowed(self, params: Params, grads: Params) -> list[str]:
-        """The built-in rules that run in a step on ``params`` and ``grads`` {name: (...)}. Raises
-        what the student's code does."""
+        """List the built-in rules that run in a step on ``params`` and ``grads`` {name: (...)}.
+
+        Exceptions of the student's code pass through."""
         return sorted(call(self._sandbox, "borrowed", params, grads))
 
 
@@ -80,7 +81,7 @@ def _probe_borrowed(rule: RemoteDepthRule, seed: int) -> Evidence:
 def _judge_borrowed(evidence: Evidence) -> Verdict:
     for net, names in evidence.items():
         if names:
-            measured = f"on {net} its step is made by the built-in {', '.join(names)}"
+            measured = f"on {net} its step calls the built-in {', '.join(names)}"
             return Verdict(False, measured, "write the function from tensors to rates yourself")
     return Verdict(True, "no built-in rule runs in its steps")
 
@@ -92,17 +93,19 @@ def _judge_own_rates(evidence: Evidence) -> Verdict:
         if lr.shape != (count,):
             measured = f"signals['lr'] has shape {tuple(lr.shape)} for {count} tensors"
             return Verdict(
-                False, measured, f"one rate a tensor, in the order of params: ({count},)"
+                False,
+                measured,
+                f"return one rate for each tensor, in the order of params: ({count},)",
             )
         ranges.append(f"on {net} rates go from {lr.min():.3g} to {lr.max():.3g}")
         if not (lr.min() > 0 and lr.max() / lr.min() - 1 > 1e-6):
-            hint = "all layers get one rate: what tells them apart?"
+            hint = "all layers get the same rate: which feature distinguishes them?"
             return Verdict(False, ranges[-1], hint)
     return Verdict(True, ", ".join(ranges))
 
 
 def _probe_transfer(rule: UpdateRule, seed: int) -> Evidence:
-    """The mean losses (T,) of both rules on deeper nets than both were meta-trained on."""
+    """Race both rules on deeper nets than those of their meta-training: mean losses (T,)."""
     shallow, deep = (Digits(contrast=(1.0, 1.0), depth=depth) for depth in (SHALLOW, DEEP))
     rules = {"one rate": OneRate(), "a rate a layer": copy.deepcopy(rule).float()}
     return learn_and_race(rules, shallow, deep, TRAINING, HORIZON, seed, "one rate")
@@ -125,7 +128,7 @@ SLOT = Slot(
             judge_gain(
                 "one rate",
                 "a rate a layer",
-                "a rate for layer 3 says nothing of nets with more: look at each layer's gradients",
+                "a rate for layer 3 does not transfer to deeper nets: use each layer's gradients",
             ),
         ),
     ],

@@ -1,4 +1,4 @@
-"""Slot hw6: a momentum that forgets along a key of its own, which level 4 learns.
+"""Slot hw6: a momentum that forgets along a key, which level 4 learns.
 
 Letters: R rows, C columns of a tensor of weights.
 """
@@ -22,18 +22,25 @@ from nested.homework.slots.slot import Slot, without
 from nested.levels.forward import Params
 from nested.levels.lend import call_with
 
-SHAPES = ((4, 3), (3, 4), (1, 5), (6, 1), (9, 33), (40, 12))  # (R, C) that a key is asked for
+SHAPES = (
+    (4, 3),
+    (3, 4),
+    (1, 5),
+    (6, 1),
+    (9, 33),
+    (40, 12),
+)  # (R, C) of the gradients in the checks of the key
 SCALES = (0.0, 1e-30, 1.0, 1e30)
 STEPS = 3
 CLOSE = 1e-6
-LEAST = 1e-2  # of a key's length, by which what is to change it does
+LEAST = 1e-2  # least change of a key, relative to its length
 
 
 class RemoteKeyedRule(RemoteRule):
-    """A student's rule, with the key that it says it goes by."""
+    """A proxy of a student's rule, with its key."""
 
     def key(self, rows: Tensor) -> Tensor:
-        """The key (R, C) of a gradient as ``rows`` (R, C). Raises what the student's code does."""
+        """Compute the key (R, C) of a gradient as ``rows`` (R, C). Exceptions pass through."""
         own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
         return call(self._sandbox, "key", own, rows)
 
@@ -48,7 +55,7 @@ def _serve(module: ModuleType) -> Served:
 
 
 class _Key(nn.Module):
-    """A rule's key as a module, so that it can be called with parameters that came."""
+    """A rule's key as a module, so that it can run with the parameters of a question."""
 
     def __init__(self, rule: nn.Module) -> None:
         super().__init__()
@@ -63,7 +70,7 @@ def _as_rows(x: Tensor) -> Tensor:
 
 
 def _probe_key(rule: Any, seed: int) -> Evidence:
-    """Keys of gradients of many shapes and sizes, and the largest of each parameter's slopes."""
+    """Compute keys of gradients of many shapes and sizes, and each parameter's largest slope."""
     rule, narrow, keys = nudged(rule, seed), copy.deepcopy(rule).float(), []
     generator = torch.Generator().manual_seed(seed)
     learned = {name: p for name, p in rule.named_parameters() if p.requires_grad}
@@ -91,7 +98,7 @@ def _judge_bounded(evidence: Evidence) -> Verdict:
         key, rows = found["key"], found["rows"]
         if key.shape != rows.shape:
             measured = f"the key of rows {tuple(rows.shape)} has shape {tuple(key.shape)}"
-            return Verdict(False, measured, "one number for each of the gradient's")
+            return Verdict(False, measured, "return one number for each number of the gradient")
         if not key.norm() <= 1 + CLOSE:
             measured = f"a gradient of scale {found['scale']:g} has a key of norm {key.norm():.3g}"
             return Verdict(
@@ -104,7 +111,7 @@ def _judge_bounded(evidence: Evidence) -> Verdict:
 def _judge_learned(evidence: Evidence) -> Verdict:
     learned = [name for name, slope in evidence["slopes"].items() if slope > LEAST]
     if not learned:
-        hint = "give the key parameters of its own, and keep them in its graph"
+        hint = "give the key parameters, and keep them in its graph"
         most = largest([0.0, *evidence["slopes"].values()])
         return Verdict(False, f"no parameter changes the key: slopes up to {most:.1g}", hint)
     for found in evidence["keys"]:
@@ -113,19 +120,23 @@ def _judge_learned(evidence: Evidence) -> Verdict:
             key, apart = found["key"], found["key"] - found["other"]
             if not key.norm() > LEAST:
                 measured = f"the key of {rows} has norm {key.norm():.1g}"
-                return Verdict(False, measured, "a key of nothing forgets nothing")
+                return Verdict(False, measured, "a key of length 0 forgets nothing")
             ends = apart, apart[-(len(apart) // 3) :], apart[:, -(apart.shape[1] // 3) :]
             change = (min(end.norm() for end in ends) / key.norm()).item()
             if not change > LEAST:
                 measured = f"another gradient of {rows} changes a part of the key by {change:.1g}"
-                return Verdict(False, measured, "all of a key depends on the gradient, of any size")
+                return Verdict(
+                    False,
+                    measured,
+                    "every part of the key must depend on the gradient, in any shape",
+                )
     cosine = largest(
         torch.cosine_similarity(f["key"].flatten(), f["rows"].flatten(), dim=0).abs().item()
         for f in evidence["keys"]
-        if f["scale"] == 1 and min(f["rows"].shape) > 1  # of a vector there may be but one key
+        if f["scale"] == 1 and min(f["rows"].shape) > 1  # a vector may have only one key
     )
     measured = f"it depends on {', '.join(learned)}; its cosine to the gradient is {cosine:.4f}"
-    hint = "that is the gradient, scaled: the key of DeltaMomentum, which is built in"
+    hint = "that is the scaled gradient, which is the key of the built-in DeltaMomentum"
     return Verdict(cosine < 1 - 1e-5, measured, hint)
 
 
@@ -136,8 +147,8 @@ def _with_a_filter(seed: int) -> Params:
 
 
 def _probe_moves(rule: Any, seed: int) -> Evidence:
-    """For each of some steps, {name: (R, C)}: gradients, their keys, the moves; and the signals. On
-    a small net, and on a large one."""
+    """Record gradients, keys and moves, {name: (R, C)}, and the signals of each step, on a small
+    net and on a large one."""
     rule = nudged(rule, seed)
     nets = {**NETS, "the small net": _with_a_filter}
     draws = {net: [draw(seed + k) for k in range(STEPS + 1)] for net, draw in nets.items()}
@@ -162,7 +173,7 @@ def _steps(rule: Any, draws: list[Params]) -> list[dict[str, Any]]:
 
 
 def _judge_moves(evidence: Evidence) -> Verdict:
-    """Each move is the memory after it: m (a I - k^T k) - n g, of the move before."""
+    """Check that each move is m (a I - k^T k) - n g, with m the move before."""
     worst = 0.0
     for net, steps in evidence.items():
         before = {name: torch.zeros_like(g) for name, g in steps[0]["grads"].items()}
@@ -170,23 +181,23 @@ def _judge_moves(evidence: Evidence) -> Verdict:
             lr, momentum = step["signals"]["lr"], step["signals"]["momentum"]
             if not (lr > 0 and 0 <= momentum < 1):
                 measured = f"at step {at} lr is {lr:.3g} and momentum {momentum:.3g}"
-                return Verdict(False, measured, "lr is above 0, momentum from 0 to below 1")
+                return Verdict(False, measured, "keep lr above 0, and momentum from 0 to below 1")
             for name, move in step["moves"].items():
                 m, k, g = before[name], step["keys"][name], step["grads"][name]
                 apart = (move - (momentum * m - m @ k.T @ k - lr * g)).abs().max().item()
                 worst = largest([worst, apart])
                 if not apart < CLOSE:
-                    measured = f"at step {at} {name} of {net} is off m (a I - k^T k) - n g by"
-                    hint = "w <- w + m, with the key, lr and momentum you show"
+                    measured = f"at step {at} {name} of {net} differs from m (a I - k^T k) - n g by"
+                    hint = "w <- w + m, with the key, lr and momentum that the rule returns"
                     return Verdict(False, f"{measured} {apart:.2g}", hint)
             before = step["moves"]
-    return Verdict(True, f"moves are off m (a I - k^T k) - n g by {worst:.1g} at most")
+    return Verdict(True, f"moves differ from m (a I - k^T k) - n g by at most {worst:.1g}")
 
 
 SLOT = Slot(
     name="hw6",
     file="hw6_optimizer_memory.py",
-    title="A memory with a key of its own",
+    title="A memory with a learned key",
     serve=_serve,
     subject=RemoteKeyedRule,
     checks=[

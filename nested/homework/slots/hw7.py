@@ -1,4 +1,4 @@
-"""Slot hw7: a memory with a robust objective, which an outlier cannot overwrite.
+"""Slot hw7: a memory with a robust objective, so that an outlier cannot overwrite it.
 
 Letters: B samples, T tokens, D width.
 """
@@ -24,7 +24,7 @@ from nested.levels.lend import call_with
 from nested.memory.gates import shut
 from nested.memory.sequence import SequenceMemory
 
-SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens: errors on both sides of any delta, and none
+SIZES = (0.03, 0.3, 0.0, 1.0, 3.0, 30.0)  # of tokens, for errors above and below delta, and 0
 DELTAS = (1.0, 0.3)
 # what ``project`` returns, (B, D) or (B,) for a token
 PROJECTED = ("key", "value", "query", "rate", "log kept")
@@ -32,8 +32,10 @@ CLOSE = 1e-9
 
 
 class RemoteMemory(nn.Module):
-    """A student's memory of width D = ``dim``, from x (B, T, D) and a state to y (B, T, D) and a
-    state: its parameters are here, its code is there. Raises what the student's code raises."""
+    """A proxy of a student's memory of width D = ``dim``. Its parameters are here, its code there.
+
+    It maps x (B, T, D) and a state to y (B, T, D) and a state. Exceptions of the student's code
+    pass through."""
 
     def __init__(self, sandbox: Sandbox, dim: int, chunk: int) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ class RemoteMemory(nn.Module):
         return call(self._sandbox, function, own, *args, static=self._which())
 
     def init(self, batch_size: int) -> State:
-        """Its first state, nested tensors (B, ...)."""
+        """Return its first state, nested tensors (B, ...)."""
         return self._call("init", torch.zeros(batch_size))
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -62,7 +64,7 @@ class RemoteMemory(nn.Module):
         return self._call("begin", x) if state is None else self._call("forward", x, state)
 
     def shut(self) -> None:
-        """From now on ask the student's memory with its gates shut."""
+        """Use the student's memory with its gates shut from now on."""
         self.is_shut = True
 
 
@@ -77,7 +79,7 @@ def _serve(module: ModuleType) -> Served:
             torch.manual_seed(0)
             made = module.HuberMemory(dim, chunk, delta)
             if not isinstance(made, SequenceMemory):
-                raise TypeError(f"a SequenceMemory is asked for, not {type(made).__name__}")
+                raise TypeError(f"the slot needs a SequenceMemory, not {type(made).__name__}")
             made.detach_every = detach_every
             if is_shut:
                 shut(made)
@@ -102,7 +104,7 @@ def _serve(module: ModuleType) -> Served:
 
 
 class _Asked(nn.Module):
-    """One method of a memory as a module, so that it can be called with parameters that came."""
+    """One method of a memory as a module, so that it can run with the parameters of a question."""
 
     def __init__(self, memory: nn.Module, method: str) -> None:
         super().__init__()
@@ -115,7 +117,7 @@ class _Asked(nn.Module):
 
 
 class _Make:
-    """``make(dim, chunk)`` of the student's memories, for ``check_memory``."""
+    """Make proxies of the student's memory, as ``make(dim, chunk)`` of ``check_memory``."""
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
@@ -125,8 +127,9 @@ class _Make:
 
 
 def _probe_huber(make: Any, seed: int) -> Evidence:
-    """What each of T tokens of many sizes does to the matrix that a memory holds; and the largest
-    slope of reads in what is read, where errors are none too."""
+    """Record how each of T tokens of many sizes changes the matrix of a memory.
+
+    Also compute the largest slope of the reads with respect to the input, also at errors of 0."""
     memory, tokens = made(make, seed), []
     x = draw(memory, seed, tokens=2 * len(SIZES))
     x = x * torch.tensor(SIZES, dtype=x.dtype).repeat(2)[:, None]
@@ -147,8 +150,10 @@ def _probe_huber(make: Any, seed: int) -> Evidence:
 
 @torch.no_grad()
 def _held(memory: RemoteMemory, state: State, seed: int) -> Tensor:
-    """The matrix (B, D, D) that a memory holds, whatever its layout: with its gates shut it reads
-    and does not write, so its reads are that matrix times its queries."""
+    """Compute the matrix (B, D, D) of a memory, for any layout of its state.
+
+    With its gates shut the memory reads and never writes. So its reads are the matrix times its
+    queries."""
     memory.is_shut = True
     asked = draw(memory, seed + 1, tokens=2 * DIM)
     queries, reads = memory.project(asked)[2], memory(asked, state)[0]
@@ -157,13 +162,15 @@ def _held(memory: RemoteMemory, state: State, seed: int) -> Tensor:
 
 
 def _judge_huber(evidence: Evidence) -> Verdict:
-    no_slope = "where e = 0 its norm has no slope: divide by max(|e|, delta)"
+    no_slope = "at e = 0 the norm has no derivative: divide by max(|e|, delta)"
     for at, token in enumerate(evidence["tokens"], start=1):
         if not token["after"].isfinite().all():
             return Verdict(False, f"after token {at} the memory is not finite", no_slope)
         for name, (apart, hint) in _faults(token).items():
             if not apart <= CLOSE:  # NaN too
-                measured = f"at token {at}, delta {token['delta']:g}: {name} is off by {apart:.2g}"
+                measured = (
+                    f"at token {at}, delta {token['delta']:g}: {name} has an error of {apart:.2g}"
+                )
                 return Verdict(False, measured, hint)
     if not math.isfinite(evidence["slope"]):
         return Verdict(False, f"a gradient of {evidence['slope']} at an error of 0", no_slope)
@@ -171,7 +178,7 @@ def _judge_huber(evidence: Evidence) -> Verdict:
 
 
 def _faults(token: dict[str, Any]) -> dict[str, tuple[float, str]]:
-    """How far a write is from its place, its length and its direction, and the read from it."""
+    """Compute the errors of a write in place, length and direction, and the error of the read."""
     key, rate, kept = token["key"], token["rate"], token["log kept"].exp()
     was = kept[:, None, None] * token["before"]
     written = token["after"] - was  # (B, D, D)
@@ -183,17 +190,17 @@ def _faults(token: dict[str, Any]) -> dict[str, tuple[float, str]]:
     read = torch.einsum("bij,bj->bi", token["after"], token["query"])
     elsewhere = written - force[:, :, None] * key[:, None, :]
     return {
-        "what is written across the key": (
+        "the write across the key": (
             _largest(elsewhere, written),
             "forget by a, then write along k alone: M <- a M - (...) k^T",
         ),
         "the length of the write": (
             _largest(length - wanted, length),
-            "a step is n |e| long where |e|, the norm, is under delta, and n delta elsewhere",
+            "a step has length n |e| where |e| is under delta, and n delta elsewhere",
         ),
         "the direction of the write": (
             _largest(against, size[:, None] * force),
-            "a step goes against e = a M k - v, with the memory after it has forgotten",
+            "a step goes against e = a M k - v, where a M is the memory after forgetting",
         ),
         "the read": (_largest(read - token["read"], read), "y = M q, after the write"),
     }

@@ -1,7 +1,7 @@
 """Slot hw_zero: ``unroll`` and ``MetaOptimizer`` from an empty file, in five tasks.
 
-Letters: K inner steps, M meta-steps. Source: ``torch.optim`` and central differences, as in hw0;
-the training loop of task 5 is done again here, with the student's rule and this package's unroll.
+Letters: K inner steps, M meta-steps. Source: ``torch.optim`` and central differences, as in hw0.
+Task 5 is compared with a training loop here, with the student's rule and this package's unroll.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ from nested.meta.baselines import constants, draw_tasks, run_hand_made
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import unroll
 
-FEW, STEPS, META_STEPS = 3, 8, 150  # M to compare, K, M to learn
-META_LRS = (META_LR, META_LR / 3, META_LR / 10)  # one after another: the last moves are small
-LESS, NEAR = 0.9, 1.25  # a held-out loss after learning, over that before, or the best constant's
+FEW, STEPS, META_STEPS = 3, 8, 150  # M of the comparison, K, M of the training
+META_LRS = (
+    META_LR,
+    META_LR / 3,
+    META_LR / 10,
+)  # one after another, so that the last steps are small
+LESS, NEAR = 0.9, 1.25  # held-out loss after training, over that before, or of the best constant
 CONTRACT = {"Step", "UpdateRule"}  # what the file may import from this package
 
 
@@ -40,7 +44,7 @@ CONTRACT = {"Step", "UpdateRule"}  # what the file may import from this package
 
 
 def _probe_seeing(zero: Zero, seed: int) -> Evidence:
-    """The signals (2,) at a small and at a large loss."""
+    """Compute the signals (2,) at a small and at a large loss."""
     rule, params, found = nudged(zero.rule(), seed), small_params(seed), {}
     for name, value in (("small", 0.1), ("large", 10.0)):
         with torch.no_grad():
@@ -53,11 +57,11 @@ def _probe_seeing(zero: Zero, seed: int) -> Evidence:
 def _judge_seeing(evidence: Evidence) -> Verdict:
     apart = (evidence["small"] - evidence["large"]).abs().max().item()
     measured = f"a loss of 10 instead of 0.1 changes the signals by {apart:.2g}"
-    return Verdict(apart > 1e-6, measured, "feed the loss to the net, and the net's output to step")
+    return Verdict(apart > 1e-6, measured, "give the loss to the net, and the net's output to step")
 
 
 def _of(checks: list[Check], task: str, subject: Callable[[Zero], Any], *names: str) -> list[Check]:
-    """The checks called ``names`` (all, if there are none) of ``subject``, named after a task."""
+    """Return the checks called ``names`` (all, if there are none), named after a task."""
 
     def asked(check: Check) -> Check:
         return replace(
@@ -94,15 +98,16 @@ TASK_4 = [
 def _learn(
     zero: Zero, rule: RemoteRule, problems: list, loss: str, lr: float = META_LR
 ) -> dict[str, Any]:
-    """Let the student's ``meta_train`` teach the rule on M problems (params {name: (...)}, K
-    batches). Returns the losses (M,) that it gives and the rule's parameters {name: (...)}."""
+    """Train the rule by the student's ``meta_train``, on M pairs (params {name: (...)}, K batches).
+
+    Returns the losses (M,) and the rule's parameters {name: (...)}."""
     own = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
     reply = zero.sandbox.ask("learn", own, problems, static=(lr, loss))
     return {**reply["out"], "changed": bool(reply["changed"])}
 
 
 def _probe_meta_steps(zero: Zero, seed: int) -> Evidence:
-    """M meta-steps by the student's loop and by ours."""
+    """Take M meta-steps by the student's loop and by a loop here."""
     rule = nudged(zero.rule(), seed)
     problems = [(weights_of(seed + i), small_batches(STEPS, seed + i)) for i in range(FEW)]
     found, losses = _learn(zero, rule, problems, "small"), []
@@ -128,30 +133,32 @@ def _probe_meta_steps(zero: Zero, seed: int) -> Evidence:
 def _judge_meta_losses(evidence: Evidence) -> Verdict:
     ours, theirs = evidence["losses"]
     if ours.shape != theirs.shape:
-        said = f"{tuple(ours.shape)} came back for {len(theirs)} tasks"
+        said = f"the losses have shape {tuple(ours.shape)} for {len(theirs)} tasks"
         return Verdict(False, said, "return a list with one number for each task")
     apart = largest((ours - theirs).abs().tolist())
-    hint = "the mean of the K losses of each unroll, taken before the rule moves"
+    hint = "return the mean of the K losses of each unroll, before the rule changes"
     if evidence["changed"]:
-        return Verdict(False, "it writes to the tasks", "the rule alone is to move")
-    return Verdict(apart < CLOSE, f"off by {apart:.2g} in {len(theirs)} meta-steps", hint)
+        return Verdict(False, "it writes to the tasks", "change the rule alone")
+    return Verdict(apart < CLOSE, f"losses differ by {apart:.2g} in {len(theirs)} meta-steps", hint)
 
 
 def _judge_meta_steps(evidence: Evidence) -> Verdict:
     ours, theirs, start = evidence["rule"]
     if torch.equal(ours, start):
-        return Verdict(False, "the rule has not moved", "loss.backward(), then optimizer.step()")
+        return Verdict(
+            False, "the rule has not changed", "call loss.backward(), then optimizer.step()"
+        )
     apart = (ours - theirs).abs().max().item()
     moved = (theirs - start).abs().max().item()
-    hint = "one Adam for all meta-steps; zero_grad before each backward; the mean of all K losses"
+    hint = "make one Adam for all meta-steps, and call zero_grad before each backward"
     measured = (
-        f"the rule's parameters move by {moved:.2g} in {FEW} steps, and are off by {apart:.2g}"
+        f"the rule's parameters change by {moved:.2g} in {FEW} steps, with an error of {apart:.2g}"
     )
     return Verdict(apart < 1e-3 * moved, measured, hint)
 
 
 def _probe_learning(zero: Zero, seed: int) -> Evidence:
-    """The mean loss on held-out tasks before and after M meta-steps."""
+    """Compute the mean loss on held-out tasks before and after M meta-steps."""
     rule, generator = copy.deepcopy(zero.rule()), Generator().manual_seed(seed)
     problems = []
     for _ in range(META_STEPS):
@@ -180,7 +187,7 @@ def _judge_learning(evidence: Evidence) -> Verdict:
         f"{META_STEPS} meta-steps take the held-out loss from {before:.3f} to {after:.3f};"
         f" the best constants reach {constant:.3f}"
     )
-    hint = "can lr reach 0.5, and do its sigmoids start where they still have a slope?"
+    hint = "can lr reach 0.5, and do the sigmoids start where their slope is not 0?"
     return Verdict(after < LESS * before or after < NEAR * constant, measured, hint)
 
 
@@ -203,12 +210,12 @@ def _judge_parts(evidence: Evidence) -> Verdict:
     least = {"gradient": FEW, "step": FEW, "unroll": 1}
     unused = [name for name, count in least.items() if evidence[name] < count]
     said = ", ".join(f"{name} {count} times" for name, count in evidence.items())
-    hint = f"{' and '.join(unused)} is to be called, not written again"
+    hint = f"call {' and '.join(unused)} instead of repeating the code"
     return Verdict(not unused, f"{FEW} inner steps and a meta-step call {said}", hint)
 
 
 def _probe_imports(zero: Zero, seed: int) -> Evidence:
-    """The modules and names that the file imports."""
+    """List the modules and names that the file imports."""
     imported = []
     for node in ast.walk(ast.parse(zero.sandbox.file.read_bytes())):
         if isinstance(node, ast.Import):

@@ -1,7 +1,7 @@
-"""Can a family be learned, and is what is learned how the parts of its rows belong together?
+"""Check that a family can be learned, and that its targets depend on its inputs.
 
-Letters: B rows of a batch, N query batches, L leaves of a batch. Source: a permutation test (Fisher
-1935): where labels follow from nothing, it does not matter whose label a row has.
+If targets are random, permuting them over the rows does not change the loss. Letters: B rows of a
+batch, N query batches, L leaves of a batch. Source: the permutation test (Fisher 1935).
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from nested.conformance.check import Evidence, Verdict
 from nested.tasks.family import Task, TaskFamily
 
 TASKS, STEPS, RATES, QUERIES = 3, 80, (0.003, 0.03, 0.3), 8
-SURE = 4.0  # standard errors from which parts belong together
-LEAST = 0.01  # by which the loss must tell rows from mixed ones, as a share of it
+SURE = 4.0  # standard errors that the difference must have
+LEAST = 0.01  # least difference of the loss on permuted rows, as a share of the loss
 
 
 def probe_learned(family: TaskFamily, seed: int) -> Evidence:
-    """Query losses (N,) before and after Adam at the best of some rates; and after it, losses
-    (N, L) on the same batches when the rows of one leaf at a time are in another order."""
+    """Compute query losses (N,) before and after Adam, at the best of ``RATES``.
+
+    Also compute losses (N, L) on the same batches, with the rows of one leaf permuted at a time."""
     tasks = [family.sample(_from(seed + t)) for t in range(TASKS)]
     best = {"after": torch.full((1,), math.inf)}
     for rate in RATES:
@@ -36,21 +37,21 @@ def probe_learned(family: TaskFamily, seed: int) -> Evidence:
 
 
 def judge_learned(evidence: Evidence) -> Verdict:
-    """Adam lowers the loss by a tenth, and then mixed rows have a larger loss than whole ones."""
+    """Judge whether Adam lowers the loss by a tenth, and permuted rows then have a larger loss."""
     before, after = (evidence[name].mean().item() for name in ("before", "after"))
     measured = f"{STEPS} steps of Adam take the query loss from {before:.3g} to {after:.3g}"
     if not after < before - 0.1 * abs(before):
-        hint = "do the targets follow from the inputs, and do train and query follow one law?"
+        hint = "do targets depend on inputs, and are train and query from one distribution?"
         return Verdict(False, measured, hint)
     whole, mixed = evidence["after"][:, None], evidence["mixed"]  # (N, 1), (N, L)
     if not mixed.shape[1]:
-        return Verdict(True, f"{measured}; a batch has no parts that could be mixed")
+        return Verdict(True, f"{measured}; a batch has no parts to permute")
     share = 2 * (mixed - whole) / (mixed.abs() + whole.abs()).clamp(min=1e-12)  # from -2 to 2
     error = share.std(0).clamp(min=1e-12) / math.sqrt(len(share))
     best = (share.mean(0) / error).argmax()
     mean, sure = share.mean(0)[best].item(), (share.mean(0) / error)[best].item()
     measured += f"; with targets of other rows it is higher by {mean:.1%}, {sure:.1f} errors"
-    hint = "any other row's target would do as well: do the targets follow from the inputs?"
+    hint = "permuted targets give the same loss: do the targets depend on the inputs?"
     return Verdict(mean > LEAST and sure > SURE, measured, hint)
 
 
@@ -71,7 +72,7 @@ def _trained(task: Task, rate: float, seed: int) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def _losses(task: Task, params: dict[str, Tensor], seed: int) -> Tensor:
-    """Losses (N, 1 + L) on query batches: as they are, and mixed in each way."""
+    """Compute losses (N, 1 + L) on query batches, as drawn and with each permutation."""
     generator, rows = _from(seed), []
     for _ in range(QUERIES):
         batch = task.batch(generator, "query")
@@ -80,8 +81,9 @@ def _losses(task: Task, params: dict[str, Tensor], seed: int) -> Tensor:
 
 
 def _mixed(batch: Any, seed: int) -> list[Any]:
-    """The batch with the B rows of one of its tensors in another order, for each that shares its
-    rows with another; of a single tensor, with each of its columns in an order of its own."""
+    """Permute the B rows of one tensor at a time, for each that shares its rows with another.
+
+    For a batch of a single tensor, permute each column separately."""
     leaves, spec = tree_flatten(batch)
     sizes = [leaf.shape[:1] for leaf in leaves]
     shared = [i for i, size in enumerate(sizes) if size > (1,) and sizes.count(size) > 1]

@@ -1,4 +1,4 @@
-"""Does a rule move by what it shows? Its moves, over its rates, are gradients and a buffer.
+"""Check that a rule moves by its signals: moves over rates are gradients plus a buffer.
 
 Letters: K steps, P tensors of weights. Source: ``torch.optim.SGD``.
 """
@@ -16,14 +16,15 @@ from nested.levels.forward import Params
 from nested.levels.rule import UpdateRule
 from nested.tasks.digits import Digits
 
-STEPS = 3  # K, looked at one by one
+STEPS = 3  # K, measured one by one
 CLOSE = 1e-6
 DEEP = 4  # hidden layers of the large net
 
 
 def large_params(seed: int) -> Params:
-    """The weights {name: (...)} of a net on digits with ``DEEP`` hidden layers, in float64: a rule
-    may not become another one where a net is large."""
+    """Draw the weights {name: (...)} of a net on digits with ``DEEP`` hidden layers, in float64.
+
+    With it a check covers rules that behave differently on large nets."""
     generator = Generator().manual_seed(seed)
     shapes = {name: p.shape for name, p in Digits(depth=DEEP).model.named_parameters()}
     return {n: torch.randn(s, generator=generator).double() / 4 for n, s in shapes.items()}
@@ -33,8 +34,9 @@ NETS = {"the small net": small_params, "a large net": large_params}
 
 
 def probe_moves(rule: UpdateRule, seed: int) -> Evidence:
-    """For each net, the signals of each of K steps ((P,) or () each), the gradients given and the
-    moves made, {name: (...)}. Raises ``ValueError`` for a rule that shows no lr."""
+    """Record K steps on each net: signals, (P,) or () each, gradients and moves {name: (...)}.
+
+    Raises ``ValueError`` for a rule without an lr among its signals."""
     rule = nudged(rule, seed)
     return {
         net: _moves(rule, [draw(seed + k) for k in range(STEPS + 1)]) for net, draw in NETS.items()
@@ -56,8 +58,9 @@ def _moves(rule: UpdateRule, draws: list[Params]) -> dict[str, list[Any]]:
 
 
 def judge_moves(evidence: Evidence) -> Verdict:
-    """In each step the move, over the rate, is the gradient and mu times the buffer before, with
-    one mu: the one shown, if one is shown."""
+    """Judge whether each move over its rate is the gradient plus mu times the buffer before it.
+
+    There must be one mu, and it must be the momentum among the signals, if that is there."""
     said = []
     for net, found in evidence.items():
         buffer = torch.zeros(())
@@ -72,12 +75,10 @@ def judge_moves(evidence: Evidence) -> Verdict:
             said.append(f"{apart:.1g} at mu {mu:.2f}")
             shown = signals.get("momentum", mu) if past > 0 else mu
             if not (apart < CLOSE and -CLOSE < mu < 1 and (shown - mu).abs().max() < CLOSE):
-                measured = f"at step {at} of {net} move / lr is off g + mu v by {said[-1]}"
+                measured = f"at step {at} of {net} move / lr differs from g + mu v by {said[-1]}"
                 if apart < CLOSE:
-                    measured += f", but the momentum shown is {shown.mean():.2f}"
-                hint = (
-                    "v <- mu v + g from v = 0, one mu, from 0 to below 1; w <- w - lr v; show these"
-                )
+                    measured += f", but the momentum among the signals is {shown.mean():.2f}"
+                hint = "v <- mu v + g from v = 0, one mu from 0 to below 1; w <- w - lr v"
                 return Verdict(False, measured, hint)
             buffer = given + mu * buffer
-    return Verdict(True, f"in {len(said)} steps move / lr is off g + mu v by {', '.join(said)}")
+    return Verdict(True, f"in {len(said)} steps move / lr and g + mu v differ by {', '.join(said)}")

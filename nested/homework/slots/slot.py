@@ -1,4 +1,4 @@
-"""What a slot is: a file that a student edits, and how it is looked at."""
+"""Describe a slot: the file that a student edits, its proxy, and its checks."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from nested.homework.serve import Served
 
 
 def without(name: str, checks: list[Check]) -> list[Check]:
-    """All ``checks`` but the one called ``name``: one that a slot has no use for. Raises
-    ``ValueError`` when there is none."""
+    """Return ``checks`` without the one called ``name``.
+
+    Raises ``ValueError`` for an unknown name."""
     if name not in [check.name for check in checks]:
         raise ValueError(f"there is no check {name!r}")
     return [check for check in checks if check.name != name]
@@ -22,8 +23,11 @@ def without(name: str, checks: list[Check]) -> list[Check]:
 
 @dataclass(frozen=True)
 class Slot:
-    """``serve(module)`` runs beside the student's code and says which functions it answers for;
-    ``subject(sandbox)`` is the stand-in on the grader's side that ``checks`` look at."""
+    """One homework problem.
+
+    ``serve(module)`` runs in the student's process, and returns the student functions to call.
+    ``subject(sandbox)`` makes the proxy that calls them in the sandbox. ``checks`` test the proxy.
+    """
 
     name: str  # "hw0"
     file: str  # in examples/homework
@@ -31,4 +35,4 @@ class Slot:
     serve: Callable[[ModuleType], Served]
     subject: Callable[[Sandbox], Any]
     checks: list[Check]
-    unroll: Callable[[Sandbox], Any] | None = None  # a RemoteUnroll to draw, if there is one
+    unroll: Callable[[Sandbox], Any] | None = None  # a RemoteUnroll to draw, if the slot has one

@@ -1,7 +1,7 @@
-"""Checks of an unroll that a student wrote: K steps of momentum SGD, differentiable.
+"""Check a student's unroll: K differentiable steps of momentum SGD.
 
-Letters: K inner steps. Source: ``torch.optim.SGD`` for the values; central differences of the
-student's own values for the hypergradients.
+Letters: K inner steps. Source: ``torch.optim.SGD`` for the values, and central differences of the
+student's values for the hypergradients.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from nested.homework.serve import Served
 from nested.levels.forward import Batch, LossFn, Params
 
 STEPS = 8  # K
-WIGGLE = 1e-5
+DELTA = 1e-5
 
 
 def one_weight_loss(params: Params, batch: Batch) -> Tensor:
-    """A loss, (), of one weight {"w": ()} for a target, (): its unroll can be drawn."""
+    """Compute a loss, (), of one weight {"w": ()} for a target, (). Its unroll can be drawn."""
     return torch.cosh(params["w"] - batch)
 
 
@@ -34,8 +34,10 @@ LOSSES: dict[str, LossFn] = {"small": small_loss, "one weight": one_weight_loss}
 
 
 def serve_unroll(name: str, losses: dict[str, LossFn] = LOSSES) -> Callable[[ModuleType], Served]:
-    """Serve the function called ``name`` in the student's file, with a loss chosen by word; params
-    {name: (...)} and losses (K,) come back. Raises ``AttributeError`` when there is none."""
+    """Serve the function called ``name`` of the student's file, with a loss chosen by its name.
+
+    It returns params {name: (...)} and losses (K,). Raises ``AttributeError`` if the file has no
+    such function."""
 
     def serve(module: ModuleType) -> Served:
         unroll = getattr(module, name)
@@ -50,9 +52,10 @@ def serve_unroll(name: str, losses: dict[str, LossFn] = LOSSES) -> Callable[[Mod
 
 @dataclass(frozen=True)
 class RemoteUnroll:
-    """The student's unroll as a function here: of params {name: (...)}, K batches, lr and momentum,
-    () each. It returns the last params and the losses (K,), and raises ``TypeError`` or
-    ``ValueError`` when something else came back."""
+    """A proxy of the student's unroll: a function of params, batches, lr and momentum.
+
+    Takes params {name: (...)}, K batches, and lr and momentum, () each. Returns the last params and
+    the losses (K,). Raises ``TypeError`` or ``ValueError`` for a result of another form."""
 
     sandbox: Sandbox
 
@@ -72,10 +75,12 @@ def _checked(out: Any, params: Params, batches: list[Batch]) -> tuple[Params, Te
     if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[0], dict)):
         raise TypeError("return (params, losses): a dict and a tensor of K losses")
     if out[0].keys() != params.keys():
-        raise ValueError(f"params came back as {list(out[0])}, but went in as {list(params)}")
+        raise ValueError(
+            f"params have names {list(out[0])} at the end, but {list(params)} at the start"
+        )
     for name, start in params.items():
         if out[0][name].shape != start.shape or out[0][name].dtype != start.dtype:
-            raise ValueError(f"{name!r} came back in another shape or dtype")
+            raise ValueError(f"{name!r} has another shape or dtype at the end")
     if not torch.is_tensor(out[1]) or out[1].shape != (len(batches),):
         shape = tuple(out[1].shape) if torch.is_tensor(out[1]) else type(out[1]).__name__
         raise ValueError(f"losses have shape {shape}, but there are {len(batches)} steps")
@@ -128,10 +133,10 @@ def _judge_values(evidence: Evidence) -> Verdict:
     params, theirs = evidence["params"]
     apart = (params - theirs).abs().max().item()
     if torch.equal(params, evidence["start"]):
-        return Verdict(
-            False, "the weights that come back are those that went in", "return the last"
-        )
-    return Verdict(apart < 1e-9, f"the last weights differ by {apart:.1g}", "one update too few?")
+        return Verdict(False, "the returned weights are the first ones", "return the last weights")
+    return Verdict(
+        apart < 1e-9, f"the last weights differ by {apart:.1g}", "is there one update too few?"
+    )
 
 
 def _probe_purity(unroll: RemoteUnroll, seed: int) -> Evidence:
@@ -158,8 +163,8 @@ def _judge_purity(evidence: Evidence) -> Verdict:
 
 
 def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
-    """The slopes (K + 1,) of the losses, and of a mix of the last weights, along ``what``: by
-    autograd and by central differences."""
+    """Return a probe of the slopes (K + 1,) along ``what``: of the losses, and of a mix of the last
+    weights. It computes them by autograd and by central differences."""
 
     def probe(unroll: RemoteUnroll, seed: int) -> Evidence:
         params, batches, lr, momentum = _problem(seed)
@@ -190,34 +195,35 @@ def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
             else [torch.zeros(())] * len(out)
         )
         with torch.no_grad():
-            ends = [outcomes(zero.detach() + sign * WIGGLE) for sign in (1, -1)]
-        by_wiggling = (ends[0] - ends[1]) / (2 * WIGGLE)
-        return {"autograd": torch.stack(slopes).detach(), "wiggling": by_wiggling}
+            ends = [outcomes(zero.detach() + sign * DELTA) for sign in (1, -1)]
+        by_difference = (ends[0] - ends[1]) / (2 * DELTA)
+        return {"autograd": torch.stack(slopes).detach(), "difference": by_difference}
 
     return probe
 
 
 def _judge_slopes(what: str) -> Callable[[Evidence], Verdict]:
     def judge(evidence: Evidence) -> Verdict:
-        ours, truth = evidence["autograd"], evidence["wiggling"]
+        ours, truth = evidence["autograd"], evidence["difference"]
         scale = truth.abs().max().clamp(min=1e-3)
         right = (ours - truth).abs() <= 1e-5 * scale  # False for NaN
         wrong = (~right).nonzero().flatten().tolist()
         if not truth.abs().max() > 1e-6:
-            return Verdict(False, f"nothing that comes back depends on the {what}", "is it used?")
+            return Verdict(False, f"no result depends on the {what}", "is it used?")
         if not wrong:
-            return Verdict(True, f"right at all of {len(ours) - 1} losses and at the last weights")
+            return Verdict(True, f"right for all {len(ours) - 1} losses and for the last weights")
         step = wrong[0]
         name = f"losses[{step}]" if step < len(ours) - 1 else "the last weights"
         measured = (
-            f"d {name} / d {what}: {ours[step]:.5g} by autograd, {truth[step]:.5g} by wiggling"
+            f"d {name} / d {what}: {ours[step]:.5g} by autograd,"
+            f" {truth[step]:.5g} by finite difference"
         )
         if ours.abs().max() == 0:
-            hint = f"nothing depends on the {what} as far as autograd sees: a float, or detached?"
+            hint = f"autograd finds no dependence on the {what}: is it detached, or made a float?"
         else:
             hint = (
                 f"right until update {step - 1}, wrong from update {step} on: is the buffer, the"
-                " gradient (create_graph=True) or the weight detached on its way there?"
+                " gradient (create_graph=True) or the weight detached before that?"
             )
         return Verdict(False, measured, hint)
 

@@ -1,4 +1,4 @@
-"""What hw_zero asks for, served beside the student's code, and as functions and a rule here.
+"""Serve the five tasks of hw_zero in the student's process, and make their proxies here.
 
 Letters: K inner steps, M meta-steps.
 """
@@ -31,7 +31,7 @@ META_LR = 0.03
 
 
 class _BySteps:
-    """A rule of constants that moves by the student's own ``step``."""
+    """A rule of constants that moves by the student's ``step``."""
 
     def __init__(self, step: Callable, lr: Tensor, momentum: Tensor) -> None:
         self.step, self.lr, self.momentum = step, lr, momentum
@@ -49,7 +49,7 @@ def _ready(params: Params) -> Params:
 
 @contextmanager
 def _counted(module: ModuleType, name: str) -> Iterator[list]:
-    """Count how often the module calls its own function ``name``."""
+    """Count how often the module calls its function ``name``."""
     original, calls = getattr(module, name), []
 
     def counted(*args: Any, **more: Any) -> Any:
@@ -64,8 +64,9 @@ def _counted(module: ModuleType, name: str) -> Iterator[list]:
 
 
 def serve_zero(module: ModuleType) -> Served:
-    """Serve the five tasks as far as they are written. Each function raises ``NotImplementedError``
-    when its part of the file is missing."""
+    """Serve the five tasks that are written so far.
+
+    Each function raises ``NotImplementedError`` if its part of the file is missing."""
 
     def part(name: str) -> Any:
         if not hasattr(module, name):
@@ -116,32 +117,34 @@ def serve_zero(module: ModuleType) -> Served:
 
 @dataclass(frozen=True)
 class Zero:
-    """What the student's file holds, as functions and a rule here."""
+    """A proxy of the student's file, with its functions and its rule."""
 
     sandbox: Sandbox
 
     def gradient(self, params: Params, batch: Batch) -> tuple[Tensor, Params]:
-        """The loss, (), and its gradient {name: (...)}. Raises ``TypeError`` or ``ValueError`` for
-        another form."""
+        """Return the loss, (), and its gradient {name: (...)}.
+
+        Raises ``TypeError`` or ``ValueError`` for a result of another form."""
         out = call(self.sandbox, "gradient", params, batch)
         if not (isinstance(out, tuple) and len(out) == 2 and isinstance(out[1], dict)):
             raise TypeError("return (loss, grads): a tensor and a dict")
         return out[0], _as(params, out[1], "grads")
 
     def step(self, *parts: Any) -> tuple[Params, Params]:
-        """The next params and buffer, {name: (...)} each. Raises ``TypeError`` or ``ValueError``
-        for another form."""
+        """Return the next params and buffer, {name: (...)} each.
+
+        Raises ``TypeError`` or ``ValueError`` for a result of another form."""
         out = call(self.sandbox, "step", *parts)
         if not (isinstance(out, tuple) and len(out) == 2):
             raise TypeError("return (params, buffer): two dicts")
         return _as(parts[0], out[0], "params"), _as(parts[0], out[1], "buffer")
 
     def rule(self) -> RemoteRule:
-        """The student's ``MetaOptimizer``. Raises what making it raises."""
+        """Make a proxy of the student's ``MetaOptimizer``. Exceptions pass through."""
         return RemoteRule(self.sandbox)
 
     def unroll(self) -> RemoteUnroll:
-        """The student's ``unroll``, by the student's ``step`` with constants."""
+        """Make a proxy of the student's ``unroll``, with the student's ``step`` and constants."""
         return RemoteUnroll(self.sandbox)
 
 
@@ -150,5 +153,5 @@ def _as(params: Params, found: Any, what: str) -> Params:
         raise ValueError(f"{what} is a dict with the names of params")
     wrong = [name for name in params if found[name].shape != params[name].shape]
     if wrong:
-        raise ValueError(f"{what}[{wrong[0]!r}] came back in another shape than params has")
+        raise ValueError(f"{what}[{wrong[0]!r}] has another shape than params")
     return found

@@ -1,4 +1,4 @@
-"""Checks of the first two tasks of hw_zero: a gradient, and a step of momentum SGD.
+"""Check the first two tasks of hw_zero: a gradient, and a step of momentum SGD.
 
 Source: ``torch.optim.SGD`` for the values, central differences for the derivatives.
 """
@@ -17,11 +17,11 @@ from nested.conformance.small_problem import cut, small_batches, small_loss, sma
 from nested.homework.slots.zero import Zero
 from nested.levels.forward import Params
 
-CLOSE, WIGGLE = 1e-7, 1e-5
+CLOSE, DELTA = 1e-7, 1e-5
 
 
 def weights_of(seed: int) -> Params:
-    """Draw the weights {name: (...)} of the small problem, all of them used."""
+    """Draw the weights {name: (...)} of the small problem, without the unused one."""
     return {name: w for name, w in small_params(seed).items() if name != "unused"}
 
 
@@ -31,8 +31,8 @@ def flat(tree: Any) -> Tensor:
 
 
 def _slopes(function: Callable[[Any], Any], at: Any, seed: int) -> Evidence:
-    """The slope of a random mix of all that comes back along a random direction: by autograd, and
-    by a central difference."""
+    """Compute the slope of a random mix of all results along a random direction, by autograd and by
+    a central difference."""
     leaves, spec = tree_flatten(at)
     generator = Generator().manual_seed(seed)
     along = [torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in leaves]
@@ -46,14 +46,14 @@ def _slopes(function: Callable[[Any], Any], at: Any, seed: int) -> Evidence:
     zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
     (slope,) = torch.autograd.grad(mixed(zero), zero, materialize_grads=True, allow_unused=True)
     with torch.no_grad():
-        ends = [mixed(zero + sign * WIGGLE) for sign in (1, -1)]
-    return {"autograd": slope.item(), "wiggling": ((ends[0] - ends[1]) / (2 * WIGGLE)).item()}
+        ends = [mixed(zero + sign * DELTA) for sign in (1, -1)]
+    return {"autograd": slope.item(), "difference": ((ends[0] - ends[1]) / (2 * DELTA)).item()}
 
 
 def _judge_slopes(hint: str) -> Callable[[Evidence], Verdict]:
     def judge(evidence: Evidence) -> Verdict:
-        ours, truth = evidence["autograd"], evidence["wiggling"]
-        measured = f"a slope of {ours:.6g} by autograd, {truth:.6g} by a small change"
+        ours, truth = evidence["autograd"], evidence["difference"]
+        measured = f"a slope of {ours:.6g} by autograd, {truth:.6g} by finite difference"
         return Verdict(abs(ours - truth) <= 1e-5 * (1 + abs(truth)), measured, hint)
 
     return judge
@@ -81,7 +81,7 @@ def _judge_near(hint: str) -> Callable[[Evidence], Verdict]:
     def judge(evidence: Evidence) -> Verdict:
         ours, theirs = evidence["ours"], evidence["theirs"]
         apart = ((ours - theirs).abs() / (1 + theirs.abs())).max().item()
-        return Verdict(apart < CLOSE, f"off by {apart:.2g}", hint)
+        return Verdict(apart < CLOSE, f"an error of {apart:.2g}", hint)
 
     return judge
 
@@ -141,7 +141,7 @@ TASKS_1_AND_2 = [
     Check(
         "2 step: its derivatives are right",
         lambda zero, seed: _slopes(lambda parts: zero.step(*parts), _a_step(seed), seed),
-        _judge_slopes("is one of the five parts turned into a float, or detached?"),
+        _judge_slopes("is one of the five arguments detached, or made a float?"),
     ),
     Check("2 step: nothing passed in is changed", _probe_step_purity, _judge_step_purity),
 ]

@@ -1,0 +1,308 @@
+"""The words of the README, the lessons and the docstrings: short sentences, the field's own terms.
+
+``python tests/test_words.py`` prints every file with faults; with paths, it prints each fault.
+``python tests/test_words.py --exempt`` prints what ``EXEMPT`` could be now.
+"""
+
+import ast
+import inspect
+import io
+import re
+import statistics
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted(
+    str(path.relative_to(ROOT))
+    for path in [
+        ROOT / "README.md",
+        ROOT / "main.py",
+        *(ROOT / "examples").rglob("*.md"),
+        *(ROOT / "examples").rglob("*.py"),
+        *(ROOT / "nested").rglob("*.py"),
+    ]
+)
+LONGEST, MEDIAN, ENOUGH = 30, 16, 5  # words; words; sentences of a file before it has a median
+
+# A hyphen on either side makes another word: "trade-off", "off-diagonal", "look-up".
+FORBIDDEN = {
+    "told": r"(?<!-)\btold\b",
+    "look": r"(?<!-)\blook(s|ed|ing)?\b(?!-| up\b| ahead\b)",
+    "off": r"(?<!-)(?<!switched )(?<!turned )(?<!cut )(?<!cuts )\boff\b(?!-)",
+    "fall": r"(?<!-)\bfalls?\b(?!-| back\b)",
+    "so many": r"\bso many\b",
+    "by wiggling": r"\bwiggl\w+\b",
+}
+# Files that are still to be rewritten, and how many faults each may have until then.
+EXEMPT = {
+    "README.md": 21,
+    "examples/04_too_short_a_horizon.py": 8,
+    "examples/05_a_rule_per_coordinate.py": 2,
+    "examples/06_optimizers_are_memories.py": 2,
+    "examples/07_fast_weights.py": 1,
+    "examples/08_clocks.py": 1,
+    "examples/homework/hw0_one_detached_line.py": 2,
+    "examples/homework/hw1_new_family.py": 2,
+    "examples/homework/hw2_context.py": 1,
+    "examples/homework/hw3_recurrent_rule.py": 2,
+    "examples/homework/hw4_depth_rule.py": 2,
+    "examples/homework/hw5_reversible.py": 1,
+    "examples/homework/hw6_optimizer_memory.py": 3,
+    "examples/homework/hw7_memory.py": 2,
+    "main.py": 1,
+    "nested/conformance/check.py": 2,
+    "nested/conformance/family.py": 2,
+    "nested/conformance/memory.py": 2,
+    "nested/conformance/memory_gradients.py": 1,
+    "nested/conformance/memory_reads.py": 1,
+    "nested/conformance/optimizer.py": 2,
+    "nested/conformance/update_rule.py": 1,
+    "nested/homework/__main__.py": 1,
+    "nested/homework/borrowed.py": 1,
+    "nested/homework/classes.py": 1,
+    "nested/homework/copies.py": 1,
+    "nested/homework/draw.py": 1,
+    "nested/homework/export.py": 1,
+    "nested/homework/grade.py": 1,
+    "nested/homework/limits.py": 1,
+    "nested/homework/parallel.py": 1,
+    "nested/homework/registry.py": 3,
+    "nested/homework/remote.py": 1,
+    "nested/homework/slots/gain.py": 1,
+    "nested/homework/slots/hw4.py": 1,
+    "nested/homework/slots/hw5.py": 1,
+    "nested/homework/slots/hw6.py": 2,
+    "nested/homework/slots/hw7.py": 1,
+    "nested/homework/slots/hw_zero.py": 1,
+    "nested/homework/slots/learned.py": 2,
+    "nested/homework/slots/moves.py": 2,
+    "nested/homework/slots/slot.py": 2,
+    "nested/homework/trace.py": 1,
+    "nested/homework/wire.py": 1,
+    "nested/levels/clock.py": 1,
+    "nested/levels/context.py": 1,
+    "nested/levels/forward.py": 1,
+    "nested/levels/meta_optimizer.py": 2,
+    "nested/levels/momentum.py": 1,
+    "nested/levels/rule.py": 3,
+    "nested/levels/slow_weights.py": 1,
+    "nested/memory/continuum.py": 5,
+    "nested/memory/continuum_gradient.py": 2,
+    "nested/memory/net.py": 1,
+    "nested/memory/selfmod.py": 3,
+    "nested/memory/sequence.py": 4,
+    "nested/memory/titans.py": 1,
+    "nested/meta/augmentation.py": 1,
+    "nested/meta/baselines.py": 1,
+    "nested/meta/evolution.py": 1,
+    "nested/meta/meta_step.py": 2,
+    "nested/meta/objective.py": 1,
+    "nested/meta/race.py": 2,
+    "nested/meta/report.py": 3,
+    "nested/meta/training.py": 4,
+    "nested/meta/wrapped.py": 2,
+    "nested/models/config.py": 2,
+    "nested/models/describe.py": 1,
+    "nested/optim/as_memories.py": 2,
+    "nested/optim/base.py": 2,
+    "nested/optim/delta_momentum.py": 1,
+    "nested/optim/dgd.py": 3,
+    "nested/optim/fast_dtype.py": 1,
+    "nested/optim/m3.py": 2,
+    "nested/optim/matrix_groups.py": 1,
+    "nested/optim/multi_frequency.py": 2,
+    "nested/optim/periods.py": 3,
+    "nested/rules/coordinatewise.py": 2,
+    "nested/rules/features.py": 1,
+    "nested/rules/guard.py": 2,
+    "nested/rules/learned_optimizer.py": 4,
+    "nested/rules/per_tensor.py": 1,
+    "nested/rules/pretrained.py": 1,
+    "nested/support/autograd.py": 1,
+    "nested/support/cuda_graph.py": 2,
+    "nested/support/device.py": 1,
+    "nested/support/files.py": 1,
+    "nested/tasks/digits.py": 1,
+    "nested/tasks/family.py": 1,
+    "nested/tasks/quadratics.py": 2,
+    "nested/tasks/sequences.py": 1,
+    "nested/tasks/sinusoids.py": 1,
+    "nested/unroll/checkpointed.py": 3,
+    "nested/unroll/dispatch.py": 3,
+    "nested/unroll/inputs.py": 6,
+    "nested/unroll/plain_nets.py": 1,
+    "nested/unroll/trajectory.py": 1,
+    "nested/unroll/via_higher.py": 1,
+}
+SHORTENED = re.compile(r"\b(e\.g|i\.e|eqs?|vs|al|Fig|Sec|App|cf|approx|no|pp?)\.(?=[\s)])")
+END = re.compile(r"""(?<=[.!?])["')*]*\s+(?=["'(*]*[A-Z`])|\s+·\s+""")
+
+
+def paragraphs(text: str) -> Iterator[str]:
+    """Give each paragraph and list item of Markdown or of a docstring, as one line."""
+    text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
+    text = re.sub(r"^(#+ .*|\|.*|\s*<.*>|Source: .*)$", "\n", text, flags=re.MULTILINE)
+    code = r"^( {4,}|\s*python -m ).*$"  # an equation, or a command
+    text = re.sub(code, "\n", text, flags=re.MULTILINE)
+    text = re.sub(r"^\s*([-*]|\d+\.) ", "\n\n", text, flags=re.MULTILINE)
+    for paragraph in re.split(r"\n\s*\n", text):
+        line = re.sub(r"``.+?``|`[^`]+`", "`code`", " ".join(paragraph.split()))
+        line = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", line)
+        if line and not line.startswith(("Source:", "Paper:")):
+            yield line
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into its sentences. Code in backticks counts as one word."""
+    lines = (SHORTENED.sub(r"\1", line) for line in paragraphs(text))
+    return [sentence for line in lines for sentence in END.split(line) if words(sentence)]
+
+
+def words(sentence: str) -> int:
+    """Count words and numbers. Symbols of an equation do not count."""
+    return sum(bool(re.search(r"[A-Za-z]{2}|^\W*[aA\d]\b", word)) for word in sentence.split())
+
+
+def docstrings(tree: ast.Module) -> Iterator[str]:
+    """Give the docstrings of a module and of its public classes, functions and methods."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield inspect.cleandoc(ast.get_docstring(node) or "")
+        for child in getattr(node, "body", []):
+            kinds = (ast.ClassDef, ast.FunctionDef)
+            if isinstance(child, kinds) and not isinstance(node, ast.FunctionDef):
+                if not child.name.startswith("_"):
+                    waiting.append(child)
+
+
+def texts(path: str) -> list[str]:
+    """Give what people read in a file: Markdown, public docstrings and a lesson's text cells."""
+    source = (ROOT / path).read_text()
+    if path.endswith(".md"):
+        return [source]
+    cells = re.findall(r"^# %% \[markdown\].*\n((?:#.*\n)*)", source, flags=re.MULTILINE)
+    cells = [re.sub(r"^# ?", "", cell, flags=re.MULTILINE) for cell in cells]
+    return [*docstrings(ast.parse(source)), *cells]
+
+
+def messages(path: str) -> Iterator[str]:
+    """Give a Python file's other texts: comments, private docstrings, printed lines and errors."""
+    source = (ROOT / path).read_text()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            if len(node.value.split()) > 2:
+                yield inspect.cleandoc(node.value)
+
+
+def unexplained(text: str) -> list[str]:
+    """Give the glossary's terms that a text uses before it explains them.
+
+    The glossary is the section whose title ends in "words" or "glossary"; its terms are bold. A
+    term may come earlier where it is itself bold, italic or a link: there it is explained."""
+    head = re.search(r"^#+ .*(words|glossary)$", text, flags=re.MULTILINE | re.IGNORECASE)
+    if head is None:
+        return ["no glossary"]
+    section = re.split(r"^#+ ", text[head.end() :], maxsplit=1, flags=re.MULTILINE)[0]
+    before = re.sub(r"```.*?```|`[^`]*`", "", text[: head.start()], flags=re.DOTALL)
+    before = re.sub(r"^#+ .*$|\]\([^)]*\)", "]", before, flags=re.MULTILINE)
+    faults = []
+    for term in re.findall(r"\*\*([^*]+)\*\*", section):
+        first = re.search(rf"(\W{{0,2}})\b{re.escape(term)}s?\b", before, flags=re.IGNORECASE)
+        if first and not first[1].endswith(("*", "[", "_")):
+            faults.append(f'"{term}" is used before it is explained')
+    return faults
+
+
+def faults(path: str) -> list[str]:
+    """Give every fault of one file's prose, a line each."""
+    prose = [sentence for text in texts(path) for sentence in sentences(text)]
+    short = [s for text in messages(path) for s in sentences(text)] if path[-2:] == "py" else []
+    lengths = [words(sentence) for sentence in prose]
+    lines = [f"{n} words: {s}" for n, s in zip(lengths, prose) if n > LONGEST]
+    if len(lengths) >= ENOUGH and statistics.median(lengths) >= MEDIAN:
+        lines.append(f"the median sentence has {statistics.median(lengths):g} words")
+    for word, pattern in FORBIDDEN.items():
+        for sentence in dict.fromkeys(prose + short):
+            if re.search(pattern, sentence, flags=re.IGNORECASE):
+                lines.append(f'"{word}": {sentence}')
+    if path == "README.md":
+        lines += unexplained((ROOT / path).read_text())
+    return lines
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_sentences_are_short_and_words_are_plain(path):
+    lines = faults(path)
+    assert len(lines) <= EXEMPT.get(path, 0), "\n" + "\n".join(lines)
+
+
+def test_no_file_is_exempt_that_is_not_there():
+    assert set(EXEMPT) <= set(FILES)
+
+
+def test_what_is_a_sentence_and_a_word():
+    text = "See eq. 13 of the paper, e.g. `f(a, b)`. A step:\n\n    w <- w - lr v\n\n- One.\n- Two!"
+    assert sentences(text) == ["See eq 13 of the paper, e.g `code`.", "A step:", "One.", "Two!"]
+    assert words("w <- w - lr v (I - k k^T), a rate of 0.5") == 5  # lr, a, rate, of, 0.5
+
+
+@pytest.mark.parametrize(
+    "word, text",
+    [
+        ("told", "The rule is told the horizon"),
+        ("look", "A look at the text"),
+        ("off", "How far off it is"),
+        ("fall", "The fall of the rate"),
+        ("so many", "By so many steps"),
+        ("by wiggling", "A derivative by wiggling"),
+    ],
+)
+def test_what_is_forbidden(word, text):
+    assert re.search(FORBIDDEN[word], text, flags=re.IGNORECASE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    "a trade-off|off-diagonal|switched off|look up|look ahead|a look-up|falls back|offer".split(
+        "|"
+    ),
+)
+def test_what_is_no_false_alarm(text):
+    assert not any(re.search(pattern, text) for pattern in FORBIDDEN.values())
+
+
+def test_a_term_is_explained_where_it_is_first_used():
+    glossary = "\n## Ten words\nA **window** is K steps.\n"
+    assert unexplained("The windows of a run." + glossary)
+    for first in ("A *window* is K steps.", "A [window](#ten-words).", "`window`", "Windowed."):
+        assert not unexplained(first + glossary), first
+
+
+def main(arguments: list[str]) -> None:
+    """Print the files with faults, the faults of the files named, or the new ``EXEMPT``."""
+    counts = {path: len(faults(path)) for path in FILES}
+    counts = {path: count for path, count in counts.items() if count}
+    if arguments == ["--exempt"]:
+        print("EXEMPT = {", *(f'    "{p}": {n},' for p, n in counts.items()), "}", sep="\n")
+    elif arguments:
+        for path in arguments:
+            print(path, *faults(path), sep="\n  ")
+    else:
+        for path, count in counts.items():
+            print(f"{count:4} {path}" + ("" if path in EXEMPT else "  (not exempt: it fails)"))
+        done = [path for path in EXEMPT if path not in counts]
+        print(f"{sum(counts.values())} faults in {len(counts)} of {len(FILES)} files")
+        print("no longer to be exempt:", ", ".join(done) or "none")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
