@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
-from nested.rules.features import within_reach
+from nested.rules.features import sanitise
 
 LARGEST = 1 - 1e-5  # share that an average keeps
 AVERAGES = ("alpha", "beta1", "beta2")
@@ -82,7 +82,7 @@ class ClassicRule(UpdateRule):
         for name, p in params.items():
             own = {buffer: state[buffer][name] for buffer in self.buffers}
             settings = self._settings_of(name)
-            new, own = self.move(p, within_reach(grads[name]), own, step, **settings)
+            new, own = self.move(p, sanitise(grads[name]), own, step, **settings)
             moved[name] = new.to(p.dtype)
             for buffer, value in own.items():
                 kept[buffer][name] = value.to(p.dtype)

@@ -1,10 +1,11 @@
-"""A learned optimizer: a small net that sees each coordinate, and one that sees each tensor.
+"""A learned optimizer that blends known directions at each weight, and sets a step size per tensor.
 
-State: momenta at three time scales and a second moment for each weight; the count of steps.  It
-sees: the features in ``nested.rules.features``.  Clock: every inner step.
-Letters: n coordinates of a tensor, F features, J directions, H features of a tensor, U hidden
-units, L tensors. Source: small nets per coordinate after Metz et al. 2022 (arXiv 2203.11860); a
-direction normalised per tensor, times a learned schedule, after Celo (arXiv 2501.12670).
+State: momenta at three decays and a second moment for each weight; the step count.  It sees: the
+features of ``nested.rules.features``.  Clock: every inner step.
+Letters: n coordinates of a tensor, S decays, F features of a coordinate, J directions, H features
+of a tensor, U hidden units, L tensors, T tasks.
+Source: small nets per coordinate after Metz et al. 2022 (arXiv 2203.11860); a direction normalised
+per tensor, times a learned schedule, after Celo (arXiv 2501.12670).
 """
 
 from __future__ import annotations
@@ -20,45 +21,46 @@ from nested.rules.features import (
     COORDINATE_FEATURES,
     DECAYS,
     DIRECTIONS,
-    MIDDLE,
     TENSOR_FEATURES,
     TINY,
     Memories,
-    Moment,
-    Seen,
-    features_of_tensor,
-    look_at,
-    moment_of,
+    TensorView,
+    Time,
+    alive_share,
+    coordinate_features,
+    features_from_means,
     remember,
-    within_reach,
+    sanitise,
+    tensor_features,
+    time_features,
 )
 from nested.rules.large import Large, Plan, direct_large, remember_large
 
 START_LR = 0.02
-START_MIX = {2 + MIDDLE: 0.5, len(DIRECTIONS) - 1: 0.5}  # half Adam's direction, half Muon's
-AT_ONCE = 16384  # coordinates, where no graph is kept: what is made on the way fits a cache
-LARGE = 2**15  # coordinates of a tensor, from which on it moves block by block
+START_BLEND = {"momentum 0.9 over root V": 0.5, "momentum 0.9, orthogonal": 0.5}  # Adam and Muon
+CACHED = 16384  # coordinates per pass without a graph, so that temporary tensors fit a cache
+LARGE = 2**15  # tensors of at least this many coordinates take the fast path of ``large.py``
 
 
 class CoordinatewiseRule(UpdateRule):
-    """``w <- w - lr d / rms(d)``, for each tensor of weights (n,), where
+    """Update each tensor of weights (n,) by ``w <- w - lr d / rms(d)``, where
 
-        d = sum_j (c_j + mix_j) d_j        a direction, mixed from J that are known to be good,
-        lr, c_j = schedule(tensor)         by a net that sees H features of the tensor,
-        mix_j = coordinate_net(features)   and one that sees F features of each coordinate, and
-                                           through its hidden units those of the tensor too.
+        d = sum_j (c_j + mix_j) d_j        blends J directions at each coordinate,
+        lr, c_j = schedule(tensor)         come from a net that sees H features of the tensor,
+        mix_j = coordinate_net(features)   comes from a net that sees F features of the coordinate.
 
-    All of ``DIRECTIONS``, ``COORDINATE_FEATURES`` and ``TENSOR_FEATURES`` are in
-    ``nested.rules.features``, with their meanings. ``lr`` is the root mean square of a tensor's
-    step, inside ``lr_range`` by construction: no input can make a step larger. A tensor whose
-    gradients have ceased, or never came, stays where it is: its "pulse" multiplies lr. With
-    ``progress`` the rule must be told how many inner steps there will be:
-    ``rule.for_horizon(steps)``. It does not look at the loss. ``hidden`` is U, for both nets;
-    ``generator`` draws their first weights.
+    Hidden units of the second net also receive the features of the tensor. Directions and features
+    are listed in ``nested.rules.features``. ``lr`` is the root mean square of a tensor's step. It
+    lies inside ``lr_range`` by construction, so that no input can make a step larger. A tensor that
+    receives no gradients stays where it is. The rule does not see the loss.
 
-    Signals: ``lr``, (L,), of the tensors in order. State: "momenta" {name: (S, n)}, "square" {name:
-    (n,)}, "step" and, with ``progress``, "total", (). Raises ``ValueError`` for a width or range
-    that is not allowed, and from ``init`` for ``progress`` without a total.
+    With ``progress`` the rule sees the share of the run that is done, and needs the number of inner
+    steps: ``rule.for_horizon(steps)``. ``hidden`` is U, for both nets; ``generator`` draws their
+    initial weights.
+
+    Signals: ``lr``, (L,), in the order of the tensors. State: "momenta" {name: (S, n)}, "square"
+    {name: (n,)}, "step" () and, with ``progress``, "total" (). Raises ``ValueError`` for a width or
+    range that is not allowed; ``init`` raises it for ``progress`` without a number of steps.
     """
 
     takes_tasks = True
@@ -81,7 +83,7 @@ class CoordinatewiseRule(UpdateRule):
             raise ValueError(f"lr_range is (low, high) around {START_LR}, but got {lr_range}")
         self.hidden, self.lr_range, self.progress = hidden, (low, high), progress
         if total_steps is not None:
-            self.for_horizon(total_steps)  # says what is not allowed
+            self.for_horizon(total_steps)  # refuses a wrong number
         self.total_steps = total_steps
         features, directions, tensor = map(len, (COORDINATE_FEATURES, DIRECTIONS, TENSOR_FEATURES))
         self.see = nn.Linear(features, hidden)
@@ -90,16 +92,17 @@ class CoordinatewiseRule(UpdateRule):
         self.schedule = nn.Sequential(
             nn.Linear(tensor, hidden), nn.Tanh(), nn.Linear(hidden, 1 + directions)
         )
-        self._start(generator or Generator().manual_seed(0))
+        self._draw_weights(generator or Generator().manual_seed(0))
 
     @torch.no_grad()
-    def _start(self, generator: Generator) -> None:
+    def _draw_weights(self, generator: Generator) -> None:
+        """Start near the rate ``START_LR`` and the blend ``START_BLEND``."""
         last = self.schedule[2]
         for layer in (self.see, self.see_tensor, self.mix, self.schedule[0], last):
             shape = layer.weight.shape
             drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
             layer.weight.copy_(drawn / math.sqrt(layer.in_features))
-        self.mix.weight.mul_(0.1)  # small: starts as the plain mix
+        self.mix.weight.mul_(0.1)
         last.weight.mul_(0.2)
         self.see.bias.zero_()
         bias = self.schedule[0].bias
@@ -108,130 +111,136 @@ class CoordinatewiseRule(UpdateRule):
         last.bias.zero_()
         share = torch.tensor((math.log(START_LR) - low) / (high - low), dtype=torch.float32)
         last.bias[0] = torch.logit(share)
-        for direction, share in START_MIX.items():
-            last.bias[1 + direction] = share
+        for name, coefficient in START_BLEND.items():
+            last.bias[1 + DIRECTIONS.index(name)] = coefficient
 
     def init(self, params: Params) -> State:
-        some = next(iter(params.values()))
-        wide = torch.promote_types(some.dtype, torch.float32)  # half precision cannot count far
+        first = next(iter(params.values()))
+        count_dtype = torch.promote_types(first.dtype, torch.float32)  # half counts only to 2,048
+        # squares of gradients overflow float16
         like = {n: p.float() if p.dtype is torch.float16 else p for n, p in params.items()}
-        state = {  # squares of gradients are beyond float16
+        state = {
             "momenta": {name: p.new_zeros(len(DECAYS), p.numel()) for name, p in like.items()},
             "square": {name: p.new_zeros(p.numel()) for name, p in like.items()},
-            "step": some.new_zeros((), dtype=wide),
+            "step": first.new_zeros((), dtype=count_dtype),
         }
         if self.progress:
             if self.total_steps is None:
                 raise ValueError(
-                    "this rule sees its progress: tell it how many steps there will be, by"
-                    " total_steps, or rule.for_horizon(steps)"
+                    "this rule sees its progress and needs the number of steps: give total_steps,"
+                    " or use rule.for_horizon(steps)"
                 )
-            state["total"] = some.new_full((), float(self.total_steps), dtype=wide)
+            state["total"] = first.new_full((), float(self.total_steps), dtype=count_dtype)
         return state
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        step = (state["step"] + 1).unsqueeze(-1)
-        moment = moment_of(step, state["total"].unsqueeze(-1) if self.progress else None)
-        moved, momenta, squares, lrs = {}, {}, {}, []
+        time = self._time(state)
+        new_params, momenta, squares, lrs = {}, {}, {}, []
         for name, p in params.items():
             memories = Memories(state["momenta"][name], state["square"][name])
-            moved[name], memories, lr = self._move(p, grads[name], memories, moment, loss.dim())
+            new_params[name], memories, lr = self._step(p, grads[name], memories, time, loss.dim())
             momenta[name], squares[name] = memories
             lrs.append(lr)
-        kept = {"momenta": momenta, "square": squares, "step": state["step"] + 1}
+        new_state = {"momenta": momenta, "square": squares, "step": state["step"] + 1}
         if self.progress:
-            kept["total"] = state["total"] + 0
-        return Step(moved, kept, {"lr": torch.cat(lrs, dim=-1)})
+            new_state["total"] = state["total"] + 0
+        return Step(new_params, new_state, {"lr": torch.cat(lrs, dim=-1)})
 
-    def _move(
-        self, p: Tensor, grad: Tensor, memories: Memories, moment: Moment, tasks: int
+    def _time(self, state: State) -> Time:
+        step = (state["step"] + 1).unsqueeze(-1)
+        return time_features(step, state["total"].unsqueeze(-1) if self.progress else None)
+
+    def _step(
+        self, p: Tensor, grad: Tensor, memories: Memories, time: Time, task_dims: int
     ) -> tuple[Tensor, Memories, Tensor]:
-        """One tensor of weights (...) moved, its memories, and its lr (1,)."""
-        weight, grad = (_as_matrix(_wide(x), tasks) for x in (p, grad))
-        grad, own = within_reach(grad), memories.square.dtype
+        """Return the new weights (...) of one tensor, its new memories, and its lr (1,)."""
+        weight, grad = (_as_matrix(_wide(x), task_dims) for x in (p, grad))
+        grad, memory_dtype = sanitise(grad), memories.square.dtype
         old = Memories(*map(_wide, memories))
         new = remember(old, grad.reshape(old.square.shape))
-        lr, direction = self.decide(look_at(weight, grad, new, moment))
-        moved = p - (lr * direction).reshape(p.shape).to(p.dtype)
-        return moved, Memories(*(memory.to(own) for memory in new)), lr
+        lr, direction = self.decide(tensor_features(weight, grad, new, time))
+        # w <- w - lr d / rms(d)
+        new_p = p - (lr * direction).reshape(p.shape).to(p.dtype)
+        return new_p, Memories(*(memory.to(memory_dtype) for memory in new)), lr
+
+    def decide(self, view: TensorView) -> tuple[Tensor, Tensor]:
+        """Choose the step size (1,) of one tensor, and its direction (n,) with a root mean square
+        of 1. Raises ``RuntimeError`` for a view with another number of features."""
+        net_dtype = self.see.weight.dtype
+        lr, (shared_blend, shift, see, mix) = self._plan(view.features)
+        count = view.weight.shape[-1]
+        size = max(count, 1) if torch.is_grad_enabled() else CACHED
+        parts = []
+        for start in range(0, max(count, 1), size):
+            features, directions = coordinate_features(view, slice(start, start + size))
+            hidden = torch.relu(_affine(see, features.to(net_dtype), shift))  # (U, N)
+            blend = _affine(mix, hidden, shared_blend)  # (J, N)
+            parts.append((blend * directions).sum(-2))  # d = sum_j blend_j d_j
+        direction = torch.cat(parts, dim=-1)
+        rms = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()
+        return lr.to(direction.dtype) * view.alive, direction / rms
+
+    def _plan(self, features: Tensor) -> tuple[Tensor, Plan]:
+        """Compute what the features (H,) of a tensor decide: the step size (1,) while gradients
+        come, and the tensor's part in the blend."""
+        features = features.to(self.see.weight.dtype)
+        low, high = map(math.log, self.lr_range)
+        share, shared_blend = self.schedule(features).split([1, len(DIRECTIONS)], dim=-1)
+        lr = torch.exp(low + (high - low) * torch.sigmoid(share))
+        shift = self.see.bias + self.see_tensor(features)  # (U,)
+        return lr, Plan(shared_blend, shift, self.see.weight, self.mix.weight)
 
     @torch.no_grad()
     def move_in_place(
         self, params: Params, grads: Params, state: State, scale: float = 1.0
     ) -> None:
-        """Make the move of ``forward``, times ``scale``, by changing ``params`` {name: (...)}, all
-        contiguous, and ``state``. Takes little memory beside them, and on large tensors less time.
-        Raises ``RuntimeError`` for shapes that do not fit."""
-        step = (state["step"] + 1).unsqueeze(-1)
-        moment = moment_of(step, state["total"].unsqueeze(-1) if self.progress else None)
+        """Make the step of ``forward``, times ``scale``, by changing ``params`` {name: (...)} and
+        ``state``. Saves memory, and time on large tensors. ``params`` must be contiguous. Raises
+        ``RuntimeError`` for shapes that do not fit."""
+        time = self._time(state)
         for name, p in params.items():
             memories = Memories(state["momenta"][name], state["square"][name])
             if p.numel() >= LARGE:
-                self._move_large(p, grads[name], memories, moment, scale)
+                self._step_large(p, grads[name], memories, time, scale)
                 continue
-            moved, new, _ = self._move(p, grads[name], memories, moment, 0)
-            for memory, after in zip(memories, new):
-                memory.copy_(after)
-            p.copy_(moved) if scale == 1 else p.lerp_(moved, scale)
+            new_p, new_memories, _ = self._step(p, grads[name], memories, time, 0)
+            for memory, new in zip(memories, new_memories):
+                memory.copy_(new)
+            if scale == 1:
+                p.copy_(new_p)
+            else:
+                p.lerp_(new_p, scale)
         state["step"] += 1
 
-    def _move_large(
-        self, p: Tensor, grad: Tensor, memories: Memories, moment: Moment, scale: float
+    def _step_large(
+        self, p: Tensor, grad: Tensor, memories: Memories, time: Time, scale: float
     ) -> None:
         is_matrix, count = p.dim() > 1, p.numel()
         shape = (p.shape[0], count // p.shape[0]) if is_matrix else (1, count)
-        large = Large(p.view(-1), grad.reshape(-1), memories, moment, shape, is_matrix)
-        summary = remember_large(large)
+        large = Large(p.view(-1), grad.reshape(-1), memories, time, shape, is_matrix)
+        means = remember_large(large)
         columns = shape[1] if is_matrix else 1
-        _, tensor, pulse = features_of_tensor(summary, moment, is_matrix, columns, count)
-        lr, plan = self._plan(tensor)
-        direction = direct_large(large, summary, plan)
-        size = (direction.dot(direction) / len(direction) + TINY).sqrt()
-        direction *= scale * lr.to(size.dtype) * pulse / size
+        lr, plan = self._plan(features_from_means(means, time, is_matrix, columns, count))
+        direction = direct_large(large, means, plan)
+        rms = (direction.dot(direction) / len(direction) + TINY).sqrt()
+        direction *= scale * lr.to(rms.dtype) * alive_share(means) / rms
         large.weight.sub_(direction.to(p.dtype))
-
-    def _plan(self, tensor: Tensor) -> tuple[Tensor, Plan]:
-        """The step size (1,), before its pulse, and what the nets make of the features (H,) of a
-        tensor."""
-        tensor = tensor.to(self.see.weight.dtype)
-        low, high = map(math.log, self.lr_range)
-        share, plain = self.schedule(tensor).split([1, len(DIRECTIONS)], dim=-1)
-        lr = torch.exp(low + (high - low) * torch.sigmoid(share))
-        shift = self.see.bias + self.see_tensor(tensor)  # (U,)
-        return lr, Plan(plain, shift, self.see.weight, self.mix.weight)
-
-    def decide(self, seen: Seen) -> tuple[Tensor, Tensor]:
-        """The step size (1,) and the direction (n,), of root mean square 1, of one tensor. Raises
-        ``RuntimeError`` for features of another number."""
-        own = self.see.weight.dtype
-        lr, (plain, shift, see, mixing) = self._plan(seen.tensor)
-        count = seen.weight.shape[-1]
-        at_once = max(count, 1) if torch.is_grad_enabled() else AT_ONCE
-        parts = []
-        for start in range(0, max(count, 1), at_once):
-            x, directions = seen.at(slice(start, start + at_once))
-            hidden = torch.relu(_affine(see, x.to(own), shift))  # (U, n)
-            mix = _affine(mixing, hidden, plain)  # (J, n)
-            parts.append((mix * directions).sum(-2))
-        direction = torch.cat(parts, dim=-1)
-        size = (direction.square().mean(-1, keepdim=True) + TINY).sqrt()
-        return lr.to(direction.dtype) * seen.pulse, direction / size
 
 
 def _wide(x: Tensor) -> Tensor:
-    """At least float32: half precision is too coarse for squares and logarithms."""
+    """Convert half precision to float32: it is too coarse for squares and logarithms."""
     return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
-def _as_matrix(x: Tensor, tasks: int) -> Tensor:
-    """A tensor of weights as a matrix (R, C), or as a vector (n,); T of them if ``tasks`` is 1."""
-    if x.dim() - tasks >= 2:
-        return x.flatten(tasks + 1)
-    return x.flatten(tasks) if x.dim() > tasks else x.unsqueeze(-1)
+def _as_matrix(x: Tensor, task_dims: int) -> Tensor:
+    """View weights as a matrix (R, C) or a vector (n,), after 0 or 1 task dimensions."""
+    if x.dim() - task_dims >= 2:
+        return x.flatten(task_dims + 1)
+    return x.flatten(task_dims) if x.dim() > task_dims else x.unsqueeze(-1)
 
 
 def _affine(weight: Tensor, x: Tensor, shift: Tensor) -> Tensor:
-    """``weight x + shift``, (A, n), for weight (A, B), x (B, n) and shift (A,); of T tasks too."""
+    """Compute ``weight x + shift``: (A, n) of weight (A, B), x (B, n) and shift (A,); or of T x."""
     if x.dim() == 2:
         return torch.addmm(shift.unsqueeze(-1), weight, x)
     return torch.baddbmm(shift.unsqueeze(-1), weight.expand(len(x), -1, -1), x)

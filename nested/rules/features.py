@@ -1,7 +1,15 @@
-"""What a rule sees of one tensor of weights, and the directions it may mix.
+"""What a learned optimizer blends, and the features by which it chooses.
 
-Letters: n coordinates of a tensor, R x C of a matrix, S time scales, F features of a coordinate, J
-directions, H features of a tensor; a leading T, of tasks, may come before all of them.
+The idea: do not invent a step, blend known ones. At every weight the rule mixes J directions that
+hand-made optimizers take. For every tensor of weights it picks one step size:
+
+    step = - lr * d / rms(d),    d = sum_j blend_j d_j
+
+``directions`` computes the d_j. ``coordinate_features`` are what a net sees to choose the blend at
+one weight, and ``TensorView.features`` what a second net sees to choose the step size of a tensor.
+
+Letters: n coordinates of a tensor, R x C of a matrix, S decays, F features of a coordinate, J
+directions, H features of a tensor. A leading T, for tasks, may come before all of them.
 Source: momenta at many time scales, the second moment and its factored form are the features of
 Metz et al. 2022 (arXiv 2203.11860); the orthogonal direction is Muon's (Jordan et al. 2024).
 """
@@ -9,6 +17,7 @@ Metz et al. 2022 (arXiv 2203.11860); the orthogonal direction is Muon's (Jordan 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,185 +25,242 @@ from torch import Tensor
 
 from nested.optim.newton_schulz import newton_schulz
 
-DECAYS = (0.5, 0.9, 0.99)  # of the momenta, S of them, per inner step
-MIDDLE = DECAYS.index(0.9)
+DECAYS = (0.5, 0.9, 0.99)  # of the S momenta, per inner step
+FAST, MAIN, SLOW = range(3)  # places in DECAYS; MAIN is the one that hand-made optimizers use
 SQUARE_DECAY = 0.98  # of the second moment V, per inner step
-FLOOR = 1e-6  # of a tensor's mean V: coordinates that get less count as if they got that
-TINY = 1e-24  # beside any square: its power of -3/2, met on the way back, is still a float32
-HUGE = 1e14  # the largest gradient that counts as it is
-FAINT = 0.1  # of root V: a momentum 0.9 that is less is what gradients left that have ceased
-REACH = 4.0  # features of coordinates are cut off there
+FLOOR = 1e-6  # each V counts as at least this share of its tensor's mean V
+TINY = 1e-24  # added to any square, so that its power of -3/2 still is a float32
+MAX_GRAD = 1e14  # larger gradients are clipped to this
+STALE = 0.1  # if |momentum| < STALE sqrt(V), this tensor no longer receives gradients
+CLIP = 4.0  # features of coordinates are clipped to [-CLIP, CLIP]
 
-DIRECTIONS = (  # J, each of root mean square about 1; all but "weight" are 0 without gradients
-    "gradient",  # over its root mean square in the tensor
-    "weight",  # over its root mean square: weight decay
+# These three tuples fix the order in which the nets see the features. Pretrained weights rely on
+# it. All code computes the features by name, and ``_in_order`` sorts them.
+DIRECTIONS = (  # each has a root mean square of about 1
+    "gradient",  # divided by its root mean square in the tensor
+    "weight",  # likewise: weight decay
     *(f"momentum {decay} over root V" for decay in DECAYS),  # Adam's
-    "momentum 0.9 over factored root V",  # rows' mean x columns' mean: Adafactor's
-    "momentum 0.9, orthogonal",  # Muon's; of a vector, over its root mean square
+    "momentum 0.9 over factored root V",  # Adafactor's: V is row mean times column mean
+    "momentum 0.9, orthogonal",  # Muon's; for a vector the plain momentum
 )
-COORDINATE_FEATURES = (  # F
+COORDINATE_FEATURES = (
     *DIRECTIONS,
-    *(f"momentum {decay}" for decay in DECAYS),  # over their root mean squares in the tensor
-    "log V",  # a quarter of its logarithm, against the tensor's mean
+    *(f"momentum {decay}" for decay in DECAYS),  # divided by its root mean square in the tensor
+    "log V",  # a quarter of log(V / mean V)
 )
-TENSOR_FEATURES = (  # H, each of order 1; the last three only for rules told the total steps
-    "log step",  # log(1 + inner step)
-    "log size",  # log of the weights' root mean square
+TENSOR_FEATURES = (  # of order 1; the last three are zero unless the rule knows the total steps
+    "log step",  # of the inner step
+    "log size",  # of the weights' root mean square
     "is a matrix",
     "log columns",  # inputs of each output
     "log coordinates",
-    "gradient and slow momentum",  # cosine
-    "fast and slow momentum",  # cosine
-    "signal to noise",  # log of the root mean square of momentum 0.9 over that of root V
+    "gradient and slow momentum",  # cosine of their angle
+    "fast and slow momentum",  # cosine of their angle
+    "signal to noise",  # log of the momentum's root mean square over that of root V
     "progress",  # inner step / total steps, from -1 to 1
     "log total steps",
     "log remaining share",
 )
 
 
-class Seen(NamedTuple):
-    """What there is to see of a tensor; ``at`` shows it coordinate by coordinate."""
+class Memories(NamedTuple):
+    """What a rule keeps of a tensor's gradients: running averages that start at zero."""
+
+    momenta: Tensor  # (S, n)
+    square: Tensor  # (n,), the second moment V
+
+
+class Time(NamedTuple):
+    """What all tensors share at one inner step."""
+
+    unbias: Tensor  # (S, 1), corrects the momenta for their start at zero
+    unbias_square: Tensor  # (1,), likewise for V
+    features: dict[str, Tensor]  # the features of a tensor that depend on time alone, (1,) each
+
+
+class Means(NamedTuple):
+    """Averages over the coordinates of a tensor. Momenta and V are corrected for their start."""
+
+    grad_square: Tensor  # (1,)
+    weight_square: Tensor  # (1,)
+    momentum_squares: Tensor  # (S, 1)
+    square: Tensor  # (1,), of V
+    grad_slow: Tensor  # (1,), gradient times slow momentum
+    fast_slow: Tensor  # (1,), fast momentum times slow momentum
+
+
+class TensorView(NamedTuple):
+    """All that a rule sees of one tensor of weights at one inner step."""
 
     weight: Tensor  # (n,)
     grad: Tensor  # (n,)
-    momenta: Tensor  # (S, n), as averages
-    square: Tensor  # (n,), likewise
-    structured: Tensor | None  # (2, n), of a matrix: the last two directions
-    sizes: Tensor  # (2 + S, 1): root mean squares of gradient, weight and momenta
-    mean_square: Tensor  # (1,)
-    tensor: Tensor  # (H,)
-    pulse: Tensor  # (1,): 1 while gradients come, 0 some twenty steps after the last, or before any
-
-    def at(self, some: slice) -> tuple[Tensor, Tensor]:
-        """The features (F, N) and the directions (J, N) of ``some`` N of the coordinates. Raises
-        nothing."""
-        momenta, square = self.momenta[..., some], self.square[..., some]
-        own = [x[..., some].unsqueeze(-2) for x in (self.grad, self.weight)]
-        units = torch.cat([*own, momenta], dim=-2) / self.sizes  # (2 + S, n)
-        floor = FLOOR * self.mean_square + TINY
-        adam = momenta * (square + floor).rsqrt().unsqueeze(-2)
-        if self.structured is None:
-            last = [adam[..., MIDDLE : MIDDLE + 1, :], units[..., 2 + MIDDLE : 3 + MIDDLE, :]]
-        else:
-            last = [self.structured[..., some]]
-        directions = torch.cat([units[..., :2, :], adam, *last], dim=-2)
-        log_square = ((square + TINY) / (self.mean_square + TINY)).log().unsqueeze(-2) / 4
-        coordinates = torch.cat([directions, units[..., 2:, :], log_square], dim=-2)
-        return coordinates.clamp(-REACH, REACH), directions
+    momenta: Tensor  # (S, n), corrected for their start
+    square: Tensor  # (n,), V, likewise
+    matrix_directions: Tensor | None  # (2, n), factored and orthogonal; None for a vector
+    means: Means
+    features: Tensor  # (H,)
+    alive: Tensor  # (1,), 1 while gradients come, 0 before the first and long after the last
 
 
-class Memories(NamedTuple):
-    """What is kept of a tensor's gradients: averages that start at zero."""
-
-    momenta: Tensor  # (S, n)
-    square: Tensor  # (n,)
-
-
-def within_reach(grad: Tensor) -> Tensor:
-    """The gradient (...), with what is not finite read as 0, and nothing beyond ``HUGE``. Raises
-    nothing."""
-    return grad.nan_to_num(0.0, 0.0, 0.0).clamp(-HUGE, HUGE)
+def sanitise(grad: Tensor) -> Tensor:
+    """Replace NaN and infinity in a gradient (...) by 0, and clip it to ``MAX_GRAD``."""
+    return grad.nan_to_num(0.0, 0.0, 0.0).clamp(-MAX_GRAD, MAX_GRAD)
 
 
 def remember(memories: Memories, grad: Tensor) -> Memories:
-    """Take in a gradient, (N,) for N = n: ``m_s <- b_s m_s + (1 - b_s) g``, ``V <- b V + (1 - b)
-    g^2``. Raises ``RuntimeError`` for another n."""
+    """Update the averages: ``m_s <- b_s m_s + (1 - b_s) g`` and ``V <- b V + (1 - b) g^2``.
+
+    ``grad`` is a vector (N,) of as many numbers as the memories hold, else ``RuntimeError`` is
+    raised.
+    """
     decays = torch.cat([grad.new_full((1, 1), b) for b in DECAYS])
     momenta = torch.lerp(grad.unsqueeze(-2), memories.momenta, decays)
     return Memories(momenta, torch.lerp(grad * grad, memories.square, SQUARE_DECAY))
 
 
-class Moment(NamedTuple):
-    """What a step is to all tensors alike."""
+def time_features(step: Tensor, total: Tensor | None) -> Time:
+    """Compute what depends on time alone, at inner step ``step`` (1,), counted from 1.
 
-    unbias: Tensor  # (S, 1): momenta start at zero, and averages of them are that much larger
-    unbias_square: Tensor  # (1,)
-    clock: list[Tensor]  # "log step", and the three that need the total, each (1,)
-
-
-def moment_of(step: Tensor, total: Tensor | None) -> Moment:
-    """Inner step number ``step`` from 1, (1,), of ``total``, (1,), if that is told; else what needs
-    it is 0. Raises nothing."""
+    ``total`` (1,) is the number of inner steps. Without it, the features that need it are 0.
+    """
     decays = torch.cat([torch.full_like(step, b) for b in DECAYS], dim=-1)  # (S,)
-    unbias = 1 / (1 - decays**step).unsqueeze(-1), 1 / (1 - SQUARE_DECAY**step)
-    clock = [step.log() / 2 - 1]
+    unbias = 1 / (1 - decays**step).unsqueeze(-1)
+    unbias_square = 1 / (1 - SQUARE_DECAY**step)
+    features = {"log step": step.log() / 2 - 1}
     if total is None:
-        return Moment(*unbias, [*clock, *[torch.zeros_like(step)] * 3])
-    progress = ((step - 1) / total).clamp(max=1)
-    remaining = (1 - progress + 1 / total).log()
-    clock += [2 * progress - 1, total.log() / 2 - 2, remaining / 2 + 1]
-    return Moment(*unbias, clock)
+        zero = torch.zeros_like(step)
+        features |= {"progress": zero, "log total steps": zero, "log remaining share": zero}
+    else:
+        progress = ((step - 1) / total).clamp(max=1)
+        features["progress"] = 2 * progress - 1
+        features["log total steps"] = total.log() / 2 - 2
+        features["log remaining share"] = (1 - progress + 1 / total).log() / 2 + 1
+    return Time(unbias, unbias_square, features)
 
 
-def look_at(weight: Tensor, grad: Tensor, memories: Memories, moment: Moment) -> Seen:
-    """What there is to see of ``weight`` (n,), or a matrix (R, C), with its ``grad``, of the same
-    shape, after ``memories`` took it in at that ``moment``. Raises ``RuntimeError`` for shapes that
-    do not fit."""
-    is_matrix = weight.dim() - moment.clock[0].dim() > 0
+def tensor_features(weight: Tensor, grad: Tensor, memories: Memories, time: Time) -> TensorView:
+    """Compute all that a rule sees of one tensor, a vector (n,) or a matrix (R, C).
+
+    ``grad`` has the shape of ``weight``; ``memories`` already hold it. Raises ``RuntimeError`` for
+    shapes that do not fit.
+    """
+    is_matrix = weight.dim() - time.unbias_square.dim() > 0
     rows = weight.shape[-2] if is_matrix else 1
     w, g = (x.flatten(-2) if is_matrix else x for x in (weight, grad))
-    momenta = memories.momenta * moment.unbias
-    square = memories.square * moment.unbias_square
-    mean_square = square.mean(-1, keepdim=True)
-    structured = None
+    momenta = memories.momenta * time.unbias
+    square = memories.square * time.unbias_square
+    means = Means(
+        grad_square=_mean(g.square()),
+        weight_square=_mean(w.square()),
+        momentum_squares=_mean(momenta.square()),
+        square=_mean(square),
+        grad_slow=_mean(g * momenta[..., SLOW, :]),
+        fast_slow=_mean(momenta[..., FAST, :] * momenta[..., SLOW, :]),
+    )
+    matrix_directions = None
     if is_matrix:
-        matrices = (x.unflatten(-1, (rows, -1)) for x in (momenta[..., MIDDLE, :], square))
-        structured = _structured(*matrices, mean_square.unsqueeze(-1))
-    squares = [x.square().mean(-1, keepdim=True) for x in (g.unsqueeze(-2), w.unsqueeze(-2))]
-    powers = torch.cat([*squares, momenta.square().mean(-1, keepdim=True)], dim=-2)
-    slow = momenta[..., -1, :]
-    products = [(x * slow).mean(-1, keepdim=True) for x in (g, momenta[..., 0, :])]
-    summary = Summary(powers, mean_square, tuple(products))
+        momentum, v = (x.unflatten(-1, (rows, -1)) for x in (momenta[..., MAIN, :], square))
+        matrix_directions = _matrix_directions(momentum, v, means.square.unsqueeze(-1))
     columns = w.shape[-1] // max(rows, 1) if is_matrix else 1
-    sizes, tensor, pulse = features_of_tensor(summary, moment, is_matrix, columns, w.shape[-1])
-    return Seen(w, g, momenta, square, structured, sizes, mean_square, tensor, pulse)
+    features = features_from_means(means, time, is_matrix, columns, w.shape[-1])
+    return TensorView(w, g, momenta, square, matrix_directions, means, features, alive_share(means))
 
 
-class Summary(NamedTuple):
-    """Means over the coordinates of a tensor."""
-
-    powers: Tensor  # (2 + S, 1): squares of the gradient, the weight and each momentum
-    mean_square: Tensor  # (1,): of V
-    products: tuple[Tensor, Tensor]  # (1,) each: gradient, and fast momentum, times the slow one
-
-
-def features_of_tensor(
-    summary: Summary, moment: Moment, is_matrix: bool, columns: int, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the ``sizes`` (2 + S, 1), the features (H,) and the ``pulse`` (1,) of a tensor with
-    this ``summary``: see ``Seen``."""
-    (first, *rest), (powers, mean_square, products) = moment.clock, summary
-    sizes = (powers + TINY).sqrt()  # (2 + S, 1)
-    cosines = [
-        product / (sizes[..., i, :] * sizes[..., -1, :]) for i, product in zip((0, 2), products)
-    ]
-    own = [
-        (sizes[..., 1, :] + FLOOR).log() / 2 + 1,
-        *(torch.full_like(first, x) for x in _shape_features(is_matrix, columns, count)),
-        *cosines,
-        (sizes[..., 2 + MIDDLE, :] / (mean_square + TINY).sqrt() + 1e-3).log() + 1,
-    ]
-    signal = powers[..., 2 + MIDDLE, :] / (mean_square + TINY)
-    return sizes, torch.cat([first, *own, *rest], dim=-1), (signal / FAINT**2).clamp(max=1.0)
+def features_from_means(
+    means: Means, time: Time, is_matrix: bool, columns: int, count: int
+) -> Tensor:
+    """Compute the features (H,) of a tensor with ``count`` coordinates from its ``means``."""
+    slow_size = _root(means.momentum_squares[..., SLOW, :])
+    fast_size, main_size = (_root(means.momentum_squares[..., s, :]) for s in (FAST, MAIN))
+    shape = {
+        "is a matrix": float(is_matrix),
+        "log columns": math.log(max(columns, 1)) / 2 - 1,
+        "log coordinates": math.log(max(count, 1)) / 3 - 2,
+    }
+    like = time.features["log step"]
+    features = {
+        **time.features,
+        **{name: torch.full_like(like, number) for name, number in shape.items()},
+        "log size": (_root(means.weight_square) + FLOOR).log() / 2 + 1,
+        "gradient and slow momentum": means.grad_slow / (_root(means.grad_square) * slow_size),
+        "fast and slow momentum": means.fast_slow / (fast_size * slow_size),
+        "signal to noise": (main_size / _root(means.square) + 1e-3).log() + 1,
+    }
+    return torch.cat(_in_order(TENSOR_FEATURES, features), dim=-1)
 
 
-def _shape_features(is_matrix: bool, columns: int, count: int) -> tuple[float, float, float]:
-    return float(is_matrix), math.log(max(columns, 1)) / 2 - 1, math.log(max(count, 1)) / 3 - 2
+def alive_share(means: Means) -> Tensor:
+    """Return 1 (1,) while a tensor receives gradients, and less, down to 0, once they have ceased:
+    see ``STALE``."""
+    signal = means.momentum_squares[..., MAIN, :] / (means.square + TINY)
+    return (signal / STALE**2).clamp(max=1.0)
 
 
-def _structured(momentum: Tensor, square: Tensor, mean: Tensor) -> Tensor:
-    """Two directions of a matrix (R, C), flattened, (2, n): the momentum over the root of V's row
-    means times its column means over its mean; and the momentum made orthogonal."""
-    by_row, by_column = factors_of(
+def directions(view: TensorView, part: slice = slice(None)) -> dict[str, Tensor]:
+    """Compute the J directions at a ``part`` of the coordinates: {name: (N,)} for N of them."""
+    floor = FLOOR * view.means.square + TINY
+    root_v = (view.square[..., part] + floor).rsqrt().unsqueeze(-2)
+    adam = (view.momenta[..., part] * root_v).unbind(-2)
+    if view.matrix_directions is None:
+        size = _root(view.means.momentum_squares[..., MAIN, :])
+        factored, orthogonal = adam[MAIN], view.momenta[..., MAIN, part] / size
+    else:
+        factored, orthogonal = view.matrix_directions[..., part].unbind(-2)
+    return {
+        "gradient": view.grad[..., part] / _root(view.means.grad_square),
+        "weight": view.weight[..., part] / _root(view.means.weight_square),
+        **{f"momentum {b} over root V": direction for b, direction in zip(DECAYS, adam)},
+        "momentum 0.9 over factored root V": factored,
+        "momentum 0.9, orthogonal": orthogonal,
+    }
+
+
+def coordinate_features(view: TensorView, part: slice = slice(None)) -> tuple[Tensor, Tensor]:
+    """Compute the features (F, N) and the directions (J, N) at a ``part`` of N coordinates.
+
+    The features are the directions and a few more, all clipped to [-CLIP, CLIP].
+    """
+    blended = directions(view, part)
+    momenta = view.momenta[..., part] / _root(view.means.momentum_squares)
+    features = {
+        **blended,
+        **{f"momentum {b}": momentum for b, momentum in zip(DECAYS, momenta.unbind(-2))},
+        "log V": ((view.square[..., part] + TINY) / (view.means.square + TINY)).log() / 4,
+    }
+    features = torch.stack(_in_order(COORDINATE_FEATURES, features), dim=-2)
+    stacked = torch.stack(_in_order(DIRECTIONS, blended), dim=-2)
+    return features.clamp(-CLIP, CLIP), stacked
+
+
+def _in_order(names: Sequence[str], values: Mapping[str, Tensor]) -> list[Tensor]:
+    """List the ``values`` (...) in the order of ``names``."""
+    return [values[name] for name in names]
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean(-1, keepdim=True)
+
+
+def _root(mean_square: Tensor) -> Tensor:
+    return (mean_square + TINY).sqrt()
+
+
+def _matrix_directions(momentum: Tensor, square: Tensor, mean: Tensor) -> Tensor:
+    """Compute Adafactor's and Muon's directions for a matrix (R, C), flattened, (2, n)."""
+    by_row, by_column = inverse_root_factors(
         square.mean(-1, keepdim=True), square.mean(-2, keepdim=True), mean
     )
+    factored = momentum * by_row * by_column
     orthogonal = newton_schulz(momentum) * math.sqrt(max(momentum.shape[-2:]))
-    both = momentum * by_row * by_column, orthogonal
-    return torch.stack([x.flatten(-2) for x in both], dim=-2)
+    return torch.stack([x.flatten(-2) for x in (factored, orthogonal)], dim=-2)
 
 
-def factors_of(row_means: Tensor, column_means: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (R, 1) and (1, C) whose product is one over the factored root of V, from V's means
-    over rows (R, 1), columns (1, C) and all, (1,)."""
+def inverse_root_factors(
+    row_means: Tensor, column_means: Tensor, mean: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Factor ``1 / sqrt(V)`` of a matrix: (R, 1) and (1, C) whose product approximates it.
+
+    Takes V's means over each row (R, 1), over each column (1, C) and over all, (1,).
+    """
     floor = FLOOR * mean + TINY
     return ((row_means + floor) / (mean + TINY)).rsqrt(), (column_means + floor).rsqrt()

@@ -1,7 +1,8 @@
-"""A learned rule as a ``torch.optim.Optimizer``: for any training loop, without any graph.
+"""Use a learned rule in any training loop, as a ``torch.optim.Optimizer`` without a graph.
 
-State: that of the rule, for each weight.  It sees: gradients.  Clock: every batch.
-Source: the conventions of ``torch.optim``; ours.
+State: that of the rule, for each weight.  It sees: gradients, and the loss if the rule needs it.
+Clock: every batch.
+Source: the conventions of ``torch.optim``.
 """
 
 from __future__ import annotations
@@ -10,16 +11,11 @@ import copy
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import (
-    TreeSpec,
-    tree_flatten,
-    tree_flatten_with_path,
-    tree_unflatten,
-)
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nested.levels.rule import UpdateRule
 from nested.optim.base import INFINITY, MemoryOptimizer, is_look
@@ -37,86 +33,78 @@ from nested.rules.guard import (
 from nested.rules.pieces import MATRICES, averaged, gathered, put_back, split
 from nested.rules.pretrained import fingerprint, is_checkpoint, load_rule, outside_of, read_card
 from nested.rules.saved_state import check_made_for, completed
+from nested.rules.state_layout import Layout, Piece, layout_of, pieces_of, slots_of
 
 CLIMBED = (
-    "the loss climbed after a step of this rule, so the weights went back and further steps are"
+    "the loss climbed after a step of this rule, so the step was undone and further steps are"
     " smaller: try a group's lr of 0.1, or compare with AdamW"
 )
-USER = 5  # frames between a warning and the call of step
-MOST_FORMS = 64  # of states, kept for the sets of weights that had gradients
-Form = tuple[list[tuple[str, str | None]], TreeSpec]  # of a state: a key for each leaf, and whose
-
-
-class Piece(NamedTuple):
-    """One tensor that the rule sees, of a parameter."""
-
-    owner: Tensor  # the parameter
-    whole: Tensor  # all of it: see ``gathered``
-    weight: Tensor  # what the rule sees, a view of the whole
-    suffix: str  # of its keys in the state of the parameter
+STACK_LEVEL = 5  # so that a warning shows the user's call of step
+MAX_LAYOUTS = 64  # cached, one for each set of weights that had gradients together
 
 
 class LearnedOptimizer(MemoryOptimizer):
-    """Moves weights by an ``UpdateRule``, such as one that ``meta_train`` taught.
+    """Train any model with an ``UpdateRule``, such as one that ``meta_train`` has trained.
 
-    ``lr`` of a group multiplies the rule's steps: 1 leaves them as they are, and schedulers may
-    drive it (cyclic ones with ``cycle_momentum=False``: there is no momentum to drive). Each group
-    of parameters is a run of its own to the rule, with one count of steps: what is unfrozen late
-    should come late, by ``add_param_group``. Weights without a gradient stay, and so does what the
-    rule remembers of them. The rule is copied to where the weights are. One that sees its progress
-    needs ``total_steps``, the number of optimizer steps that there will be; one that sees the loss
-    needs ``step(closure)`` or ``step(loss=loss)``.
+    ``lr`` of a group multiplies the rule's steps; 1 leaves them unchanged. Schedulers may change
+    it. Cyclic ones need ``cycle_momentum=False``, as there is no momentum to change. A rule that
+    sees its progress needs ``total_steps``, the number of optimizer steps of the run. A rule that
+    sees the loss needs ``step(closure)`` or ``step(loss=loss)``.
 
-    ``"matrices"`` of a group says how the rule sees its tensors: ``True`` as matrices of R rows
-    where they are (R, ...); ``False`` as vectors, for embeddings and heads; ``"stacks"`` sees each
-    matrix (R, C) of (..., R, C) on its own. Of a distributed tensor the rule sees all, and each
-    process holds the whole state. Where processes train together, the loss is averaged over them.
+    The rule treats each group as one run, with one step count. So add weights that you unfreeze
+    late by ``add_param_group``, at that time. Weights without a gradient stay unchanged, and so
+    does their state. The rule is copied to the device of the weights.
 
-    A step that makes the loss climb is taken back: the next call of ``step`` sets the weights to
-    those before it and leaves its own gradient out. From then on ``trust`` also multiplies the
-    steps; it is 1 at first, and a quarter after each climb. Gradients tell a climb; where they are
-    clipped to a length they do not, so pass the loss there. See ``nested.rules.guard``.
+    ``"matrices"`` of a group says what the rule sees of a weight. ``True``: a matrix of R rows for
+    (R, ...). ``False``: a vector, for embeddings and heads. ``"stacks"``: every matrix (R, C) of
+    (..., R, C) on its own. Of a distributed tensor the rule sees the whole, and each process holds
+    the whole state. Processes that train together average the loss.
 
-    Raises ``TypeError`` for a rule that is none; ``ValueError`` for settings out of range, for a
-    rule that is not told its total steps, or where it needs the loss and gets none;
-    ``RuntimeError`` for a step without any gradient, or for a weight whose shape has changed.
+    A step that makes the loss climb is undone. The next call of ``step`` sets the weights back and
+    ignores its own gradient. From then on ``trust`` also multiplies the steps: it starts at 1, and
+    each climb divides it by 4. Gradients reveal a climb, unless they are clipped to a length; pass
+    the loss there. See ``nested.rules.guard``.
+
+    Raises ``TypeError`` if ``rule`` is no rule. Raises ``ValueError`` for settings out of range,
+    for a missing ``total_steps``, and for a missing loss. Raises ``RuntimeError`` for a step
+    without any gradient, and for a weight whose shape has changed.
     """
 
     ranges = {"lr": (0.0, INFINITY)}
-    kept = ("shared", "guard")  # what it keeps in a group
+    kept = ("shared", "guard")
 
     def __init__(self, params: Any, rule: UpdateRule, *, total_steps: int | None = None) -> None:
         if not isinstance(rule, UpdateRule):
             got = type(rule).__name__
             raise TypeError(f"rule is an UpdateRule, such as load_rule() gives, but got {got}")
         self.rule = copy.deepcopy(rule if total_steps is None else rule.for_horizon(total_steps))
-        if getattr(self.rule, "total_steps", 1) is None and getattr(self.rule, "progress", True):
+        horizon = getattr(self.rule, "total_steps", None)
+        if _needs_horizon(self.rule) and horizon is None:
             raise ValueError(
-                "this rule sees its progress: give total_steps, the number of optimizer steps that"
-                " there will be"
+                "this rule sees its progress: give total_steps, the number of optimizer steps"
             )
-        self.forms: dict[tuple[str, ...], Form] = {}
-        self.loss: Tensor | None = None  # of the step that is made
-        told = getattr(self.rule, "total_steps", None)
-        settings = {"lr": 1.0, "matrices": True, "rule": type(rule).__name__, "total_steps": told}
-        super().__init__(params, {**settings, "fingerprint": fingerprint(rule)})
+        self.layouts: dict[tuple[str, ...], Layout] = {}
+        self.loss: Tensor | None = None  # of the current step
+        settings = {"lr": 1.0, "matrices": True, "rule": type(rule).__name__}
+        settings |= {"total_steps": horizon, "fingerprint": fingerprint(rule)}
+        super().__init__(params, settings)
         self.rule.to(self.param_groups[0]["params"][0].device)
 
     @property
     def trust(self) -> float:
-        """What the guard multiplies the rule's steps by: 1 until the loss has climbed."""
+        """The factor by which the guard multiplies the rule's steps: 1 until the loss climbs."""
         return self._record()["trust"]
 
     @classmethod
     def from_pretrained(
         cls, name: Path | str = "default", params: Any = None, total_steps: int | None = None
     ) -> LearnedOptimizer:
-        """Make the optimizer of the rule called ``name``: one of ``pretrained_names()``, or a file
-        that ``save_rule`` wrote. ``from_pretrained(params, total_steps)`` takes the default one.
+        """Make an optimizer with the rule called ``name``: one of ``pretrained_names()``, or a file
+        that ``save_rule`` wrote. ``from_pretrained(params, total_steps)`` uses the default rule.
 
-        Warns once when the net or the run is outside of what the rule was taught on, as its card
-        tells. Raises ``TypeError`` without ``params``, ``ValueError`` for a rule that is not there
-        or cannot be read, and what the constructor raises.
+        Warns once if the net or the run lies outside the range that the rule was trained on.
+        Raises ``TypeError`` without ``params``. Raises ``ValueError`` for a rule that does not
+        exist or cannot be read, and all that the constructor raises.
         """
         name, params, total_steps = _in_order(name, params, total_steps)
         optimizer = cls(params, load_rule(name), total_steps=total_steps)
@@ -125,7 +113,7 @@ class LearnedOptimizer(MemoryOptimizer):
         outside = outside_of(card, shapes, total_steps)
         if outside:
             warnings.warn(
-                f"the rule {str(name)!r} was not taught on such a net or run: {outside}; compare"
+                f"the rule {str(name)!r} was not trained on such a net or run: {outside}; compare"
                 " it with AdamW, and try a group's lr of 0.1",
                 stacklevel=2,
             )
@@ -138,10 +126,10 @@ class LearnedOptimizer(MemoryOptimizer):
         *,
         loss: Tensor | float | None = None,
     ) -> Tensor | None:
-        """Move all weights once. ``closure``, if given, computes the loss () and its gradients
-        anew, and that loss is returned. ``loss`` is one computed before; it may also come first.
-        Raises ``ValueError`` and ``RuntimeError`` as the class says, ``TypeError`` for a closure
-        that cannot be called."""
+        """Update all weights once. ``closure``, if given, computes the loss () and its gradients;
+        that loss is returned. ``loss`` is one that you have computed; it may also be the first
+        argument. Raises ``ValueError`` and ``RuntimeError`` as the class says, and ``TypeError``
+        for a closure that cannot be called."""
         if isinstance(closure, (Tensor, float, int)) and loss is None:
             closure, loss = None, closure
         if closure is not None and not callable(closure):
@@ -161,14 +149,14 @@ class LearnedOptimizer(MemoryOptimizer):
         if all(p.grad is None for group in self.param_groups for p in group["params"]):
             raise RuntimeError("no weight has a gradient: call loss.backward() before step()")
         self.loss = None if loss is None else averaged(_as_scalar(loss))
-        self._move_guarded()
+        self._guarded_step()
         return loss if closure is not None else None
 
     def _record(self) -> Record:
         return self.param_groups[0].setdefault("guard", new_record())
 
-    def _move_guarded(self) -> None:
-        """Move all weights; or go back to the kept ones, where what came after them climbed."""
+    def _guarded_step(self) -> None:
+        """Update all weights; or undo the last step, if the loss climbed after it."""
         record = self._record()
         weights = [p for group in self.param_groups for p in group["params"]]
         for group in self.param_groups:
@@ -177,66 +165,53 @@ class LearnedOptimizer(MemoryOptimizer):
         rise = rise_since_kept(self.state, weights)
         if has_climbed(record, rise, loss):
             if not record["climbs"]:
-                warnings.warn(CLIMBED, stacklevel=USER)
+                warnings.warn(CLIMBED, stacklevel=STACK_LEVEL)
             go_back(record, self.state, weights)
             return
         is_kept = is_worth_keeping(record, rise, loss)
         if is_kept:
             keep(record, self.state, weights, loss)
         record["steps"] += 1
-        sees_progress = getattr(self.rule, "progress", True)
-        if sees_progress and record["steps"] - 1 == self.defaults["total_steps"]:
+        total = self.defaults["total_steps"]
+        if _needs_horizon(self.rule) and record["steps"] - 1 == total:
             warnings.warn(
-                f"this rule was told total_steps={self.defaults['total_steps']}, and now come more:"
-                " it goes on with the small steps of the end; give the number that there will be",
-                stacklevel=USER,
+                f"this rule expected total_steps={total}, and now more steps come: they stay as"
+                " small as the last ones; give the true number",
+                stacklevel=STACK_LEVEL,
             )
         self.move_all()
         if is_kept:
             note_promise(record, self.state, weights)
 
     def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        """Give ``params``, tensors (...) of ``group``, the state that they start from, unless they
-        have one."""
+        """Give ``params``, tensors (...) of ``group``, an initial state, unless they have one."""
         if any("shape" not in self.state.get(p, ()) for p in params):
-            self._form(group, self._pieces(group, params))
+            self._layout(group, pieces_of(group, params))
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
-        pieces, shared = self._pieces(group, params), group.setdefault("shared", {})
-        keys, spec = self._form(group, pieces)
-        places = [
-            (shared, key) if n is None else (self.state[pieces[n].owner], key + pieces[n].suffix)
-            for key, n in keys
-        ]
-        state = tree_unflatten([place[key] for place, key in places], spec)
-        wholes = [gathered(p.grad) for p in params]
-        parts = [part for whole in wholes for part in split(whole, group["matrices"])]
+        pieces = pieces_of(group, params)
+        layout = self._layout(group, pieces)
+        slots = slots_of(layout, pieces, self.state, group["shared"])
+        state = tree_unflatten([slot[key] for slot, key in slots], layout.spec)
+        whole_grads = [gathered(p.grad) for p in params]
+        parts = [part for whole in whole_grads for part in split(whole, group["matrices"])]
         grads = dict(zip(pieces, parts, strict=True))
         weights = {name: piece.weight for name, piece in pieces.items()}
         scale = float(group["lr"]) * self.trust
         if hasattr(self.rule, "move_in_place"):
             self.rule.move_in_place(weights, grads, state, scale)
         else:
-            first = parts[0]
-            loss = first.new_zeros(()) if self.loss is None else self.loss.to(first.device)
+            loss = parts[0].new_zeros(()) if self.loss is None else self.loss.to(parts[0].device)
             step = self.rule(weights, grads, state, loss)
-            for (place, key), leaf in zip(places, tree_flatten(step.state)[0], strict=True):
-                place[key] = leaf
+            for (slot, key), leaf in zip(slots, tree_flatten(step.state)[0], strict=True):
+                slot[key] = leaf
             for name, p in weights.items():
-                p.copy_(step.params[name]) if scale == 1 else p.lerp_(step.params[name], scale)
+                if scale == 1:
+                    p.copy_(step.params[name])
+                else:
+                    p.lerp_(step.params[name], scale)
         for p, whole in {piece.owner: piece.whole for piece in pieces.values()}.items():
             put_back(p, whole)
-
-    def _pieces(self, group: dict[str, Any], params: list[Tensor]) -> dict[str, Piece]:
-        """What the rule sees of ``params``: a tensor for each, or for each matrix of a stack."""
-        numbers, pieces = {p: i for i, p in enumerate(group["params"])}, {}
-        for p in params:
-            whole = gathered(p)
-            parts = split(whole, group["matrices"])
-            for j, part in enumerate(parts):
-                suffix = f".{j}" if len(parts) > 1 else ""
-                pieces[f"weight {numbers[p]}{suffix}"] = Piece(p, whole, part, suffix)
-        return pieces
 
     def check_group(self, group: dict[str, Any]) -> None:
         super().check_group(group)
@@ -253,36 +228,30 @@ class LearnedOptimizer(MemoryOptimizer):
                     f"weight {i} had shape {was} and has {now}: make a new optimizer for it"
                 )
 
-    def _form(self, group: dict[str, Any], pieces: dict[str, Piece]) -> Form:
-        """The leaves that the rule's state has for these weights; new ones start here."""
+    def _layout(self, group: dict[str, Any], pieces: dict[str, Piece]) -> Layout:
+        """Return the layout of the rule's state for ``pieces``; give new ones an initial state."""
         new = {piece.owner for piece in pieces.values() if "shape" not in self.state[piece.owner]}
         names = tuple(pieces)
-        if new or names not in self.forms or "shared" not in group:
+        if new or names not in self.layouts or "shared" not in group:
             start = self.rule.init({name: piece.weight for name, piece in pieces.items()})
-            found, spec = tree_flatten_with_path(start)
-            keys = [_key(path, pieces) for path, _ in found]
-            if len(self.forms) >= MOST_FORMS:
-                self.forms.clear()
-            self.forms[names] = keys, spec
-            shared = group.setdefault("shared", {})
-            for (key, name), (_, leaf) in zip(keys, found, strict=True):
-                if name is None:
-                    shared.setdefault(key, leaf)
-                else:
-                    piece = pieces[name]
-                    self.state[piece.owner].setdefault(key + piece.suffix, leaf)
+            layout, leaves = layout_of(start, pieces)
+            if len(self.layouts) >= MAX_LAYOUTS:
+                self.layouts.clear()
+            self.layouts[names] = layout
+            slots = slots_of(layout, pieces, self.state, group.setdefault("shared", {}))
+            for (slot, key), leaf in zip(slots, leaves, strict=True):
+                slot.setdefault(key, leaf)
             for p in new:
                 self.state[p]["shape"] = list(p.shape)
         for piece in pieces.values():
-            if KEPT not in self.state[piece.owner]:  # as in a state that an older version saved
+            if KEPT not in self.state[piece.owner]:  # a state that an older version saved
                 self.state[piece.owner][KEPT] = piece.owner.detach().clone()
-        return self.forms[names]
+        return self.layouts[names]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a ``state_dict``. Raises ``ValueError``, before anything changes, for the
-        state of another optimizer or rule, of weights of other shapes, of a run of another length,
-        or with settings out of range. A state of an older version, without a fingerprint of its
-        rule, is taken with a warning."""
+        """Continue from a ``state_dict``. Raises ``ValueError``, before anything changes, if it
+        belongs to another optimizer, rule, net or length of run, or has settings out of range.
+        A state of an older version, without a fingerprint of its rule, gives a warning."""
         state_dict = completed(state_dict, self.defaults)
         weights = [p for group in self.param_groups for p in group["params"]]
         check_made_for(state_dict, self.defaults, [tuple(p.shape) for p in weights])
@@ -293,12 +262,16 @@ class LearnedOptimizer(MemoryOptimizer):
             group.update({"shared": {key: leaf.to(device) for key, leaf in shared.items()}})
 
     def __getstate__(self) -> dict[str, Any]:
-        own = {"rule": self.rule, "forms": {}, "loss": None}
-        return {**super().__getstate__(), **own}
+        return {**super().__getstate__(), "rule": self.rule, "layouts": {}, "loss": None}
+
+
+def _needs_horizon(rule: UpdateRule) -> bool:
+    """Whether a rule sees the share of the run that is done, and so needs its total steps."""
+    return hasattr(rule, "total_steps") and getattr(rule, "progress", True)
 
 
 def _in_order(name: Any, params: Any, total_steps: int | None) -> tuple[Path | str, Any, Any]:
-    """The arguments of ``from_pretrained``, where the parameters may come first."""
+    """Sort the arguments of ``from_pretrained``, where the parameters may come first."""
     if not isinstance(name, (str, Path)):
         if isinstance(params, (str, Path)):
             name, params = params, name
@@ -316,11 +289,3 @@ def _in_order(name: Any, params: Any, total_steps: int | None) -> tuple[Path | s
 def _as_scalar(loss: Tensor | float) -> Tensor:
     dtype = loss.dtype if isinstance(loss, Tensor) else torch.float32
     return torch.as_tensor(loss, dtype=dtype).detach().reshape(())
-
-
-def _key(path: tuple[Any, ...], names: dict[str, Tensor]) -> tuple[str, str | None]:
-    """What a leaf is called, and the weight that it belongs to, if it is one's alone."""
-    parts = [str(getattr(part, "key", getattr(part, "idx", part))) for part in path]
-    owners = [part for part in parts if part in names]  # no index is called "weight 0"
-    name = owners[-1] if owners else None
-    return "/".join(part for part in parts if part != name), name

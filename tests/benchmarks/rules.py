@@ -35,7 +35,7 @@ from nested.rules import (  # noqa: E402
     read_card,
     save_rule,
 )
-from nested.rules.features import COORDINATE_FEATURES, DIRECTIONS, MIDDLE  # noqa: E402
+from nested.rules.features import COORDINATE_FEATURES, DIRECTIONS  # noqa: E402
 from nested.rules.pretrained import path_of  # noqa: E402
 from nested.rules.train import transfer  # noqa: E402
 from nested.support.plots import COLOURS, new_figure, plain_log_scale, save_figure  # noqa: E402
@@ -214,7 +214,9 @@ def draw(rule: CoordinatewiseRule, rows: list[Row], path: str) -> None:
     reach = torch.linspace(-3, 3, 61)
     momentum, gradient = torch.meshgrid(reach, reach, indexing="xy")
     shown = torch.zeros(len(COORDINATE_FEATURES), momentum.numel())
-    shown[0], shown[2 + MIDDLE] = gradient.flatten(), momentum.flatten()
+    at = COORDINATE_FEATURES.index
+    shown[at("gradient")] = gradient.flatten()
+    shown[at("momentum 0.9 over root V")] = momentum.flatten()
     hidden = rule.see.bias[:, None] + rule.see.weight @ shown  # all else at 0
     plain = rule.schedule(torch.zeros(rule.see_tensor.in_features))[1:]
     mix = plain[:, None] + rule.mix.weight @ hidden.relu()

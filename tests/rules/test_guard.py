@@ -177,7 +177,7 @@ def test_a_run_that_climbed_goes_on_from_its_saved_state_bit_for_bit():
 
 def test_it_says_once_where_it_was_not_taught():
     net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4, 10))
-    with pytest.warns(UserWarning, match="was not taught on such a net or run") as warned:
+    with pytest.warns(UserWarning, match="was not trained on such a net or run") as warned:
         LearnedOptimizer.from_pretrained(params=net.parameters(), total_steps=5000)
     assert len(warned) == 1
     said = str(warned[0].message)

@@ -80,6 +80,20 @@ def test_a_stack_saves_and_loads_the_state_of_each_matrix():
     assert torch.equal(whole, cut)
 
 
+def test_saved_states_keep_the_names_of_older_versions():
+    matrix, stack = drawn(4, 3), drawn(2, 4, 3)
+    groups = [{"params": [matrix]}, {"params": [stack], "matrices": "stacks"}]
+    optimizer = LearnedOptimizer(groups, CoordinatewiseRule(), total_steps=9)
+    for p in (matrix, stack):
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    assert saved["state"][0].keys() == {"momenta", "square", "shape", "kept weight"}
+    pieces = {"momenta.0", "momenta.1", "square.0", "square.1"}
+    assert saved["state"][1].keys() == {*pieces, "shape", "kept weight"}
+    assert all(g["shared"].keys() == {"step", "total"} for g in saved["param_groups"])
+
+
 def test_another_value_is_refused():
     with pytest.raises(ValueError, match="matrices is one of .* but got 'rows'"):
         moved([{"params": [drawn(3, 3)], "matrices": "rows"}])

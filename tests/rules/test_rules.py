@@ -70,7 +70,7 @@ def test_a_rule_is_told_its_horizon():
     assert told.see.weight is rule.see.weight  # what is learned is one
     _, params, _, _ = problem(1)
     assert told.init(params)["total"] == 50
-    with pytest.raises(ValueError, match="sees its progress: tell it how many steps"):
+    with pytest.raises(ValueError, match="sees its progress and needs the number of steps"):
         rule.init(params)
     with pytest.raises(ValueError, match="total_steps is a whole number from 1, but got 0"):
         rule.for_horizon(0)
