@@ -124,9 +124,9 @@ def run_grade(args: argparse.Namespace) -> int:
         raise ValueError(f"--seed is a whole number from 0 to 2**31 - 1, but got {args.seed}")
     if args.out is not None:
         prepare_folder(args.out.parent, args.out.name)  # fails now, not after all the work
-    how = {"only": args.only, "seed": args.seed, "strict": args.strict, "jobs": args.jobs}
+    options = {"only": args.only, "seed": args.seed, "strict": args.strict, "jobs": args.jobs}
     check = "" if is_class else args.check
-    submissions = grade_all(folders, check=check, **how, on_slot=_say)
+    submissions = grade_all(folders, check=check, **options, on_slot=_say)
     text = _class_table(folders, submissions) if is_class else reports[args.format](submissions)
     if hint:
         text += "\n" + as_hints(submissions, read_hints(), hint, args.only)

@@ -25,12 +25,12 @@ def borrowed(
     Only functions with one of ``names`` count, in modules of ``folders`` ("tasks", "rules").
     Exceptions of ``function`` pass through."""
     places = tuple(str(PACKAGE / folder) for folder in folders)
-    found = set()
+    modules = set()
 
     def note(frame: FrameType, event: str, _: Any) -> None:
         code = frame.f_code
         if event == "call" and code.co_name in names and code.co_filename.startswith(places):
-            found.add(Path(code.co_filename).stem)
+            modules.add(Path(code.co_filename).stem)
 
     before = sys.getprofile()
     sys.setprofile(note)
@@ -38,4 +38,4 @@ def borrowed(
         function()
     finally:
         sys.setprofile(before)
-    return sorted(found)
+    return sorted(modules)

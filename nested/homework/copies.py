@@ -58,17 +58,17 @@ def find_alike(
 
     ``root`` is a checkout of the course, with its stubs. Raises ``ValueError`` if one is missing.
     """
-    found = []
+    groups = []
     for slot in names:
         known = _known_code(root) | fingerprints(_stub(root, slot))
         prints = {}
         for folder in folders:
             if without_grading(slot, folder, worth[slot]) is None:
-                own = fingerprints(_read(find_file(folder, SLOTS[slot].file))) - known
-                if len(own) >= LEAST:
-                    prints[as_name(folder)] = own
-        found += _groups(slot, prints)
-    return found
+                fresh = fingerprints(_read(find_file(folder, SLOTS[slot].file))) - known
+                if len(fresh) >= LEAST:
+                    prints[as_name(folder)] = fresh
+        groups += _groups(slot, prints)
+    return groups
 
 
 def likeness(one: frozenset[int], other: frozenset[int]) -> float:
@@ -125,13 +125,13 @@ def _known_code(root: Path) -> frozenset[int]:
 
 
 def _words(tree: ast.Module) -> Iterator[str]:
-    (own, attributes), imported = _given_names(tree), _imported_names(tree)
+    (defined, attributes), imported = _given_names(tree), _imported_names(tree)
     stack: list[ast.AST] = [tree]  # of nodes still to come, the next one last
     while stack:
         node = stack.pop()
         if isinstance(node, IMPORTS) or _is_silent(node):
             continue
-        yield _word(node, own, attributes, imported)
+        yield _word(node, defined, attributes, imported)
         below = [
             child
             for field, value in ast.iter_fields(node)
@@ -149,10 +149,12 @@ def _is_silent(node: ast.AST) -> bool:
     return is_constant or is_bare or isinstance(node, ast.Pass)
 
 
-def _word(node: ast.AST, own: set[str], attributes: set[str], imported: Mapping[str, str]) -> str:
+def _word(
+    node: ast.AST, defined: set[str], attributes: set[str], imported: Mapping[str, str]
+) -> str:
     kind = type(node).__name__
     if isinstance(node, ast.Name):
-        return imported.get(node.id) or ("name" if node.id in own else node.id)
+        return imported.get(node.id) or ("name" if node.id in defined else node.id)
     if isinstance(node, ast.Attribute):
         return "." + ("name" if node.attr in attributes else node.attr)
     if isinstance(node, ast.Constant):

@@ -40,46 +40,46 @@ def draw_submission(folder: Path, slot: str, worth: Worth, path: Path) -> str:
     Returns one sentence about the picture. Raises ``ValueError`` for a slot without an unroll, a
     missing file, code that raises, and a picture that cannot be written."""
     if SLOTS[slot].unroll is None:
-        some = ", ".join(name for name, slot in SLOTS.items() if slot.unroll is not None)
-        raise ValueError(f"{slot} has no unroll to draw; choose from {some}")
+        drawable = ", ".join(name for name, slot in SLOTS.items() if slot.unroll is not None)
+        raise ValueError(f"{slot} has no unroll to draw; choose from {drawable}")
     file = find_file(folder, SLOTS[slot].file)
     if file is None:
         raise ValueError(f"{SLOTS[slot].file} is not in {str(folder)!r}")
     try:
         with Sandbox(file, slot, worth.seconds) as sandbox:
-            found = trace(SLOTS[slot].unroll(sandbox))
+            record = trace(SLOTS[slot].unroll(sandbox))
     except Exception as error:  # from the student's code
-        said = broken(error)
-        raise ValueError(f"cannot draw {slot}: {said.measured}: {said.hint}") from error
+        verdict = broken(error)
+        raise ValueError(f"cannot draw {slot}: {verdict.measured}: {verdict.hint}") from error
     figure, axes = new_figure(1, 1, width=9.0, height=5.2)
-    draw_trace(axes[0, 0], found)
-    message = describe(found)
+    draw_trace(axes[0, 0], record)
+    message = describe(record)
     axes[0, 0].set_title(f"{slot}: {message}", fontsize=11, loc="left", wrap=True)
     save_figure(figure, path)
     return message
 
 
-def describe(found: Trace) -> str:
+def describe(record: Trace) -> str:
     """Tell in one sentence where the graph is cut."""
     kinds = [
-        kind for kind in Edges._fields if not all(getattr(edges, kind) for edges in found.edges)
+        kind for kind in Edges._fields if not all(getattr(edges, kind) for edges in record.edges)
     ]
-    said = [getattr(LOST, kind) for kind in kinds]
-    if found.trouble:
-        said.append(found.trouble)
-    if not said:
+    faults = [getattr(LOST, kind) for kind in kinds]
+    if record.trouble:
+        faults.append(record.trouble)
+    if not faults:
         return "the graph is whole: slopes reach lr, momentum and the first weights"
-    return "; ".join(said)
+    return "; ".join(faults)
 
 
-def draw_trace(axes: Axes, found: Trace) -> None:
+def draw_trace(axes: Axes, record: Trace) -> None:
     """Draw a node for each value, and an arrow from each value to those computed from it.
 
     An arrow is solid where it is in the graph, and dashed with a cross where the graph is cut. It
     is dotted where that is not known."""
-    steps = len(found.losses)
+    steps = len(record.losses)
     for k in range(steps):
-        edges = found.edges[k] if k < len(found.edges) else None
+        edges = record.edges[k] if k < len(record.edges) else None
         weight, loss, buffer = (k, 2.0), (k, 0.0), (k + 0.6, 1.0)
         _arrow(axes, weight, loss, True if edges else None)
         _arrow(axes, loss, buffer, edges and edges.gradient)
@@ -92,13 +92,13 @@ def draw_trace(axes: Axes, found: Trace) -> None:
             _node(axes, (k + 0.5, 3.0), r"$\mu$")
         _node(axes, (k + 0.85, 3.0), r"$\eta$")
         _node(axes, buffer, f"$v_{k + 1}$")
-        _node(axes, loss, f"$L_{k}$\n{found.losses[k]:.2f}")
-    for k, weight in enumerate(found.weights):
+        _node(axes, loss, f"$L_{k}$\n{record.losses[k]:.2f}")
+    for k, weight in enumerate(record.weights):
         _node(axes, (k, 2.0), f"$w_{k}$\n{weight:.2f}")
     for name, height in LEVELS.items():
         axes.text(-0.45, height, name, ha="right", va="center", fontsize=9)
     styles = [("-", CARRIED, "in the graph"), ("--", CUT, "cut"), (":", UNKNOWN, "not known")]
-    for style, colour, name in styles if found.trouble else styles[:2]:
+    for style, colour, name in styles if record.trouble else styles[:2]:
         axes.plot([], [], style, color=colour, label=name)
     axes.legend(loc="lower right", fontsize=9)
     about = f"{steps} steps of this file on one weight"
@@ -116,8 +116,14 @@ def _arrow(
     axes: Axes, start: tuple[float, float], end: tuple[float, float], is_carried: bool | None
 ) -> None:
     style, colour = {True: ("-", CARRIED), False: ("--", CUT), None: (":", UNKNOWN)}[is_carried]
-    how = {"arrowstyle": "-|>", "linestyle": style, "color": colour, "shrinkA": 16, "shrinkB": 16}
-    axes.annotate("", end, start, arrowprops=how, zorder=1)
+    options = {
+        "arrowstyle": "-|>",
+        "linestyle": style,
+        "color": colour,
+        "shrinkA": 16,
+        "shrinkB": 16,
+    }
+    axes.annotate("", end, start, arrowprops=options, zorder=1)
     if is_carried is False:
         middle = [(a + b) / 2 for a, b in zip(start, end)]
         axes.plot(*middle, "x", color=CUT, markersize=10, markeredgewidth=3, zorder=2)

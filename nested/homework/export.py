@@ -53,8 +53,8 @@ def _is_part(name: str) -> bool:
 def _git(*arguments: str, root: Path) -> bytes:
     done = subprocess.run(["git", *arguments], cwd=root, capture_output=True)
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        raise ValueError(f"{str(root)!r} is no git checkout with a commit: {said}")
+        message = done.stderr.decode(errors="replace").strip()
+        raise ValueError(f"{str(root)!r} is no git checkout with a commit: {message}")
     return done.stdout
 
 

@@ -135,10 +135,10 @@ def chosen_slots(only: Sequence[str], check: str, worth: dict[str, Worth]) -> li
     names = [name for name in SLOTS if (name in only if only else worth[name].on)]
     if not check:
         return names
-    found = [name for name in names if any(c.name == check for c in SLOTS[name].checks)]
-    if not found:
+    matching = [name for name in names if any(c.name == check for c in SLOTS[name].checks)]
+    if not matching:
         raise ValueError(f"there is no check {check!r} in {', '.join(names)}")
-    return found
+    return matching
 
 
 def as_name(folder: Path | str) -> str:
@@ -208,8 +208,8 @@ def report_checks(
                 f' --check "{check.name}"' + (f" --seed {seed}" if seed else "")
             )
             points = out_of if verdict.passed else 0.0
-            said = _one_line(verdict.measured), _one_line(verdict.hint)
-            lines.append(CheckReport(check.name, points, out_of, *said, command))
+            texts = _one_line(verdict.measured), _one_line(verdict.hint)
+            lines.append(CheckReport(check.name, points, out_of, *texts, command))
     seconds = round(time.monotonic() - began, 1)
     out_of = math.fsum(line.out_of for line in lines)  # of the checks that ran
     about = slot.name, slot.title, "graded", out_of, worth.bonus, seconds

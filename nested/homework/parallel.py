@@ -85,30 +85,30 @@ def grade_all(
         raise ValueError(f"jobs is a whole number from 1, but got {jobs}")
     folders, worth, units = [Path(folder) for folder in folders], worth or read_worth(), []
     names = chosen_slots(only, check, worth)
-    found: dict[tuple[int, int], SlotReport] = {}
+    reports: dict[tuple[int, int], SlotReport] = {}
     for i, folder in enumerate(folders):
         check_folder(folder)
         for j, name in enumerate(names):
             report = without_grading(name, folder, worth[name])
             if report is not None:
-                found[i, j] = report
+                reports[i, j] = report
             else:
                 units.append(Unit((i, j), folder, name, worth[name], check, seed, strict))
     say = on_slot or (lambda folder, slot: None)
     jobs = min(count_cores() if jobs is None else jobs, len(units))
-    found |= _one_by_one(units, say) if jobs < 2 else _side_by_side(units, jobs, say)
+    reports |= _one_by_one(units, say) if jobs < 2 else _side_by_side(units, jobs, say)
     return [
-        Submission(as_name(folder), [found[i, j] for j in range(len(names))])
+        Submission(as_name(folder), [reports[i, j] for j in range(len(names))])
         for i, folder in enumerate(folders)
     ]
 
 
 def _one_by_one(units: Sequence[Unit], say: Callable) -> dict[tuple[int, int], SlotReport]:
-    found = {}
+    reports = {}
     for unit in units:
         say(unit.folder, unit.slot)
-        found[unit.place] = unit.grade()
-    return found
+        reports[unit.place] = unit.grade()
+    return reports
 
 
 # --- processes -----------------------------------------------------------------------------------
@@ -150,10 +150,10 @@ def _work(wire: Connection) -> None:
 def _side_by_side(
     units: Sequence[Unit], jobs: int, say: Callable
 ) -> dict[tuple[int, int], SlotReport]:
-    waiting, found, lost = deque(units), {}, []
+    waiting, reports, lost = deque(units), {}, []
     graders = [_Grader() for _ in range(jobs)]
     try:
-        while len(found) < len(units):
+        while len(reports) < len(units):
             for grader in graders:
                 if grader.unit is None and waiting:
                     say(waiting[0].folder, waiting[0].slot)
@@ -162,11 +162,11 @@ def _side_by_side(
             for wire in wait(list(busy)):
                 grader = busy[wire]
                 try:
-                    found[grader.unit.place] = wire.recv()
+                    reports[grader.unit.place] = wire.recv()
                     grader.unit = None
                 except (EOFError, OSError):
                     if grader.unit in lost:
-                        found[grader.unit.place] = grader.unit.give_up()
+                        reports[grader.unit.place] = grader.unit.give_up()
                     else:
                         lost.append(grader.unit)
                         waiting.appendleft(grader.unit)
@@ -175,4 +175,4 @@ def _side_by_side(
     finally:
         for grader in graders:
             grader.stop()
-    return found
+    return reports

@@ -120,8 +120,8 @@ def fingerprint(path: Path) -> str:
     every version of Python gives the same. Raises ``SyntaxError``, ``OSError`` and
     ``tokenize.TokenError``."""
     with path.open("rb") as file:
-        found = [token for token in tokenize.tokenize(file.readline) if token.type not in SILENT]
-    if found and found[0].type == tokenize.STRING:
-        del found[:2]  # the docstring, and the end of its line
-    words = [token.string.strip() or tokenize.tok_name[token.type] for token in found]
+        tokens = [token for token in tokenize.tokenize(file.readline) if token.type not in SILENT]
+    if tokens and tokens[0].type == tokenize.STRING:
+        del tokens[:2]  # the docstring, and the end of its line
+    words = [token.string.strip() or tokenize.tok_name[token.type] for token in tokens]
     return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]

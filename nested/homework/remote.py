@@ -32,24 +32,24 @@ class _Question:
     spec: Any  # of the arguments
     static: tuple
     transforms: tuple = ()
-    found: dict[str, Any] = field(default_factory=dict)  # the spec of the answer
+    answer: dict[str, Any] = field(default_factory=dict)  # the spec of the answer
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         count = self.spec.num_leaves  # cotangents come after the arguments
         args, extra = tree_unflatten(list(tensors[:count]), self.spec), tensors[count:]
-        how = {"static": self.static, "transforms": self.transforms, "extra": extra}
-        reply = self.sandbox.ask(self.function, *args, **how)
+        options = {"static": self.static, "transforms": self.transforms, "extra": extra}
+        reply = self.sandbox.ask(self.function, *args, **options)
         if reply["changed"] and self.transforms:
             raise ValueError("it writes to what was passed in")
         with torch.no_grad():
             for place, written in reply["changed"].items():
                 tensors[int(place)].copy_(written)  # repeat the write on this side
         out, spec = tree_flatten(reply["out"])
-        self.found.setdefault("spec", spec)  # of the first answer, not of a derivative
+        self.answer.setdefault("spec", spec)  # of the first answer, not of a derivative
         return tuple(out)
 
     def then(self, transform: str, count: int) -> _Question:
-        return replace(self, transforms=(*self.transforms, (transform, count)), found=self.found)
+        return replace(self, transforms=(*self.transforms, (transform, count)), answer=self.answer)
 
 
 class _Remote(torch.autograd.Function):
@@ -90,7 +90,7 @@ def call(sandbox: Sandbox, function: str, *args: Any, static: tuple = ()) -> Any
     leaves, spec = tree_flatten(args)
     question = _Question(sandbox, function, spec, static)
     out = _Remote.apply(question, *leaves)
-    return tree_unflatten(list(out), question.found["spec"])
+    return tree_unflatten(list(out), question.answer["spec"])
 
 
 class RemoteRule(UpdateRule):
@@ -110,8 +110,8 @@ class RemoteRule(UpdateRule):
         return call(self._sandbox, "init", params)
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return Step(*call(self._sandbox, "forward", own, params, grads, state, loss))
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return Step(*call(self._sandbox, "forward", tensors, params, grads, state, loss))
 
 
 def plant(root: nn.Module, name: str, tensor: Tensor) -> None:

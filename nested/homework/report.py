@@ -59,8 +59,8 @@ def as_hints(
             continue
         (name,) = lost[:1] or [""]
         tables = hints.get(slot.slot, ())
-        fitting = [some for start, some in tables if name and name.startswith(start)]
-        those = (fitting or [some for _, some in tables] or [[]])[0]
+        fitting = [table for start, table in tables if name and name.startswith(start)]
+        those = (fitting or [table for _, table in tables] or [[]])[0]
         about = f"{slot.slot}, {name}" if name else slot.slot
         lines.append(f"  Hints for {about}: {min(count, len(those))} of {len(those)}")
         for number, hint in enumerate(those[:count], start=1):
@@ -93,12 +93,12 @@ def as_markdown(submissions: Sequence[Submission]) -> str:
             if slot.checks:
                 lines += ["| | points | check | measured |", "|---|---|---|---|"]
             for check in slot.checks:
-                said = _escape(check.measured)
+                text = _escape(check.measured)
                 if not check.points:
-                    said += f"<br>{_escape(check.hint)}<br><code>{_escape(check.command)}</code>"
+                    text += f"<br>{_escape(check.hint)}<br><code>{_escape(check.command)}</code>"
                 mark = "✅" if check.points else "❌"
                 points = f"{as_number(check.points)}/{as_number(check.out_of)}"
-                lines.append(f"| {mark} | {points} | {_escape(check.name)} | {said} |")
+                lines.append(f"| {mark} | {points} | {_escape(check.name)} | {text} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -115,9 +115,9 @@ class Sandbox:
             return dict(receive(self.wire, deadline))
         except TimeoutError as error:
             self.stop()
-            said = f"no answer within {seconds:.0f} seconds: an endless loop?"
-            said = str(error) if "in pieces" in str(error) else said
-            raise StudentError(said, "a right answer needs less than a tenth of that") from error
+            message = f"no answer within {seconds:.0f} seconds: an endless loop?"
+            message = str(error) if "in pieces" in str(error) else message
+            raise StudentError(message, "a right answer needs less than a tenth of that") from error
         except (EOFError, OSError) as error:
             raise StudentError(self._last_words()) from error
         except (TypeError, ValueError) as error:
@@ -127,14 +127,14 @@ class Sandbox:
     def _last_words(self) -> str:
         try:
             code = self.process.wait(1.0)
-            how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            end = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
         except subprocess.TimeoutExpired:
-            how = "closed its connection"
+            end = "closed its connection"
         self._kill()  # it could still move the place in its output that is read next
         lines = self._printed()
         self.stop()
-        said = f", its last line: {lines[-1][:200]}" if lines else ""
-        return f"the process {how} before it answered{said}"
+        message = f", its last line: {lines[-1][:200]}" if lines else ""
+        return f"the process {end} before it answered{message}"
 
     def _printed(self) -> list[str]:
         """Read the last lines of its output. The first of them may be incomplete."""
@@ -186,7 +186,7 @@ def _environment() -> dict[str, str]:
 
 def _sentence(reply: dict[str, Any]) -> str:
     where = f", line {reply['line']}: {reply['text']}" if reply.get("line") else ""
-    return f"{reply['error']}: {reply['said']}{where}"
+    return f"{reply['error']}: {reply['message']}{where}"
 
 
 def _as_exception(reply: dict[str, Any]) -> Exception:

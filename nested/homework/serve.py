@@ -33,8 +33,10 @@ def serve_rule(rule: UpdateRule) -> Served:
             "ordered": bool(getattr(rule, "ordered", False)),
         }
 
-    def forward(own: Params, params: Params, grads: Params, state: State, loss: Tensor) -> tuple:
-        step = call_with(rule, own, params, grads, state, loss)
+    def forward(
+        tensors: Params, params: Params, grads: Params, state: State, loss: Tensor
+    ) -> tuple:
+        step = call_with(rule, tensors, params, grads, state, loss)
         if not isinstance(step, Step):
             raise TypeError(f"the rule must return a Step, but got {type(step).__name__}")
         return tuple(step)

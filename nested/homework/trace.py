@@ -74,15 +74,15 @@ def trace(unroll: RemoteUnroll) -> Trace:
 
     The values are those of the first problem, the edges those of all problems. Exceptions of the
     student's code pass through."""
-    seen = [_ask(unroll, problem) for problem in PROBLEMS]
+    observed = [_ask(unroll, problem) for problem in PROBLEMS]
     expected = [_simulate(problem) for problem in PROBLEMS]
-    weights, losses, _ = seen[0]
+    weights, losses, _ = observed[0]
     for k in range(len(TARGETS)):
-        pairs = [(s[1][k], e.losses[k]) for s, e in zip(seen, expected)]
-        pairs += [(s[0][k + 1], e.weights[k + 1]) for s, e in zip(seen, expected)]
+        pairs = [(s[1][k], e.losses[k]) for s, e in zip(observed, expected)]
+        pairs += [(s[0][k + 1], e.weights[k + 1]) for s, e in zip(observed, expected)]
         if not all(_is_close(ours, theirs) for ours, theirs in pairs):
             return Trace(weights, losses, [], f"step {k} is no step of momentum SGD")
-    edges = _explain(expected, [slopes for _, _, slopes in seen])
+    edges = _explain(expected, [slopes for _, _, slopes in observed])
     if len(edges) == len(TARGETS):
         return Trace(weights, losses, edges)
     trouble = f"from step {len(edges)} on the slopes are wrong, and no cut explains them"
@@ -96,9 +96,9 @@ def _ask(unroll: RemoteUnroll, problem: Problem) -> tuple[list[float], list[floa
     for steps in range(1, len(TARGETS) + 1):
         inputs = [torch.tensor(x, dtype=torch.float64, requires_grad=True) for x in problem]
         batches = [torch.tensor(target, dtype=torch.float64) for target in TARGETS[:steps]]
-        moved, losses = unroll({"w": inputs[0]}, batches, *inputs[1:], loss="one weight")
-        grads = torch.autograd.grad(moved["w"], inputs, materialize_grads=True, allow_unused=True)
-        weights.append(moved["w"].item())
+        after, losses = unroll({"w": inputs[0]}, batches, *inputs[1:], loss="one weight")
+        grads = torch.autograd.grad(after["w"], inputs, materialize_grads=True, allow_unused=True)
+        weights.append(after["w"].item())
         slopes.append([grad.item() for grad in grads])
     return weights, losses.tolist(), slopes
 
@@ -124,7 +124,7 @@ Slopes = tuple[tuple[float, float], ...]  # of (w, v), for each problem's three 
 START: Slopes = ((1.0, 0.0), (0.0, 0.0), (0.0, 0.0))  # of one problem, before the first step
 
 
-def _explain(expected: Sequence[_Run], seen: Sequence[list]) -> list[Edges]:
+def _explain(expected: Sequence[_Run], observed: Sequence[list]) -> list[Edges]:
     """Find the edges of each step, with the fewest cuts.
 
     The cuts are the same at each step, if that explains the slopes. Otherwise each step has its
@@ -135,14 +135,14 @@ def _explain(expected: Sequence[_Run], seen: Sequence[list]) -> list[Edges]:
         for k in steps:
             edges.append(now if k else now._replace(buffer=True, momentum=True))
             slopes = _step(edges[k], k, expected, slopes)
-            if not _fits(slopes, seen, k):
+            if not _fits(slopes, observed, k):
                 break
         else:
             return edges
-    return _explain_step_by_step(expected, seen)
+    return _explain_step_by_step(expected, observed)
 
 
-def _explain_step_by_step(expected: Sequence[_Run], seen: Sequence[list]) -> list[Edges]:
+def _explain_step_by_step(expected: Sequence[_Run], observed: Sequence[list]) -> list[Edges]:
     known: dict[tuple, tuple[int, list[Edges], Slopes]] = {(): (0, [], START * len(expected))}
     for k in range(len(TARGETS)):
         further: dict[tuple, tuple[int, list[Edges], Slopes]] = {}
@@ -152,7 +152,7 @@ def _explain_step_by_step(expected: Sequence[_Run], seen: Sequence[list]) -> lis
                 if k == 0 and not (now.buffer and now.momentum):
                     continue  # the first buffer is 0, so a cut there changes nothing
                 after = _step(now, k, expected, slopes)
-                if _fits(after, seen, k):
+                if _fits(after, observed, k):
                     entry = (cuts + flags.count(False), [*edges, now], after)
                     key = tuple(round(v, 9) for _, v in after)
                     further[key] = min(further.get(key, entry), entry, key=lambda e: e[0])
@@ -162,8 +162,8 @@ def _explain_step_by_step(expected: Sequence[_Run], seen: Sequence[list]) -> lis
     return min(known.values(), key=lambda entry: entry[0])[1]
 
 
-def _fits(slopes: Slopes, seen: Sequence[list], k: int) -> bool:
-    ours = [slope for found in seen for slope in found[k]]
+def _fits(slopes: Slopes, observed: Sequence[list], k: int) -> bool:
+    ours = [slope for run in observed for slope in run[k]]
     return all(map(_is_close, ours, (w for w, _ in slopes)))
 
 

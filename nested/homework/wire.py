@@ -191,8 +191,8 @@ def _read(wire: socket.socket | Descriptor, length: int, deadline: float | None)
             if left <= 0:  # bytes that come one by one do not extend it
                 raise TimeoutError("the deadline has passed")
             wire.settimeout(left)
-        some = wire.recv(min(length - len(parts), 2**20))
-        if not some:
+        piece = wire.recv(min(length - len(parts), 2**20))
+        if not piece:
             raise EOFError("the student's process has ended")
-        parts += some
+        parts += piece
     return bytes(parts)

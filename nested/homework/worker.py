@@ -53,11 +53,11 @@ def answer(served: dict[str, Callable], question: dict[str, Any]) -> dict[str, A
 
     def base(*arguments: Tensor) -> tuple[Tensor, ...]:
         out = function(*tree_unflatten(list(arguments), spec), *question["static"])
-        found, shape["out"] = tree_flatten(out)
-        for leaf in found:
+        results, shape["out"] = tree_flatten(out)
+        for leaf in results:
             if not isinstance(leaf, Tensor):
                 raise TypeError(f"return a tensor here, not a {type(leaf).__name__}")
-        return tuple(found)
+        return tuple(results)
 
     transformed = base
     for name, count in question["transforms"]:
@@ -99,8 +99,8 @@ def _vjp(function: Function, count: int) -> Function:
                 grads = torch.autograd.grad(
                     outs, moving, cotangents, create_graph=again, materialize_grads=True
                 )
-        found = iter(grads)
-        return tuple(next(found) if x.requires_grad else torch.zeros_like(x) for x in points)
+        results = iter(grads)
+        return tuple(next(results) if x.requires_grad else torch.zeros_like(x) for x in points)
 
     return derivative
 
@@ -108,12 +108,12 @@ def _vjp(function: Function, count: int) -> Function:
 def explain(error: BaseException, path: Path) -> dict[str, Any]:
     """Describe an exception as plain data: its type, its first line, and the student's line."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [frame for frame in frames if Path(frame.filename) == path]
-    line, text = (own[-1].lineno, own[-1].line) if own else (0, "")
+    inside = [frame for frame in frames if Path(frame.filename) == path]
+    line, text = (inside[-1].lineno, inside[-1].line) if inside else (0, "")
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line, text = error.lineno or 0, (error.text or "").strip()
-    said = (str(error).strip().splitlines() or [""])[0]
-    return {"error": type(error).__name__, "said": said[:500], "line": line, "text": text}
+    message = (str(error).strip().splitlines() or [""])[0]
+    return {"error": type(error).__name__, "message": message[:500], "line": line, "text": text}
 
 
 def main(arguments: list[str]) -> None:

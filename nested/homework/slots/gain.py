@@ -39,18 +39,18 @@ def learn_and_race(
     so are the families. Its losses are computed once for each seed, and later calls leave it
     untrained. Exceptions of ``meta_train`` and ``race`` pass through.
     """
-    found = {}
+    losses = {}
     for name, rule in rules.items():
         key = (name, training, horizon, seed)
         if name == known and key in _KNOWN:
-            found[name] = _KNOWN[key]
+            losses[name] = _KNOWN[key]
             continue
         meta_train(rule, learn_on, replace(training, seed=seed))
         result = race({name: rule}, race_on, horizon, tasks=TASKS, seed=seed, baselines={})
-        found[name] = result.entries[name].score("mean")
+        losses[name] = result.entries[name].score("mean")
         if name == known:
-            _KNOWN[key] = found[name]
-    return found
+            _KNOWN[key] = losses[name]
+    return losses
 
 
 def judge_gain(plain: str, better: str, hint: str) -> Callable[[Evidence], Verdict]:

@@ -57,26 +57,26 @@ def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
     def ask_student(function: str, *static):
         return family.sandbox.ask(function, static=static)["out"]
 
-    found = {"own": drawn(ask_student), "class": ask_student("class")}
-    found["borrowed"] = ask_student("borrowed", seed)
+    draws = {"student": drawn(ask_student), "class": ask_student("class")}
+    draws["borrowed"] = ask_student("borrowed", seed)
     for name, make in FAMILIES.items():
         served = serve_family(make())
-        found[name] = drawn(lambda function, *static: served[function](*static))
-    return found
+        draws[name] = drawn(lambda function, *static: served[function](*static))
+    return draws
 
 
 def _judge_own(evidence: Evidence) -> Verdict:
-    own = evidence["own"]
+    student = evidence["student"]
     if evidence["class"].startswith("nested."):
         return Verdict(False, f"its class is {evidence['class']}", "write a new class")
     if evidence["borrowed"]:
         measured = f"its draws are made by nested.tasks.{evidence['borrowed'][0]}"
         return Verdict(False, measured, "make new data; load_digits() is no family")
     for name in FAMILIES:
-        if _are_turned(own[1], evidence[name][1]):
+        if _are_turned(student[1], evidence[name][1]):
             measured = f"its batches are those of {name}, in another order or other units"
             return Verdict(False, measured, "make new data")
-        for what, ours, theirs in zip(("weights", "batches"), own, evidence[name], strict=True):
+        for what, ours, theirs in zip(("weights", "batches"), student, evidence[name], strict=True):
             if len(ours) == len(theirs) and all(map(_alike, ours, theirs)):
                 return Verdict(False, f"its {what} are those of {name}", "make new data")
     return Verdict(True, "no built-in family draws the same data")

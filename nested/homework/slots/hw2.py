@@ -33,12 +33,12 @@ NEW = 0.05  # of its spread: least change of a feature while all built-in ones s
 
 
 def _serve(module: ModuleType) -> Served:
-    return {"feature": lambda seen: module.feature(**seen)}
+    return {"feature": lambda inputs: module.feature(**inputs)}
 
 
 def _subject(sandbox: Sandbox) -> Feature:
-    def feature(**seen: Any) -> Tensor:
-        return call(sandbox, "feature", seen)
+    def feature(**inputs: Any) -> Tensor:
+        return call(sandbox, "feature", inputs)
 
     return feature
 
@@ -49,16 +49,16 @@ def _probe_own(feature: Feature, seed: int) -> Evidence:
     Also compute the feature at P steps (T, P) of these runs, and at their twins, where all built-in
     features are the same."""
     runs = seen_in_a_run(seed)
-    values = {"own": values_in_a_run(feature, seed)}
+    values = {"student": values_in_a_run(feature, seed)}
     for name in BUILT_IN:
 
-        def built_in(seen: dict, name: str = name) -> Tensor:
-            return FEATURES[name].compute(**seen)
+        def built_in(inputs: dict, name: str = name) -> Tensor:
+            return FEATURES[name].compute(**inputs)
 
-        values[name] = torch.stack([torch.vmap(built_in)(seen) for seen in runs], dim=1)
+        values[name] = torch.stack([torch.vmap(built_in)(inputs) for inputs in runs], dim=1)
     with torch.no_grad():
         for name, moments in zip(("moments", "twins"), _twins(runs), strict=True):
-            each = [torch.vmap(lambda one: feature(**one))(seen) for seen in moments]
+            each = [torch.vmap(lambda one: feature(**one))(inputs) for inputs in moments]
             values[name] = torch.stack(each, dim=1)
     return values
 
@@ -68,25 +68,25 @@ def _twins(runs: list[dict[str, Any]]) -> tuple[list[dict], list[dict]]:
 
     A twin keeps the loss, the step, the gradient's length and its angle to the buffer. The rest
     comes from another task and another step. So all built-in features are the same."""
-    runs = [tree_map(lambda x: x.double(), seen) for seen in runs[1:]]  # with a buffer
+    runs = [tree_map(lambda x: x.double(), inputs) for inputs in runs[1:]]  # with a buffer
     count = len(runs) // 2
     moments, twins = runs[:count], []
-    for seen, other in zip(moments, runs[count:]):
+    for inputs, other in zip(moments, runs[count:]):
         other = tree_map(lambda x: x.roll(1, 0), other)  # of the next task
         grad, buffer = (_in_a_row(other[part]) for part in ("grads", "buffer"))  # (T, N)
-        length, cosine = _length_and_cosine(seen)
+        length, cosine = _length_and_cosine(inputs)
         unit = grad / grad.norm(dim=1, keepdim=True)
         across = buffer - (buffer * unit).sum(1, keepdim=True) * unit
         across = across / across.norm(dim=1, keepdim=True)
         turned = cosine * unit + (1 - cosine**2).clamp(min=0).sqrt() * across
         parts = {"grads": length * unit, "buffer": buffer.norm(dim=1, keepdim=True) * turned}
         made = {part: _as(rows, other[part]) for part, rows in parts.items()}
-        twins.append({**other, **made, "loss": seen["loss"], "step": seen["step"]})
+        twins.append({**other, **made, "loss": inputs["loss"], "step": inputs["step"]})
     return moments, twins
 
 
-def _length_and_cosine(seen: dict[str, Any]) -> tuple[Tensor, Tensor]:
-    grad, buffer = (_in_a_row(seen[part]) for part in ("grads", "buffer"))
+def _length_and_cosine(inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    grad, buffer = (_in_a_row(inputs[part]) for part in ("grads", "buffer"))
     length = grad.norm(dim=1, keepdim=True)  # (T, 1)
     cosine = (grad * buffer).sum(1, keepdim=True) / length / buffer.norm(dim=1, keepdim=True)
     return length, cosine
@@ -103,12 +103,12 @@ def _as(rows: Tensor, tensors: Params) -> Params:
 
 
 def _judge_own(evidence: Evidence) -> Verdict:
-    likeness = {name: _rank_correlation(evidence["own"], evidence[name]) for name in BUILT_IN}
+    likeness = {name: _rank_correlation(evidence["student"], evidence[name]) for name in BUILT_IN}
     name, most = max(likeness.items(), key=lambda item: item[1])
     measured = f"most like {name}: rank correlation {most:.4f}"
     if not most < 0.999:
         return Verdict(False, measured, f"{name} is built in; measure something new")
-    new = (evidence["moments"] - evidence["twins"]).std() / evidence["own"].std().double()
+    new = (evidence["moments"] - evidence["twins"]).std() / evidence["student"].std().double()
     measured += f"; where all built-in features stay, it moves by {new:.2g} of its spread"
     hint = "it is made of built-in features, which a rule can combine itself: tell it more"
     return Verdict(bool(new > NEW), measured, hint)

@@ -84,15 +84,15 @@ def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 def _probe_memory(rule: UpdateRule, seed: int) -> Evidence:
     """Compute the signals after pasts that differ in one loss, early and late in a run, and the
     slopes of the memory."""
-    found, last = {}, max(AGO)
+    results, last = {}, max(AGO)
     for when, (past, draw) in RUNS.items():
         run = _Run.begin(rule, seed, draw).after(past[:-last])
-        found[when] = {"same": run.after(past[-last:]).signals()}
+        results[when] = {"same": run.after(past[-last:]).signals()}
         for ago in AGO:
             other = list(past[-last:])
             other[-ago] = 4.0
-            found[when][f"{ago} back"] = run.after(other).signals()
-    return {**found, **_memory_moves(rule, seed)}
+            results[when][f"{ago} back"] = run.after(other).signals()
+    return {**results, **_memory_moves(rule, seed)}
 
 
 def _unlike_memories(seed: int) -> Params:
@@ -131,13 +131,13 @@ def _memory_moves(rule: UpdateRule, seed: int) -> Evidence:
 
 
 def _judge_memory(evidence: Evidence) -> Verdict:
-    said = []
+    parts = []
     for when in RUNS:
         same, cases = evidence[when]["same"], [f"{ago} back" for ago in AGO]
         apart = {case: _apart(evidence[when][case], same) for case in cases}
         forgotten = [case for case, size in apart.items() if not size > 1e-6]
-        said.append(f"{when} in a run " + ", ".join(f"{c} by {x:.1g}" for c, x in apart.items()))
-        measured = f"a loss of 4 instead of 0.5 changes the signals: {'; '.join(said)}"
+        parts.append(f"{when} in a run " + ", ".join(f"{c} by {x:.1g}" for c, x in apart.items()))
+        measured = f"a loss of 4 instead of 0.5 changes the signals: {'; '.join(parts)}"
         if forgotten:
             what = " and ".join(forgotten)
             hint = f"the loss {what} is forgotten: are h and c carried from step to step?"
@@ -154,25 +154,25 @@ def _judge_memory(evidence: Evidence) -> Verdict:
 
 
 def _probe_senses(rule: UpdateRule, seed: int) -> Evidence:
-    found = {}
+    results = {}
     for when, (past, draw) in RUNS.items():
         run = _Run.begin(rule, seed, draw).after(past)
-        found[when] = {
+        results[when] = {
             "now": run.signals(),
             "another loss": run.signals(loss=3.0),
             "larger gradients": run.signals(scale=10.0),
         }
-    return found
+    return results
 
 
 def _judge_senses(evidence: Evidence) -> Verdict:
-    said, blind = [], []
-    for when, found in evidence.items():
+    parts, blind = [], []
+    for when, results in evidence.items():
         for case in ("another loss", "larger gradients"):
-            apart = _apart(found["now"], found[case])
-            said.append(f"{case}, {when} in a run: the signals change by {apart:.2g}")
+            apart = _apart(results["now"], results[case])
+            parts.append(f"{case}, {when} in a run: the signals change by {apart:.2g}")
             blind += [case] if not apart > 1e-6 else []
-    return Verdict(not blind, "; ".join(said), "feed the loss and the gradients' norm to the LSTM")
+    return Verdict(not blind, "; ".join(parts), "feed the loss and the gradients' norm to the LSTM")
 
 
 def _probe_bounds(rule: UpdateRule, seed: int) -> Evidence:

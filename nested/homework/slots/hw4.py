@@ -53,8 +53,8 @@ def _serve(module: ModuleType) -> Served:
 
     def step(params: Params, grads: Params) -> None:
         loss = torch.ones((), dtype=next(iter(params.values())).dtype)
-        own = copy.deepcopy(rule).double()
-        own(params, grads, own.init(params), loss)
+        learner = copy.deepcopy(rule).double()
+        learner(params, grads, learner.init(params), loss)
 
     def run(params: Params, grads: Params) -> Params:
         called = borrowed(lambda: step(params, grads), ["rules", "levels"], ["forward"])
@@ -88,8 +88,8 @@ def _judge_borrowed(evidence: Evidence) -> Verdict:
 
 def _judge_own_rates(evidence: Evidence) -> Verdict:
     ranges = []
-    for net, found in evidence.items():
-        lr, count = found["signals"][0]["lr"], len(found["moves"][0])
+    for net, results in evidence.items():
+        lr, count = results["signals"][0]["lr"], len(results["moves"][0])
         if lr.shape != (count,):
             measured = f"signals['lr'] has shape {tuple(lr.shape)} for {count} tensors"
             return Verdict(

@@ -41,8 +41,8 @@ def _probe_memory(unroll: RemoteUnroll, seed: int) -> Evidence:
         batches = _batches(steps)
         points = [start, *(torch.tensor(x, dtype=torch.float64) for x in RATES)]
         weights, *rates = points = [x.clone().requires_grad_() for x in points]
-        moved, losses = unroll({"w": weights}, batches, *rates, loss="wide")
-        total = (moved["w"] * mix).sum() + losses.sum()
+        after, losses = unroll({"w": weights}, batches, *rates, loss="wide")
+        total = (after["w"] * mix).sum() + losses.sum()
         grads = torch.autograd.grad(total, points, materialize_grads=True)
         peaks[str(steps)] = unroll.sandbox.peak_memory()  # since the last call
         peaks.setdefault("start", unroll.sandbox.peak_memory())  # in use between unrolls

@@ -41,15 +41,15 @@ class RemoteKeyedRule(RemoteRule):
 
     def key(self, rows: Tensor) -> Tensor:
         """Compute the key (R, C) of a gradient as ``rows`` (R, C). Exceptions pass through."""
-        own = {**dict(self.named_parameters()), **dict(self.named_buffers())}
-        return call(self._sandbox, "key", own, rows)
+        tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        return call(self._sandbox, "key", tensors, rows)
 
 
 def _serve(module: ModuleType) -> Served:
     rule = module.KeyedMomentum()
 
-    def key(own: Params, rows: Tensor) -> Tensor:
-        return call_with(_Key(rule), {f"rule.{name}": x for name, x in own.items()}, rows)
+    def key(tensors: Params, rows: Tensor) -> Tensor:
+        return call_with(_Key(rule), {f"rule.{name}": x for name, x in tensors.items()}, rows)
 
     return {**serve_rule(rule), "key": key}
 
@@ -94,17 +94,17 @@ def _probe_key(rule: Any, seed: int) -> Evidence:
 
 
 def _judge_bounded(evidence: Evidence) -> Verdict:
-    for found in evidence["keys"]:
-        key, rows = found["key"], found["rows"]
+    for entry in evidence["keys"]:
+        key, rows = entry["key"], entry["rows"]
         if key.shape != rows.shape:
             measured = f"the key of rows {tuple(rows.shape)} has shape {tuple(key.shape)}"
             return Verdict(False, measured, "return one number for each number of the gradient")
         if not key.norm() <= 1 + CLOSE:
-            measured = f"a gradient of scale {found['scale']:g} has a key of norm {key.norm():.3g}"
+            measured = f"a gradient of scale {entry['scale']:g} has a key of norm {key.norm():.3g}"
             return Verdict(
                 False, measured, "divide by the norm; squares of 1e30 overflow in float32"
             )
-    most = largest(found["key"].norm().item() for found in evidence["keys"])
+    most = largest(entry["key"].norm().item() for entry in evidence["keys"])
     return Verdict(True, f"keys of norm up to {most:.3f}")
 
 
@@ -114,10 +114,10 @@ def _judge_learned(evidence: Evidence) -> Verdict:
         hint = "give the key parameters, and keep them in its graph"
         most = largest([0.0, *evidence["slopes"].values()])
         return Verdict(False, f"no parameter changes the key: slopes up to {most:.1g}", hint)
-    for found in evidence["keys"]:
-        if "other" in found and min(found["key"].shape) > 1:
-            rows = f"rows {tuple(found['key'].shape)}"
-            key, apart = found["key"], found["key"] - found["other"]
+    for entry in evidence["keys"]:
+        if "other" in entry and min(entry["key"].shape) > 1:
+            rows = f"rows {tuple(entry['key'].shape)}"
+            key, apart = entry["key"], entry["key"] - entry["other"]
             if not key.norm() > LEAST:
                 measured = f"the key of {rows} has norm {key.norm():.1g}"
                 return Verdict(False, measured, "a key of length 0 forgets nothing")

@@ -45,13 +45,13 @@ CONTRACT = {"Step", "UpdateRule"}  # what the file may import from this package
 
 def _probe_seeing(zero: Zero, seed: int) -> Evidence:
     """Compute the signals (2,) at a small and at a large loss."""
-    rule, params, found = nudged(zero.rule(), seed), small_params(seed), {}
+    rule, params, result = nudged(zero.rule(), seed), small_params(seed), {}
     for name, value in (("small", 0.1), ("large", 10.0)):
         with torch.no_grad():
             loss = torch.tensor(value, dtype=torch.float64)
             signals = rule(params, small_params(seed + 1), rule.init(params), loss).signals
-        found[name] = cut(torch.stack([signals["lr"], signals["momentum"]]))
-    return found
+        result[name] = cut(torch.stack([signals["lr"], signals["momentum"]]))
+    return result
 
 
 def _judge_seeing(evidence: Evidence) -> Verdict:
@@ -101,8 +101,8 @@ def _learn(
     """Train the rule by the student's ``meta_train``, on M pairs (params {name: (...)}, K batches).
 
     Returns the losses (M,) and the rule's parameters {name: (...)}."""
-    own = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
-    reply = zero.sandbox.ask("learn", own, problems, static=(lr, loss))
+    tensors = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
+    reply = zero.sandbox.ask("learn", tensors, problems, static=(lr, loss))
     return {**reply["out"], "changed": bool(reply["changed"])}
 
 
@@ -110,7 +110,7 @@ def _probe_meta_steps(zero: Zero, seed: int) -> Evidence:
     """Take M meta-steps by the student's loop and by a loop here."""
     rule = nudged(zero.rule(), seed)
     problems = [(weights_of(seed + i), small_batches(STEPS, seed + i)) for i in range(FEW)]
-    found, losses = _learn(zero, rule, problems, "small"), []
+    result, losses = _learn(zero, rule, problems, "small"), []
     adam = torch.optim.Adam(rule.parameters(), lr=META_LR)
     start = cut(dict(rule.named_parameters()))
     for params, batches in problems:
@@ -121,20 +121,20 @@ def _probe_meta_steps(zero: Zero, seed: int) -> Evidence:
         losses.append(loss.item())
     names = list(start)
     return {
-        "losses": [found["losses"], torch.tensor(losses, dtype=torch.float64)],
+        "losses": [result["losses"], torch.tensor(losses, dtype=torch.float64)],
         "rule": [
             flat([p[n] for n in names])
-            for p in (found["rule"], cut(dict(rule.named_parameters())), start)
+            for p in (result["rule"], cut(dict(rule.named_parameters())), start)
         ],
-        "changed": found["changed"],
+        "changed": result["changed"],
     }
 
 
 def _judge_meta_losses(evidence: Evidence) -> Verdict:
     ours, theirs = evidence["losses"]
     if ours.shape != theirs.shape:
-        said = f"the losses have shape {tuple(ours.shape)} for {len(theirs)} tasks"
-        return Verdict(False, said, "return a list with one number for each task")
+        measured = f"the losses have shape {tuple(ours.shape)} for {len(theirs)} tasks"
+        return Verdict(False, measured, "return a list with one number for each task")
     apart = largest((ours - theirs).abs().tolist())
     hint = "return the mean of the K losses of each unroll, before the rule changes"
     if evidence["changed"]:
@@ -149,12 +149,12 @@ def _judge_meta_steps(evidence: Evidence) -> Verdict:
             False, "the rule has not changed", "call loss.backward(), then optimizer.step()"
         )
     apart = (ours - theirs).abs().max().item()
-    moved = (theirs - start).abs().max().item()
+    change = (theirs - start).abs().max().item()
     hint = "make one Adam for all meta-steps, and call zero_grad before each backward"
     measured = (
-        f"the rule's parameters change by {moved:.2g} in {FEW} steps, with an error of {apart:.2g}"
+        f"the rule's parameters change by {change:.2g} in {FEW} steps, with an error of {apart:.2g}"
     )
-    return Verdict(apart < 1e-3 * moved, measured, hint)
+    return Verdict(apart < 1e-3 * change, measured, hint)
 
 
 def _probe_learning(zero: Zero, seed: int) -> Evidence:
@@ -173,10 +173,10 @@ def _probe_learning(zero: Zero, seed: int) -> Evidence:
 
     before, stages = score(), len(META_LRS)
     for i, lr in enumerate(META_LRS):
-        found = _learn(zero, rule, problems[i::stages], "sum", lr)
+        result = _learn(zero, rule, problems[i::stages], "sum", lr)
         with torch.no_grad():
             for name, p in rule.named_parameters():
-                p.copy_(found["rule"][name])
+                p.copy_(result["rule"][name])
     losses = run_hand_made(constants(STEPS), held_out).losses[..., :-1]  # (C, T, K)
     return {"before": before, "after": score(), "constant": losses.mean((1, 2)).min().item()}
 
@@ -209,9 +209,9 @@ def _probe_parts(zero: Zero, seed: int) -> Evidence:
 def _judge_parts(evidence: Evidence) -> Verdict:
     least = {"gradient": FEW, "step": FEW, "unroll": 1}
     unused = [name for name, count in least.items() if evidence[name] < count]
-    said = ", ".join(f"{name} {count} times" for name, count in evidence.items())
+    measured = ", ".join(f"{name} {count} times" for name, count in evidence.items())
     hint = f"call {' and '.join(unused)} instead of repeating the code"
-    return Verdict(not unused, f"{FEW} inner steps and a meta-step call {said}", hint)
+    return Verdict(not unused, f"{FEW} inner steps and a meta-step call {measured}", hint)
 
 
 def _probe_imports(zero: Zero, seed: int) -> Evidence:

@@ -28,10 +28,10 @@ def probe_learned(family: TaskFamily, seed: int) -> Evidence:
     tasks = [family.sample(_from(seed + t)) for t in range(TASKS)]
     best = {"after": torch.full((1,), math.inf)}
     for rate in RATES:
-        found = [_losses(task, _trained(task, rate, seed), seed) for task in tasks]
-        after = torch.cat([losses[:, 0] for losses in found])
+        runs = [_losses(task, _trained(task, rate, seed), seed) for task in tasks]
+        after = torch.cat([losses[:, 0] for losses in runs])
         if after.mean() < best["after"].mean():
-            best = {"after": after, "mixed": torch.cat([losses[:, 1:] for losses in found])}
+            best = {"after": after, "mixed": torch.cat([losses[:, 1:] for losses in runs])}
     before = [_losses(task, task.init(_from(seed)), seed)[:, 0] for task in tasks]
     return {"before": torch.cat(before), **best}
 

@@ -61,24 +61,26 @@ def judge_moves(evidence: Evidence) -> Verdict:
     """Judge whether each move over its rate is the gradient plus mu times the buffer before it.
 
     There must be one mu, and it must be the momentum among the signals, if that is there."""
-    said = []
-    for net, found in evidence.items():
+    errors = []
+    for net, record in evidence.items():
         buffer = torch.zeros(())
-        steps = zip(found["signals"], found["grads"], found["moves"], strict=True)
+        steps = zip(record["signals"], record["grads"], record["moves"], strict=True)
         for at, (signals, grads, moves) in enumerate(steps, start=1):
             pairs = zip(signals["lr"].expand(len(moves)), moves.values(), strict=True)
-            moved = torch.cat([(move / rate).flatten() for rate, move in pairs])
+            directions = torch.cat([(move / rate).flatten() for rate, move in pairs])
             given = torch.cat([g.flatten() for g in grads.values()])
             past = (buffer * buffer).sum()
-            mu = ((moved - given) * buffer).sum() / past if past > 0 else past
-            apart = (moved - given - mu * buffer).abs().max().item()
-            said.append(f"{apart:.1g} at mu {mu:.2f}")
+            mu = ((directions - given) * buffer).sum() / past if past > 0 else past
+            apart = (directions - given - mu * buffer).abs().max().item()
+            errors.append(f"{apart:.1g} at mu {mu:.2f}")
             shown = signals.get("momentum", mu) if past > 0 else mu
             if not (apart < CLOSE and -CLOSE < mu < 1 and (shown - mu).abs().max() < CLOSE):
-                measured = f"at step {at} of {net} move / lr differs from g + mu v by {said[-1]}"
+                measured = f"at step {at} of {net} move / lr differs from g + mu v by {errors[-1]}"
                 if apart < CLOSE:
                     measured += f", but the momentum among the signals is {shown.mean():.2f}"
                 hint = "v <- mu v + g from v = 0, one mu from 0 to below 1; w <- w - lr v"
                 return Verdict(False, measured, hint)
             buffer = given + mu * buffer
-    return Verdict(True, f"in {len(said)} steps move / lr and g + mu v differ by {', '.join(said)}")
+    return Verdict(
+        True, f"in {len(errors)} steps move / lr and g + mu v differ by {', '.join(errors)}"
+    )

@@ -100,7 +100,7 @@ def _problem(seed: int) -> tuple[Params, list[Batch], Tensor, Tensor]:
 def _probe_values(unroll: RemoteUnroll, seed: int) -> Evidence:
     params, batches, lr, momentum = _problem(seed)
     with torch.no_grad():
-        moved, losses = unroll(params, batches, lr, momentum)
+        after, losses = unroll(params, batches, lr, momentum)
     weights = {name: p.clone().requires_grad_() for name, p in params.items()}
     sgd = torch.optim.SGD(weights.values(), lr=lr.item(), momentum=momentum.item())
     expected = []
@@ -113,7 +113,7 @@ def _probe_values(unroll: RemoteUnroll, seed: int) -> Evidence:
     return {
         "losses": [cut(losses), torch.stack(expected)],
         "params": [
-            torch.cat([p[name].detach().flatten() for name in params]) for p in (moved, weights)
+            torch.cat([p[name].detach().flatten() for name in params]) for p in (after, weights)
         ],
         "start": torch.cat([p.flatten() for p in params.values()]),
     }
@@ -181,8 +181,8 @@ def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
 
         def outcomes(t: Tensor) -> Tensor:
             start, eta, mu = along(t)
-            moved, losses = unroll(start, batches, eta, mu)
-            return torch.cat([losses, sum((moved[n] * mix[n]).sum() for n in mix).reshape(1)])
+            after, losses = unroll(start, batches, eta, mu)
+            return torch.cat([losses, sum((after[n] * mix[n]).sum() for n in mix).reshape(1)])
 
         zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
         out = outcomes(zero)

@@ -84,9 +84,9 @@ def serve_zero(module: ModuleType) -> Served:
         constant = _BySteps(part("step"), lr, momentum)
         return part("unroll")(LOSSES[loss], _ready(params), batches, constant)
 
-    def learn(own: Params, problems: list, lr: float, loss: str) -> dict[str, Any]:
-        learner = part("MetaOptimizer")().to(next(iter(own.values())).dtype)
-        learner.load_state_dict(own, strict=False)
+    def learn(tensors: Params, problems: list, lr: float, loss: str) -> dict[str, Any]:
+        learner = part("MetaOptimizer")().to(next(iter(tensors.values())).dtype)
+        learner.load_state_dict(tensors, strict=False)
         tasks = [(LOSSES[loss], _ready(params), list(batches)) for params, batches in problems]
         losses = part("meta_train")(learner, tasks, lr)
         return {
@@ -148,10 +148,10 @@ class Zero:
         return RemoteUnroll(self.sandbox)
 
 
-def _as(params: Params, found: Any, what: str) -> Params:
-    if not isinstance(found, dict) or found.keys() != params.keys():
+def _as(params: Params, tree: Any, what: str) -> Params:
+    if not isinstance(tree, dict) or tree.keys() != params.keys():
         raise ValueError(f"{what} is a dict with the names of params")
-    wrong = [name for name in params if found[name].shape != params[name].shape]
+    wrong = [name for name in params if tree[name].shape != params[name].shape]
     if wrong:
         raise ValueError(f"{what}[{wrong[0]!r}] has another shape than params")
-    return found
+    return tree

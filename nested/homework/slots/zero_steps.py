@@ -39,8 +39,8 @@ def _slopes(function: Callable[[Any], Any], at: Any, seed: int) -> Evidence:
     mix = torch.randn(1000, generator=generator, dtype=torch.float64)
 
     def mixed(t: Tensor) -> Tensor:
-        moved = [x + t * d for x, d in zip(leaves, along)]
-        out = flat(function(tree_unflatten(moved, spec)))
+        after = [x + t * d for x, d in zip(leaves, along)]
+        out = flat(function(tree_unflatten(after, spec)))
         return out @ mix[: len(out)]
 
     zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -95,7 +95,7 @@ def _a_step(seed: int) -> list:
 def _probe_step(zero: Zero, seed: int) -> Evidence:
     params, buffer, grads, lr, momentum = _a_step(seed)
     with torch.no_grad():
-        moved, kept = zero.step(params, buffer, grads, lr, momentum)
+        after, kept = zero.step(params, buffer, grads, lr, momentum)
     weights = {name: w.clone().requires_grad_() for name, w in params.items()}
     sgd = torch.optim.SGD(weights.values(), lr=lr.item(), momentum=momentum.item())
     for name, w in weights.items():
@@ -103,7 +103,7 @@ def _probe_step(zero: Zero, seed: int) -> Evidence:
         sgd.state[w]["momentum_buffer"] = buffer[name].clone()
     sgd.step()
     buffers = [sgd.state[w]["momentum_buffer"] for w in weights.values()]
-    ours = flat([[moved[n] for n in params], [kept[n] for n in params]])
+    ours = flat([[after[n] for n in params], [kept[n] for n in params]])
     return {"ours": ours, "theirs": flat([cut(list(weights.values())), buffers])}
 
 
