@@ -12,7 +12,6 @@ from nested.conformance import check_optimizer
 from nested.rules import (
     CoordinatewiseRule,
     LearnedOptimizer,
-    PerTensorRule,
     load_rule,
     save_rule,
 )
@@ -45,7 +44,6 @@ def train(net, optimizer, data):
 
 RULES = {
     "CoordinatewiseRule": CoordinatewiseRule,
-    "PerTensorRule": PerTensorRule,
     "MetaOptimizer": MetaOptimizer,
 }
 
@@ -377,7 +375,9 @@ def test_two_sets_of_parameters_are_refused():
 def test_steps_beyond_the_total_are_said_once():
     net, data = make_net(), batches()
     optimizer = LearnedOptimizer(net.parameters(), CoordinatewiseRule(), total_steps=3)
-    with pytest.warns(UserWarning, match="expected total_steps=3, and now more steps come") as warned:
+    with pytest.warns(
+        UserWarning, match="expected total_steps=3, and now more steps come"
+    ) as warned:
         train(net, optimizer, data)
     assert len(warned) == 1
     with warnings.catch_warnings():
