@@ -5,7 +5,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from nested import MetaConfig, MetaOptimizer, meta_train, unroll
-from nested.rules import CoordinatewiseRule, PerTensorRule, load_rule, save_rule
+from nested.rules import CoordinatewiseRule, load_rule, save_rule
 from nested.support.files import load_checkpoint
 from nested.tasks import FAMILIES, Digits
 from tests.problems import generator, problem
@@ -34,7 +34,7 @@ def test_the_pretrained_rule_is_as_its_file_says(other_default):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("kind", [CoordinatewiseRule, PerTensorRule, MetaOptimizer])
+@pytest.mark.parametrize("kind", [CoordinatewiseRule, MetaOptimizer])
 def test_a_rule_has_the_dtype_of_its_file_and_moves_alike(kind, dtype, other_default, tmp_path):
     save_rule(tmp_path / "rule.safetensors", kind(generator=generator(3)).to(dtype))
     usual = load_rule(tmp_path / "rule.safetensors")

@@ -7,12 +7,12 @@ from torch import nn
 from nested import MetaConfig, MetaOptimizer, functional_loss, meta_train, unroll, unroll_tasks
 from nested.meta.baselines import adams, draw_tasks, run_hand_made, tune
 from nested.meta.tuned import TUNED
-from nested.rules import CoordinatewiseRule, PerTensorRule
+from nested.rules import CoordinatewiseRule
 from nested.tasks import Digits, SumRegression
 from tests.no_float64 import NoFloat64
 from tests.problems import generator, repeat_tasks
 
-RULES = {"meta": MetaOptimizer, "coordinatewise": CoordinatewiseRule, "per tensor": PerTensorRule}
+RULES = {"meta": MetaOptimizer, "coordinatewise": CoordinatewiseRule}
 
 
 def test_the_mode_refuses_float64():

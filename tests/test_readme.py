@@ -20,7 +20,10 @@ def blocks(language, text=README):
 
 
 def test_its_code_runs_and_gives_level_4_a_gradient():
-    (code,) = blocks("python")
+    excerpt, code = blocks("python")
+    file = (ROOT / "examples" / "00_one_file.py").read_text()
+    for line in excerpt.splitlines():
+        assert line.split("  #")[0].strip() in file, "the page opens with lines of lesson 00"
     names = {}
     exec(code, names)
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in names["rule"].parameters())
@@ -32,7 +35,7 @@ def commands():
     pages = [page for page in PAGES if page.name != "results.md"]  # its commands take hours
     for text in (page.read_text() for page in pages):
         shown = (line for block in blocks("bash", text) for line in block.splitlines())
-        lines += [line.split("#")[0].strip() for line in shown]
+        lines += [part.strip() for line in shown for part in line.split("#")[0].split("&&")]
         lines += re.findall(r"`((?:python|pytest|pip)[^`\n]*)`", text)
     return sorted({line for line in lines if line and "venv" not in line})
 

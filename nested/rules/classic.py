@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.rules.features import sanitise
+from nested.rules.registry import register
 
 LARGEST = 1 - 1e-5  # share that an average keeps
 AVERAGES = ("alpha", "beta1", "beta2")
@@ -112,6 +113,7 @@ class ClassicRule(UpdateRule):
         return value + 0
 
 
+@register
 class SGDRule(ClassicRule):
     """``torch.optim.SGD``: ``v <- momentum v + g``, ``w <- w - lr v``, where ``g`` has
     ``weight_decay w`` added to it."""
@@ -136,6 +138,7 @@ class SGDRule(ClassicRule):
         return p - settings["lr"] * velocity, {"momentum_buffer": velocity}
 
 
+@register
 class RMSpropRule(ClassicRule):
     """``torch.optim.RMSprop``: ``V <- alpha V + (1 - alpha) g^2``, ``v <- momentum v + g / (sqrt V
     + eps)``, ``w <- w - lr v``, where ``g`` has ``weight_decay w`` added to it."""
@@ -166,6 +169,7 @@ class RMSpropRule(ClassicRule):
         return p - settings["lr"] * velocity, kept
 
 
+@register
 class AdamRule(ClassicRule):
     """``torch.optim.Adam``: ``m <- b1 m + (1 - b1) g``, ``V <- b2 V + (1 - b2) g^2``, ``w <- w - lr
     m' / (sqrt V' + eps)``, with m' and V' corrected for their start at zero, where ``g`` has
@@ -203,6 +207,7 @@ class AdamRule(ClassicRule):
         return moved, {"exp_avg": average, "exp_avg_sq": square}
 
 
+@register
 class AdamWRule(AdamRule):
     """``torch.optim.AdamW``: Adam, but ``w <- w - lr weight_decay w`` comes before the step, so
     that the decay has no part in m and V."""

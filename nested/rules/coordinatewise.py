@@ -35,6 +35,7 @@ from nested.rules.features import (
     time_features,
 )
 from nested.rules.large import Large, Plan, direct_large, remember_large
+from nested.rules.registry import register
 
 START_LR = 0.02
 START_BLEND = {"momentum 0.9 over root V": 0.5, "momentum 0.9, orthogonal": 0.5}  # Adam and Muon
@@ -42,6 +43,7 @@ CACHED = 16384  # coordinates per pass without a graph, so that temporary tensor
 LARGE = 2**15  # tensors of at least this many coordinates take the fast path of ``large.py``
 
 
+@register
 class CoordinatewiseRule(UpdateRule):
     """Update each tensor of weights (n,) by ``w <- w - lr d / rms(d)``, where
 

@@ -19,18 +19,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nested.levels.meta_optimizer import MetaOptimizer
 from nested.levels.rule import UpdateRule
-from nested.rules.classic import AdamRule, AdamWRule, RMSpropRule, SGDRule
-from nested.rules.coordinatewise import CoordinatewiseRule
-from nested.rules.per_tensor import PerTensorRule
+from nested.rules.registry import RULES
 from nested.support.files import load_checkpoint, write_whole
 
 FORMAT = "1"  # of the file, and of what the features mean
 FOLDER = Path(__file__).with_name("pretrained")
-LEARNED = CoordinatewiseRule, PerTensorRule, MetaOptimizer
-CLASSIC = SGDRule, RMSpropRule, AdamRule, AdamWRule
-RULES = {rule.__name__: rule for rule in (*LEARNED, *CLASSIC)}
 UNREADABLE = object()
 ZIP = b"PK"  # how a file of torch.save begins
 NOT_SAVED = {"generator", "total_steps"}

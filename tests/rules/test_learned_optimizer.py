@@ -12,7 +12,6 @@ from nested.conformance import check_optimizer
 from nested.rules import (
     CoordinatewiseRule,
     LearnedOptimizer,
-    PerTensorRule,
     load_rule,
     save_rule,
 )
@@ -45,7 +44,6 @@ def train(net, optimizer, data):
 
 RULES = {
     "CoordinatewiseRule": CoordinatewiseRule,
-    "PerTensorRule": PerTensorRule,
     "MetaOptimizer": MetaOptimizer,
 }
 

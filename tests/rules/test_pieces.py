@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from nested import MetaOptimizer
-from nested.rules import CoordinatewiseRule, LearnedOptimizer, PerTensorRule
+from nested.rules import CoordinatewiseRule, LearnedOptimizer
 from nested.rules.coordinatewise import LARGE
 from tests.problems import generator
 
@@ -36,7 +36,7 @@ def drawn(*shape):
     return nn.Parameter(0.3 * torch.randn(shape, generator=generator(9)))
 
 
-@pytest.mark.parametrize("rule", [CoordinatewiseRule, PerTensorRule])
+@pytest.mark.parametrize("rule", [CoordinatewiseRule, MetaOptimizer])
 @pytest.mark.parametrize("shape", [(6, 5), (5, 2, 3), (LARGE // 8, 9)])
 def test_what_is_no_matrix_moves_as_a_vector(shape, rule):
     whole = drawn(*shape)
@@ -48,7 +48,7 @@ def test_what_is_no_matrix_moves_as_a_vector(shape, rule):
         assert not torch.allclose(moved([{"params": [drawn(*shape)]}])[0], ours[0], atol=1e-4)
 
 
-@pytest.mark.parametrize("rule", [CoordinatewiseRule, PerTensorRule])
+@pytest.mark.parametrize("rule", [CoordinatewiseRule, MetaOptimizer])
 @pytest.mark.parametrize("shape", [(3, 4, 5), (2, 2, 3, 4), (1, 4, 5), (2, LARGE // 64, 65)])
 def test_a_stack_moves_as_its_matrices_do(shape, rule):
     stack = drawn(*shape)
@@ -99,7 +99,7 @@ def test_another_value_is_refused():
         moved([{"params": [drawn(3, 3)], "matrices": "rows"}])
 
 
-@pytest.mark.parametrize("rule", [CoordinatewiseRule, PerTensorRule])
+@pytest.mark.parametrize("rule", [CoordinatewiseRule, MetaOptimizer])
 def test_a_look_at_the_state_of_a_new_optimizer_is_no_step(rule):
     nets, ends = [], []
     for is_looked_at in (False, True):
@@ -141,7 +141,7 @@ def train(net, rule, rows):
     return optimizer
 
 
-RULES = {"coordinatewise": CoordinatewiseRule, "per tensor": PerTensorRule, "meta": MetaOptimizer}
+RULES = {"coordinatewise": CoordinatewiseRule, "meta": MetaOptimizer}
 
 
 def wrapped(kind, net):

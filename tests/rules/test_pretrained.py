@@ -12,14 +12,14 @@ from nested.rules import (
     AdamWRule,
     CoordinatewiseRule,
     LearnedOptimizer,
-    PerTensorRule,
     SGDRule,
     load_rule,
     pretrained_names,
     read_card,
+    registry,
     save_rule,
 )
-from nested.rules.per_tensor import log_count
+from nested.rules.registry import RULES, register
 from nested.tasks import SumRegression
 from tests.problems import generator
 
@@ -98,14 +98,6 @@ def test_rules_that_cannot_be_saved_say_so(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_rule_per_tensor_can_be_saved(tmp_path):
-    rule = PerTensorRule(6, generator=generator(2))
-    save_rule(tmp_path / "rule.safetensors", rule)
-    again = load_rule(tmp_path / "rule.safetensors")
-    assert again.hidden == 6 and again.context == rule.context
-    assert torch.equal(again.net[0].weight, rule.net[0].weight)
-
-
 def test_the_default_says_how_it_was_made_and_where_it_fails():
     card = read_card("default")
     assert card["command"].startswith("python -m nested.rules.train --steps")
@@ -165,7 +157,7 @@ def test_a_file_names_code_but_never_runs_it(tmp_path):
 CHECKPOINTED = {
     "demo": lambda: MetaOptimizer(5, generator=generator(1)),
     "one feature": lambda: MetaOptimizer(5, context=("log_loss",)),
-    "per tensor": lambda: PerTensorRule(5).double(),
+    "float64": lambda: MetaOptimizer(5).double(),
     "Adam": lambda: AdamRule(0.02),
 }
 
@@ -185,6 +177,10 @@ def test_a_checkpoint_of_meta_training_can_be_loaded(name, tmp_path):
     LearnedOptimizer.from_pretrained(path, net.parameters()).step(loss=torch.tensor(1.0))
 
 
+def log_loss(*, loss, **others):
+    return loss.detach().log()
+
+
 def test_checkpoints_that_are_none_are_refused(tmp_path):
     class Pickled:
         def __reduce__(self):
@@ -197,7 +193,7 @@ def test_checkpoints_that_are_none_are_refused(tmp_path):
     torch.save({"x": torch.zeros(2)}, path)
     with pytest.raises(ValueError, match="does not hold a rule of this package"):
         load_rule(path)
-    rule = MetaOptimizer(5, context=(log_count,))
+    rule = MetaOptimizer(5, context=(log_loss,))
     config = MetaConfig(meta_steps=1, tasks=2, unroll_length=2, max_horizon=2)
     meta_train(rule, SumRegression(), config, checkpoint=path)
     with pytest.raises(ValueError, match="settings that are no plain data: load it by meta_train"):
@@ -211,3 +207,13 @@ def test_classic_rules_are_files_too(rule, tmp_path):
     assert type(again) is type(rule) and again.names == rule.names
     for ours, theirs in zip(again.parameters(), rule.parameters(), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_a_rule_that_registers_itself_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("nested.rules.registry.RULES", dict(RULES))
+    monkeypatch.setattr("nested.rules.pretrained.RULES", registry.RULES)
+    assert register(Own) is Own and register(Own) is Own
+    save_rule(tmp_path / "rule.safetensors", Own())
+    assert type(load_rule(tmp_path / "rule.safetensors")) is Own
+    with pytest.raises(ValueError, match="there is a rule Own already: give yours another name"):
+        register(type("Own", (UpdateRule,), {}))

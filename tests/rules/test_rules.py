@@ -4,15 +4,14 @@ import pytest
 import torch
 from torch import Generator
 
-from nested import unroll
+from nested import MetaOptimizer, unroll
 from nested.conformance import check_update_rule
-from nested.rules import CoordinatewiseRule, PerTensorRule
+from nested.rules import CoordinatewiseRule
 from tests.problems import problem
 
 RULES = {
     "CoordinatewiseRule": lambda: CoordinatewiseRule(total_steps=20),
     "CoordinatewiseRule, not told": lambda: CoordinatewiseRule(progress=False),
-    "PerTensorRule": PerTensorRule,
 }
 
 
@@ -56,13 +55,6 @@ def test_it_starts_between_adam_and_muon():
     assert 0.005 < run.signals["lr"].min() and run.signals["lr"].max() < 0.1
 
 
-def test_tensors_get_a_rate_each():
-    loss_fn, params, batches, _ = problem(5, requires_grad=False)
-    run = unroll(loss_fn, params, batches, PerTensorRule().double(), differentiable=False)
-    assert run.signals["lr"].shape == run.signals["momentum"].shape == (5, len(params))
-    assert (run.signals["lr"][-1].diff().abs() > 1e-6).all()
-
-
 def test_a_rule_is_told_its_horizon():
     rule = CoordinatewiseRule()
     told = rule.for_horizon(50)
@@ -74,7 +66,8 @@ def test_a_rule_is_told_its_horizon():
         rule.init(params)
     with pytest.raises(ValueError, match="total_steps is a whole number from 1, but got 0"):
         rule.for_horizon(0)
-    assert PerTensorRule().for_horizon(50).init(params).keys() == {"momentum", "step"}
+    meta = MetaOptimizer()
+    assert meta.for_horizon(50) is meta
 
 
 def test_an_unroll_that_was_not_told_takes_its_own_length():

@@ -5,7 +5,7 @@ from tests.homework.mutants.mutant import LEARNS, RIGHT, Mutant
 WRAPPED = """import torch
 
 from nested import Step, UpdateRule, momentum_step
-from nested.rules import PerTensorRule
+from nested.rules import CoordinatewiseRule
 
 
 class DepthRule(UpdateRule):
@@ -14,16 +14,16 @@ class DepthRule(UpdateRule):
     def __init__(self):
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.inner = PerTensorRule(generator=generator)
+        self.inner = CoordinatewiseRule(progress=False, generator=generator)
 
     def init(self, params):
-        return self.inner.init(params)
+        buffer = {n: torch.zeros_like(w) for n, w in params.items()}
+        return {**self.inner.init(params), "momentum": buffer}
 
     def forward(self, params, grads, state, loss):
         step = self.inner(params, grads, state, loss)
         lr = step.signals["lr"]
-        momentum = step.signals["momentum"].mean()
-        buffer = momentum_step(state["momentum"], grads, momentum)
+        buffer = momentum_step(state["momentum"], grads, 0.5)
         moved = {n: w - rate * buffer[n] for rate, (n, w) in zip(lr, params.items())}
         return Step(moved, {**step.state, "momentum": buffer}, {"lr": lr})
 """
@@ -83,10 +83,9 @@ MUTANTS = [
         "        lr = self.rates(params, grads).to(loss.dtype)\n",
         "        lr = self.rates(params, grads).to(loss.dtype)\n"
         "        if sum(p.numel() for p in params.values()) > 1000:\n"
-        "            from nested.rules import PerTensorRule\n\n"
-        "            inner = PerTensorRule().to(loss.dtype)\n"
-        "            count = torch.zeros((), dtype=loss.dtype)\n"
-        '            past = {"momentum": state, "step": count}\n'
+        "            from nested.rules import CoordinatewiseRule\n\n"
+        "            inner = CoordinatewiseRule(progress=False).to(loss.dtype)\n"
+        "            past = inner.init(params)\n"
         '            lr = lr + 0.01 * inner(params, grads, past, loss).signals["lr"]\n',
         "it is not a built-in rule",
     ),
