@@ -59,8 +59,8 @@ class ConstantRule(UpdateRule):
 
 # %% [markdown]
 # **To unroll** is to make K steps and keep their graph. `unroll_tasks` does so for T tasks at once.
-# Then `backward()` gives the hypergradient of the loss *after* the K steps, and Adam follows it. The
-# logarithm of the loss has the same minimum, and gradients of similar size for every K.
+# Then `backward()` gives the hypergradient of the loss *after* the K steps, and Adam follows it.
+# The logarithm of the loss has the same minimum, and gradients of similar size for every K.
 
 # %%
 best = {}
@@ -117,4 +117,4 @@ save_figure(figure, PICTURES / "lesson_02.png")
 #
 # **Exercise.** Give the rule a momentum buffer: `init` returns zeros, and `forward` calls
 # `nested.momentum_step` with a momentum of 0.5. The stability edge is then at
-# $2 (1 + 0.5) / \lambda_{max}$. Does the best rate follow it?
+# $2 (1 + 0.5) / \lambda_{max}$. Does the best rate follow it, up to K = 100?
