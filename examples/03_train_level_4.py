@@ -138,5 +138,5 @@ save_figure(figure, PICTURES / "lesson_03.png")
 # hypergradient, and carry the runs on without their graph. A hundred meta-steps are enough to beat
 # the untrained rule by far. `meta_train` is this loop, with checkpoints and checks around it.
 #
-# **Exercise.** Race for 100 steps instead of 20. Then do not carry runs on (`MAX_HORIZON = WINDOW`),
-# and race again. What has the rule not learned?
+# **Exercise.** Race for 100 steps instead of 20. Then do not carry runs on, with
+# `MAX_HORIZON = WINDOW`, and race again. What has the rule not learned?

@@ -23,8 +23,10 @@ LESSONS = sorted(path.stem for path in EXAMPLES.glob("[0-9][0-9]_*.py"))
 IN_MAIN = [name for name in LESSONS if "\ndef main(" in (EXAMPLES / f"{name}.py").read_text()]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 # The relative tolerance of a printed number. Meta-training amplifies rounding errors, which differ
-# between machines, so lessons that meta-train get a wider one.
-TOLERANCE, TOLERANCES = 0.03, {"00_one_file": 0.06, "03_train_level_4": 0.06}
+# between machines, so lessons that meta-train get a wider one. To emulate another machine, run a
+# lesson with ATEN_CPU_CAPABILITY=default.
+TOLERANCE = 0.03
+TOLERANCES = {"00_one_file": 0.06, "03_train_level_4": 0.06, "04_schedule_or_feedback": 0.1}
 
 
 def run_script(name: str, folder: Path) -> str:
@@ -125,11 +127,15 @@ def test_lesson_03_by_hand_and_in_one_call(tmp_path):
 
 
 def test_lesson_04_feedback_pays_where_runs_differ(tmp_path):
-    numbers = run_main("04_schedule_or_feedback", tmp_path, quick=True)
-    assert -0.02 < numbers["gain, all images alike"] < 0.08
-    assert numbers["gain, contrast from 1/3 to 3"] > 0.12
-    assert numbers["errors, contrast from 1/3 to 3"] > 3
-    assert numbers["over clock, contrast from 1/3 to 3"] > 0.08
+    text = run_lesson("04_schedule_or_feedback", tmp_path)
+    alike, differ = text.split("contrast from 1/3 to 3")
+    entrants = ("best constant", "sees the clock", "sees the run ")
+    for world, low, high in ((alike, 0, 8), (differ, 12, 25)):
+        losses = [numbers(world, name)[0] for name in entrants]
+        assert losses == sorted(losses, reverse=True)
+        gain, difference, error = numbers(world, "worth")
+        assert low < gain < high and difference > 2 * error
+    assert numbers(differ, "replayed")[0] > 1.1 * numbers(differ, "sees the run ")[0]
 
 
 def test_lesson_05_short_windows_lower_the_rate_too_soon_and_pes_does_not(tmp_path):
