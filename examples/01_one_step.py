@@ -1,92 +1,111 @@
-"""Lesson 01. One step: can a learning rate have a gradient?
+# %% [markdown]
+# # 01. One step: can a learning rate have a gradient? (3 s)
+#
+# A net makes one step of gradient descent. If the learning rate had been a little larger, would the
+# loss after the step be lower or higher? Guess first: is there a formula for it?
 
-Ask. A net makes one step of momentum SGD. Had the learning rate been a little larger, would the
-loss after the step be lower or higher? Guess first: is there a formula for it?
+# %%
+import os
 
-Show. Run `python examples/01_one_step.py`; the picture is runs/lesson_01.png.
-"""
-
-from pathlib import Path
-
+import matplotlib.pyplot as plt
 import torch
 from torch import Generator
 
-from nested import momentum_step, slow_weights_step
+from nested import slow_weights_step
 from nested.support.files import prepare_folder
-from nested.support.plots import new_figure, save_figure
+from nested.support.plots import save_figure
 from nested.tasks import Digits
 
+LR = 0.1
+PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
-def main(folder: Path = Path("runs")) -> dict[str, float]:
-    generator = Generator().manual_seed(0)
-    task = Digits(dtype=torch.float64).sample(generator)
-    weights = {name: w.requires_grad_() for name, w in task.init(generator).items()}
-    batch, fresh = task.batch(generator), task.batch(generator, "query")
+# %% [markdown]
+# **One step.** The net, 64 - 32 - 10, sees 32 images of handwritten digits. Level 1, the forward
+# pass, gives a loss. Level 3, the weights, moves against its gradient: `w <- w - lr g`. Level 2,
+# the momentum buffer, does not matter yet, because it is empty before the first step.
+#
+# The step is judged by the loss on *fresh* images. `create_graph=True` keeps the computation of the
+# gradient in the graph, so that PyTorch can differentiate through it.
 
-    def loss_after_one_step(lr):
-        loss = task.loss(weights, batch)  # level 1
-        grads = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
-        grads = dict(zip(weights, grads))
-        buffer = {name: torch.zeros_like(g) for name, g in grads.items()}
-        buffer = momentum_step(buffer, grads, momentum=0.5)  # level 2: v <- mu v + g
-        moved = slow_weights_step(weights, buffer, lr)  # level 3: w <- w - lr v
-        return task.loss(moved, fresh), moved, grads
+# %%
+generator = Generator().manual_seed(0)
+task = Digits(dtype=torch.float64).sample(generator)
+weights = {name: w.requires_grad_() for name, w in task.init(generator).items()}
+batch, fresh = task.batch(generator), task.batch(generator, "query")
 
-    # Way 1: the learning rate is a tensor like any other, so ask autograd.
-    lr = torch.tensor(0.1, dtype=torch.float64, requires_grad=True)
-    loss, moved, grads = loss_after_one_step(lr)
-    (by_autograd,) = torch.autograd.grad(loss, lr, retain_graph=True)
-
-    # Way 2: the chain rule. w1 = w0 - lr g0, so d loss(w1) / d lr = - g1 . g0: two gradients agree?
-    after = torch.autograd.grad(loss, list(moved.values()))
-    by_hand = -sum((g1 * g0).sum() for g1, g0 in zip(after, grads.values()))
-
-    # Way 3: wiggle it.
-    higher, lower = (loss_after_one_step(lr.detach() + wiggle)[0] for wiggle in (1e-5, -1e-5))
-    by_wiggling = (higher - lower) / 2e-5
-
-    print("d loss / d lr at lr 0.1 (the hypergradient)")
-    for way, value in (("autograd", by_autograd), ("by hand", by_hand), ("wiggling", by_wiggling)):
-        print(f"  {way:<9} {value.item():+.8f}")
-
-    # A learning rate with a gradient can learn: gradient descent on log lr, with rate 20, 30 times.
-    path = [lr.item()]
-    for _ in range(30):
-        lr = torch.tensor(path[-1], dtype=torch.float64, requires_grad=True)
-        (slope,) = torch.autograd.grad(loss_after_one_step(lr)[0], lr)
-        path.append(path[-1] * torch.exp(-20 * slope * path[-1]).item())
-    losses = [loss_after_one_step(torch.tensor(x, dtype=torch.float64))[0].item() for x in path]
-    print(
-        f"learning rate {path[0]:.2f} -> {path[-1]:.2f}, loss {losses[0]:.3f} -> {losses[-1]:.3f}"
-    )
-
-    draw(folder, loss_after_one_step, path, losses, by_autograd.item())
-    return {
-        "autograd": by_autograd.item(),
-        "by_hand": by_hand.item(),
-        "wiggling": by_wiggling.item(),
-        "first_loss": losses[0],
-        "last_loss": losses[-1],
-        "last_lr": path[-1],
-    }
+loss = task.loss(weights, batch)
+grads = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+grads = dict(zip(weights, grads))
 
 
-def draw(folder, loss_after_one_step, path, losses, slope):
-    rates = torch.logspace(-2, 1, 60, dtype=torch.float64)
-    values = [loss_after_one_step(rate)[0].item() for rate in rates]
-    figure, ((axes,),) = new_figure(1, 1, width=6)
-    axes.plot(rates, values, label="loss after one step")
-    near = torch.linspace(0.02, 0.5, 50)  # straight in lr, so curved on a log axis
-    axes.plot(near, losses[0] + slope * (near - path[0]), "--", label="the hypergradient at 0.1")
-    axes.plot(path, losses, "o-", ms=3, lw=0.8, label="30 steps down it")
-    axes.set(xscale="log", xlabel="learning rate", ylabel="loss on fresh images", ylim=(2.2, 2.5))
-    axes.set_title("A learning rate has a gradient")
-    axes.legend()
-    save_figure(figure, prepare_folder(folder) / "lesson_01.png")
+def after_one_step(lr):
+    stepped = slow_weights_step(weights, grads, lr)  # w <- w - lr g
+    return task.loss(stepped, fresh), stepped
 
 
-# Answer. Yes: it is minus the product of the gradient before the step and the one after it. While
-# the two agree, a larger learning rate is better. Lesson 02 looks further ahead than one step.
+# %% [markdown]
+# **Way 1: autograd.** The learning rate is a tensor like any other, so we ask for its gradient. The
+# derivative of a loss with respect to a setting of the training is called a *hypergradient*.
 
-if __name__ == "__main__":
-    main()
+# %%
+lr = torch.tensor(LR, dtype=torch.float64, requires_grad=True)
+loss_after, stepped = after_one_step(lr)
+(by_autograd,) = torch.autograd.grad(loss_after, lr, retain_graph=True)
+
+# %% [markdown]
+# **Way 2: by hand.** The new weights are `w1 = w0 - lr g0`, so they change by `-g0` per unit of the
+# rate. The fresh loss changes by its gradient `g1` at `w1`, times that. The chain rule gives
+#
+# $$\frac{dL(w_1)}{d\,lr} = -\, g_1 \cdot g_0 .$$
+
+# %%
+grads_after = torch.autograd.grad(loss_after, list(stepped.values()))
+by_hand = -sum((g1 * g0).sum() for g1, g0 in zip(grads_after, grads.values()))
+
+# %% [markdown]
+# **Way 3: finite differences.** Take the step twice, with a slightly higher and a slightly lower
+# rate, and compare.
+
+# %%
+higher, lower = after_one_step(LR + 1e-5)[0], after_one_step(LR - 1e-5)[0]
+by_difference = (higher - lower) / 2e-5
+
+print(f"the hypergradient d loss / d lr at lr = {LR}")
+print(f"  autograd           {by_autograd:+.8f}")
+print(f"  by hand            {by_hand:+.8f}")
+print(f"  finite difference  {by_difference:+.8f}")
+
+# %% [markdown]
+# **A number with a gradient can learn.** Here gradient descent moves the learning rate itself.
+
+# %%
+path = [LR]
+for _ in range(30):
+    lr = torch.tensor(path[-1], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(after_one_step(lr)[0], lr)
+    path.append(path[-1] - 1.0 * slope.item())
+
+losses = [after_one_step(lr)[0].item() for lr in path]
+print(f"learning rate {path[0]:.2f} -> {path[-1]:.2f}, loss {losses[0]:.3f} -> {losses[-1]:.3f}")
+
+# %%
+rates = torch.linspace(0, 1.2, 60, dtype=torch.float64)
+figure, axes = plt.subplots(figsize=(7.2, 4), layout="constrained")
+axes.plot(rates, [after_one_step(lr)[0].item() for lr in rates], label="loss after one step")
+near = rates[rates < 0.5]
+tangent = losses[0] + by_autograd.item() * (near - LR)
+axes.plot(near, tangent, "--", label="its slope at 0.1, the hypergradient")
+axes.plot(path, losses, "o", markersize=4, label="30 steps down the slope")
+axes.set(xlabel="learning rate", ylabel="loss on fresh images")
+axes.set_title("A learning rate has a gradient, and can follow it")
+axes.legend()
+save_figure(figure, PICTURES / "lesson_01.png")
+
+# %% [markdown]
+# **Answer.** Yes: the hypergradient is minus the inner product of two gradients. One is taken
+# before the step on the training batch, the other after the step on fresh data. While the two point
+# the same way, a larger rate is better. Gradient descent on the rate stops where they are at right
+# angles.
+#
+# **Exercise.** Judge the step by `batch` instead of `fresh`. Does the best rate grow or shrink, and
+# why?

@@ -1,124 +1,120 @@
-"""Lesson 02. K steps: what does looking ahead change?
+# %% [markdown]
+# # 02. K steps: what changes when a learning rate looks further ahead? (5 s)
+#
+# Lesson 01 asked for the best learning rate for one step. Is the best one for 30 steps smaller,
+# larger, or the same?
 
-Ask. Lesson 01 found the best learning rate for one step. Is the best one for 30 steps smaller,
-larger, or the same? And what else, besides a learning rate, comes before K steps and could learn?
+# %%
+import os
 
-Show. Run `python examples/02_k_steps.py`; the picture is runs/lesson_02.png.
-"""
-
-from pathlib import Path
-
+import matplotlib.pyplot as plt
 import torch
 from torch import Generator, nn
-from torch.func import functional_call
 
-from nested import Step, UpdateRule, momentum_step, slow_weights_step, unroll_tasks
+from nested import Step, UpdateRule, slow_weights_step, unroll_tasks
 from nested.support.files import prepare_folder
-from nested.support.plots import new_figure, save_figure
-from nested.tasks import Digits, Quadratics
+from nested.support.plots import save_figure
+from nested.tasks import Quadratics
 from nested.tasks.stack import stack_batch, stack_init
 
+STEPS = (1, 3, 10, 30)  # K
+TASKS, META_STEPS = 200, 80
+FLAT, STEEP = 0.03, 3.0  # curvatures
+PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
+# %% [markdown]
+# **The task** is a bowl in eight dimensions, where every step can be computed by hand. Its loss is
+# `1/2 (w - c)^T A (w - c)`. Along each eigenvector of `A` the bowl has a curvature, between 0.03
+# (flat) and 3 (steep). Each of T = 200 tasks draws other directions, curvatures and centres.
+
+# %%
+generator = Generator().manual_seed(0)
+family = Quadratics(curvature=(FLAT, STEEP), noise=0.0)
+tasks = [family.sample(generator) for _ in range(TASKS)]
+start = stack_init(tasks, generator)  # {"w": (T, 8)}
+bowl = stack_batch(tasks, generator)  # A (T, 8, 8) and c (T, 8), the same at every step
+
+# %% [markdown]
+# **The smallest level 4.** An `UpdateRule` decides how the weights move. It gets the weights, their
+# gradients, its own state and the loss. It returns the next weights, its next state and the
+# *signals* it chose, to be recorded. This rule holds one number, the logarithm of a learning rate.
+# The logarithm keeps the rate positive.
+
+
+# %%
 class ConstantRule(UpdateRule):
-    """The smallest level 4: two numbers, that can learn."""
+    """Gradient descent at one learning rate, which can learn."""
 
-    def __init__(self, lr: float, momentum: float = 0.0) -> None:
+    def __init__(self, lr: float) -> None:
         super().__init__()
         self.log_lr = nn.Parameter(torch.tensor(lr).log())
-        self.momentum = momentum
 
     def init(self, params):
-        return {"momentum": {name: torch.zeros_like(p) for name, p in params.items()}}
+        return {}  # nothing to remember from step to step
 
     def forward(self, params, grads, state, loss):
-        buffer = momentum_step(state["momentum"], grads, self.momentum)
-        moved = slow_weights_step(params, buffer, self.log_lr.exp())
-        return Step(moved, {"momentum": buffer}, {"lr": self.log_lr.exp()})
+        lr = self.log_lr.exp()
+        return Step(slow_weights_step(params, grads, lr), state, {"lr": lr})
 
 
-def best_lr(steps: int) -> tuple[float, torch.Tensor, list[float]]:
-    """Learn the learning rate for K = ``steps``, by Adam on the hypergradient."""
-    generator = Generator().manual_seed(0)
-    family = Quadratics(noise=0.0)
-    tasks = [family.sample(generator) for _ in range(200)]
-    start = stack_init(tasks, generator)
-    batches = [stack_batch(tasks, generator)] * (steps + 1)
+# %% [markdown]
+# **To unroll** is to make K steps and keep their graph. `unroll_tasks` does so for T tasks at once.
+# Then `backward()` gives the hypergradient of the loss *after* the K steps, and Adam follows it.
+# The logarithm of the loss has the same minimum, and gradients of similar size for every K.
 
-    def final_loss(rule, **how):
-        run = unroll_tasks(tasks[0].loss, start, batches[:-1], rule, **how)
-        return torch.vmap(tasks[0].loss)(run.params, batches[-1]).mean()
-
+# %%
+best = {}
+for steps in STEPS:
     rule = ConstantRule(0.1)
-    adam = torch.optim.Adam(rule.parameters(), lr=0.1)
-    for _ in range(60):
+    adam = torch.optim.Adam(rule.parameters(), betas=(0.5, 0.9))
+    for meta_step in range(META_STEPS):
+        adam.param_groups[0]["lr"] = 0.05 * (1 - meta_step / META_STEPS)
+        run = unroll_tasks(tasks[0].loss, start, [bowl] * steps, rule)
+        final_loss = torch.vmap(tasks[0].loss)(run.params, bowl).mean()
         adam.zero_grad()
-        final_loss(rule).backward()
+        final_loss.log().backward()
         adam.step()
-    rates = torch.logspace(-1.5, 0, 25)
-    losses = [final_loss(ConstantRule(lr), differentiable=False).item() for lr in rates.tolist()]
-    return rule.log_lr.exp().item(), rates, losses
+    best[steps] = rule.log_lr.exp().item()
+    print(f"K = {steps:>2}: hypergradients find the rate {best[steps]:.3f}")
+
+# %% [markdown]
+# **By hand.** Along an eigenvector of curvature $\lambda$ each step multiplies the distance to the
+# centre by $1 - \eta\lambda$, where $\eta$ is the learning rate. After K steps the factor is
+# $(1 - \eta\lambda)^K$. It shrinks only while $\eta < 2 / \lambda$, so the steepest side sets a
+# *stability edge* at $2 / \lambda_{max}$. The curves of the picture come from this formula alone.
+
+# %%
+curvatures, directions = torch.linalg.eigh(bowl[0])  # (T, 8) and (T, 8, 8)
+distances = torch.einsum("tij,ti->tj", directions, start["w"] - bowl[1])  # along each direction
 
 
-def maml(meta_steps: int = 150, steps: int = 5) -> tuple[float, float]:
-    """MAML (Finn et al. 2017): initial weights from which K steps on a new task go far."""
-    family, generator = Digits(contrast=(1.0, 1.0)), Generator().manual_seed(0)
-    rule = ConstantRule(0.3, momentum=0.8)
-    start = family.sample(generator).init(generator)
-    random_start = {name: w.clone() for name, w in start.items()}
-    adam = torch.optim.Adam([w.requires_grad_() for w in start.values()], lr=0.01)
-    for _ in range(meta_steps):  # MAML in ten lines
-        tasks = [family.sample(generator) for _ in range(8)]
-        params = {name: w.expand(8, *w.shape) for name, w in start.items()}
-        batches = [stack_batch(tasks, generator) for _ in range(steps)]
-        run = unroll_tasks(family.loss, params, batches, rule)
-        query = stack_batch(tasks, generator, "query")
-        loss = torch.vmap(family.loss)(run.params, query).mean()
-        adam.zero_grad()
-        loss.backward()  # through all K steps, into the initial weights
-        adam.step()
-    return tuple(accuracy(family.held_out(), w, rule, steps) for w in (random_start, start))
+def loss_by_hand(lr, steps):
+    left = distances * (1 - lr * curvatures) ** steps
+    return (0.5 * curvatures * left**2).sum(1).mean().item()
 
 
-@torch.no_grad()
-def accuracy(family: Digits, start, rule: UpdateRule, steps: int) -> float:
-    """Share of unseen digits right, after K steps on each of 50 relabellings never met."""
-    generator = Generator().manual_seed(1)
-    tasks = [family.sample(generator) for _ in range(50)]
-    params = {name: w.expand(50, *w.shape) for name, w in start.items()}
-    batches = [stack_batch(tasks, generator) for _ in range(steps)]
-    run = unroll_tasks(family.loss, params, batches, rule, differentiable=False)
-    images, labels = stack_batch(tasks, generator, "query")
-    predict = torch.vmap(lambda p, x: functional_call(family.model, p, (x,)).argmax(-1))
-    return (predict(run.params, images) == labels).float().mean().item()
+edge = 2 / curvatures.max().item()
+print(f"stability edge, 2 / largest curvature: {edge:.3f}")
 
+# %%
+figure, axes = plt.subplots(figsize=(7.2, 4.2), layout="constrained")
+rates = torch.linspace(0.3, 0.75, 200).tolist()
+for steps in STEPS:
+    losses = [loss_by_hand(lr, steps) for lr in rates]
+    (line,) = axes.plot(rates, losses, label=f"K = {steps}")
+    axes.plot(best[steps], loss_by_hand(best[steps], steps), "o", color=line.get_color())
+axes.axvline(edge, color="grey", linestyle="--", label=r"edge: $2/\lambda_{max}$")
+axes.set(yscale="log", ylim=(0.01, 20), xlabel="learning rate", ylabel="loss after K steps")
+axes.set_title("The further ahead, the closer the best rate (dot) comes to the edge")
+axes.legend(loc="upper left", ncols=2)
+save_figure(figure, PICTURES / "lesson_02.png")
 
-def main(folder: Path = Path("runs")) -> dict[str, float]:
-    figure, ((left, right),) = new_figure(1, 2)
-    numbers = {}
-    for steps in (1, 3, 10, 30):
-        lr, rates, losses = best_lr(steps)
-        numbers[f"lr_{steps}"] = lr
-        print(f"K = {steps:>2}: the best learning rate, found by hypergradients, is {lr:.3f}")
-        (line,) = left.plot(rates, losses, label=f"K = {steps}")
-        left.axvline(lr, color=line.get_color(), linestyle=":")
-    left.set(xscale="log", yscale="log", xlabel="learning rate", ylabel="loss after K steps")
-    left.set_ylim(1e-2, 10)
-    left.set_title("dotted: found by hypergradients", fontsize=9)
-    left.legend()
-
-    numbers["random_start"], numbers["learned_start"] = maml()
-    print(
-        "accuracy on new relabellings of unseen digits after 5 steps, from initial weights that are"
-    )
-    print(f"  random {numbers['random_start']:.1%}, learned {numbers['learned_start']:.1%} (MAML)")
-    right.bar(["random start", "MAML"], [numbers["random_start"], numbers["learned_start"]])
-    right.set(ylim=(0, 1), ylabel="accuracy after 5 steps on a new task")
-    save_figure(figure, prepare_folder(folder) / "lesson_02.png")
-    return numbers
-
-
-# Answer. Larger: one step can only win in the steep directions; looking further ahead, the flat
-# ones count too, and they want long steps. Initial weights can learn just as well: that is MAML.
-
-if __name__ == "__main__":
-    main()
+# %% [markdown]
+# **Answer.** Larger. One step can win only in the steep directions, which want a rate near
+# $1 / \lambda_{max}$. With more steps the steep directions shrink anyway, and the flat ones, which
+# want large rates, decide. The best rate grows towards the stability edge, and no further: beyond
+# it the steep directions explode.
+#
+# **Exercise.** Give the rule a momentum buffer: `init` returns zeros, and `forward` calls
+# `nested.momentum_step` with a momentum of 0.5. The stability edge is then at
+# $2 (1 + 0.5) / \lambda_{max}$. Does the best rate follow it, up to K = 100?

@@ -23,8 +23,10 @@ LESSONS = sorted(path.stem for path in EXAMPLES.glob("[0-9][0-9]_*.py"))
 IN_MAIN = [name for name in LESSONS if "\ndef main(" in (EXAMPLES / f"{name}.py").read_text()]
 NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 # The relative tolerance of a printed number. Meta-training amplifies rounding errors, which differ
-# between machines, so lessons that meta-train get a wider one.
-TOLERANCE, TOLERANCES = 0.03, {"00_one_file": 0.06}
+# between machines, so lessons that meta-train get a wider one. To emulate another machine, run a
+# lesson with ATEN_CPU_CAPABILITY=default.
+TOLERANCE = 0.03
+TOLERANCES = {"00_one_file": 0.06, "03_train_level_4": 0.06, "04_schedule_or_feedback": 0.1}
 
 
 def run_script(name: str, folder: Path) -> str:
@@ -105,26 +107,35 @@ def test_lesson_00_a_learned_rule_beats_the_best_constant(tmp_path):
 
 
 def test_lesson_01_a_learning_rate_has_a_gradient(tmp_path):
-    numbers = run_main("01_one_step", tmp_path)
-    assert numbers["autograd"] == pytest.approx(numbers["by_hand"], rel=1e-10)
-    assert numbers["autograd"] == pytest.approx(numbers["wiggling"], rel=1e-5)
-    assert numbers["autograd"] < 0 and numbers["last_lr"] > 0.5
-    assert numbers["last_loss"] < numbers["first_loss"] - 0.03
+    text = run_lesson("01_one_step", tmp_path)
+    ways = [numbers(text, name)[0] for name in ("autograd", "by hand", "finite difference")]
+    assert ways[0] == ways[1] == pytest.approx(ways[2], rel=1e-5)
+    first_rate, last_rate, first_loss, last_loss = numbers(text, "learning rate")
+    assert ways[0] < 0 and last_rate > 5 * first_rate and last_loss < first_loss - 0.03
 
 
 def test_lesson_02_further_ahead_the_best_learning_rate_is_larger(tmp_path):
-    numbers = run_main("02_k_steps", tmp_path)
-    rates = [numbers[f"lr_{steps}"] for steps in (1, 3, 10, 30)]
+    text = run_lesson("02_k_steps", tmp_path)
+    rates = [numbers(text, f"K = {steps:>2}: hypergradients")[0] for steps in (1, 3, 10, 30)]
     assert rates == sorted(rates) and rates[-1] > 1.2 * rates[0]
-    assert numbers["random_start"] < 0.35 and numbers["learned_start"] > 0.7
+    assert rates[-1] < numbers(text, "curvature:")[0] < rates[-1] + 0.05
+
+
+def test_lesson_03_by_hand_and_in_one_call(tmp_path):
+    text = run_lesson("03_train_level_4", tmp_path)  # which asserts that the two agree
+    assert numbers(text, "learned")[0] < 0.7 * numbers(text, "untrained")[0]
 
 
 def test_lesson_04_feedback_pays_where_runs_differ(tmp_path):
-    numbers = run_main("04_schedule_or_feedback", tmp_path, quick=True)
-    assert -0.02 < numbers["gain, all images alike"] < 0.08
-    assert numbers["gain, contrast from 1/3 to 3"] > 0.12
-    assert numbers["errors, contrast from 1/3 to 3"] > 3
-    assert numbers["over clock, contrast from 1/3 to 3"] > 0.08
+    text = run_lesson("04_schedule_or_feedback", tmp_path)
+    alike, differ = text.split("contrast from 1/3 to 3")
+    entrants = ("best constant", "sees the clock", "sees the run ")
+    for world, low, high in ((alike, 0, 8), (differ, 12, 25)):
+        losses = [numbers(world, name)[0] for name in entrants]
+        assert losses == sorted(losses, reverse=True)
+        gain, difference, error = numbers(world, "worth")
+        assert low < gain < high and difference > 2 * error
+    assert numbers(differ, "replayed")[0] > 1.1 * numbers(differ, "sees the run ")[0]
 
 
 def test_lesson_05_short_windows_lower_the_rate_too_soon_and_pes_does_not(tmp_path):
