@@ -1,4 +1,4 @@
-"""Text, byte by byte, under a small recurrent net.
+"""Predict text, byte by byte, with a small recurrent net.
 
 Letters: B rows of a batch, T bytes read. Source: Elman 1990; text language modelling as an inner
 problem after Metz et al. 2020 (arXiv 2009.11243). The text is the help that comes with Python.
@@ -8,22 +8,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from nested.levels.forward import Batch, functional_loss
+from nested.levels.forward import Batch
 from nested.support.checks import check_counts
 from nested.tasks.family import NetTask, TwoSided, check_split
 
-BYTES = 128  # what is not ASCII is read as byte 0
-PASSAGE = 4000  # bytes of a task's own text
+BYTES = 128  # other characters than ASCII are read as byte 0
+PASSAGE = 4000  # bytes in the text of one task
 
 
 @cache
 def load_help() -> Tensor:
     """Return the text of Python's help topics, (length,) int64 in 0 to 127."""
-    from pydoc_data.topics import topics  # here: half a megabyte that other families do not need
+    from pydoc_data.topics import topics  # here, as other families do not need half a megabyte
 
     text = "\n".join(topics[name] for name in sorted(topics))
     codes = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8).long()
@@ -31,8 +32,10 @@ def load_help() -> Tensor:
 
 
 class ElmanNet(nn.Module):
-    """``h <- tanh(U h + E x)``, read T symbols long: logits (B, T, V) of the next of V = ``vocab``
-    symbols, from symbols (B, T) int64."""
+    """A recurrent net ``h <- tanh(U h + E x)`` that predicts the next of V = ``vocab`` symbols.
+
+    It maps symbols (B, T) int64 to logits (B, T, V).
+    """
 
     def __init__(self, hidden: int, vocab: int = BYTES) -> None:
         super().__init__()
@@ -42,9 +45,11 @@ class ElmanNet(nn.Module):
         self.read = nn.Linear(hidden, vocab)
 
     def forward(self, text: Tensor) -> Tensor:
-        seen = self.embed(nn.functional.one_hot(text, self.vocab).to(self.embed.weight.dtype))
-        hidden, states = torch.zeros_like(seen[:, 0]), []
-        for x in seen.unbind(1):
+        one_hot = nn.functional.one_hot(text, self.vocab).to(self.embed.weight.dtype)
+        inputs = self.embed(one_hot)  # (B, T, H)
+        hidden, states = torch.zeros_like(inputs[:, 0]), []
+        for x in inputs.unbind(1):
+            # h <- tanh(U h + E x)
             hidden = torch.tanh(self.recur(hidden) + x)
             states.append(hidden)
         return self.read(torch.stack(states, dim=1))
@@ -53,30 +58,23 @@ class ElmanNet(nn.Module):
 class ByteRNN(TwoSided):
     """Predict the next byte of English with a recurrent net of ``hidden`` units.
 
-    Letters: B ``batch_size``, T ``length``. Each task has a passage of its own, 4,000 bytes of
-    Python's help. Batches are (bytes (B, T) int64, the bytes after them (B T,) int64); the loss is
-    cross entropy, in nats a byte. Train batches come from the first three quarters of a passage,
-    queries from the last; meta-training tasks from even passages, held-out tasks from odd ones.
-    Raises ``ValueError`` for sizes under 1 or a length that a quarter of a passage cannot hold.
+    Letters: B ``batch_size``, T ``length``. Each task has one passage, 4,000 bytes of Python's
+    help. Batches are (bytes (B, T) int64, the bytes after them (B T,) int64); the loss is cross
+    entropy, in nats a byte. Train batches come from the first three quarters of a passage, queries
+    from the last quarter. Meta-training tasks use even passages, held-out tasks odd ones.
+    ``settings``: see ``TwoSided``. Raises ``ValueError`` for sizes under 1, and for a length that a
+    quarter of a passage cannot hold.
     """
 
     def __init__(
-        self,
-        hidden: int = 32,
-        batch_size: int = 16,
-        length: int = 12,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        is_held_out: bool = False,
+        self, hidden: int = 32, batch_size: int = 16, length: int = 12, **settings: Any
     ) -> None:
+        super().__init__(**settings)
         check_counts(hidden=hidden, batch_size=batch_size, length=length)
         if length > PASSAGE // 8:
             raise ValueError(f"length is at most {PASSAGE // 8} bytes, but got {length}")
         self.hidden, self.batch_size, self.length = hidden, batch_size, length
-        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
-        self.model = ElmanNet(hidden).to(device, dtype)
-        self.loss = functional_loss(self.model, _cross_entropy)
+        self.set_net(ElmanNet(hidden), _cross_entropy)
 
     @property
     def passages(self) -> Tensor:
@@ -102,8 +100,8 @@ class ByteRNNTask(NetTask):
         text = self.passage[:border] if split == "train" else self.passage[border:]
         shape = (family.batch_size, 1)
         starts = torch.randint(len(text) - family.length, shape, generator=generator)
-        pieces = text[starts + torch.arange(family.length + 1)].to(family.device)  # (B, T + 1)
-        return pieces[:, :-1], pieces[:, 1:].flatten()
+        pieces = text[starts + torch.arange(family.length + 1)]  # (B, T + 1)
+        return family.place(pieces[:, :-1], pieces[:, 1:].flatten())
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

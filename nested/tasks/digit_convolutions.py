@@ -1,6 +1,6 @@
-"""The digits of ``nested.tasks.digits``, read by a small convolutional net.
+"""The digits of ``nested.tasks.digits``, classified by a small convolutional net.
 
-Source: as there; the net is LeNet's plan (LeCun et al. 1998), made small.
+Source: the data as there; the net is a small form of LeNet (LeCun et al. 1998).
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from typing import Any
 
 from torch import nn
 
-from nested.levels.forward import functional_loss
 from nested.tasks.digits import CLASSES, Digits
 
 
 class DigitConvolutions(Digits):
-    """``Digits`` with two convolutions of 3x3 pixels, ``channels`` and twice as many, and a linear
-    layer. Takes what ``Digits`` takes but its ``hidden`` and ``depth``, and raises what it raises.
+    """``Digits`` with a net of two convolutions of 3x3 pixels and a linear layer.
+
+    The first convolution has ``channels``, the second twice as many. ``settings`` are those of
+    ``Digits`` without ``hidden`` and ``depth``, and so are the errors.
     """
 
     def __init__(self, channels: int = 8, **settings: Any) -> None:
         super().__init__(hidden=channels, **settings)
-        self.model = nn.Sequential(
+        net = nn.Sequential(
             nn.Unflatten(1, (1, 8, 8)),
             nn.Conv2d(1, channels, 3, padding=1),
             nn.ReLU(),
@@ -28,5 +29,5 @@ class DigitConvolutions(Digits):
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(2 * channels * 16, CLASSES),
-        ).to(self.device, self.dtype)
-        self.loss = functional_loss(self.model, nn.functional.cross_entropy)
+        )
+        self.set_net(net, nn.functional.cross_entropy)

@@ -1,4 +1,4 @@
-"""Real handwritten digits: each task relabels them, changes their contrast and starts anew.
+"""Classify real handwritten digits; each task relabels them and changes their contrast.
 
 Source: UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998), by way of
 scikit-learn; relabelled classes as tasks after Santoro et al. 2016 (arXiv 1605.06065).
@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
 
 import numpy
 import torch
 from torch import Generator, Tensor, nn
 
-from nested.levels.forward import Batch, functional_loss
+from nested.levels.forward import Batch
 from nested.support.checks import check_counts
 from nested.tasks.family import (
     NetTask,
@@ -26,7 +27,7 @@ from nested.tasks.family import (
 )
 
 PIXELS, CLASSES = 64, 10
-META_TRAINING, HELD_OUT = slice(0, 1200), slice(1200, 1797)  # images in file order, split for good
+META_TRAINING, HELD_OUT = slice(0, 1200), slice(1200, 1797)  # images, in file order
 
 
 @cache
@@ -54,16 +55,18 @@ def _split_digits(
 
 
 class Digits(TwoSided):
-    """Classify 8x8 digits with a small net, 64 - ``hidden`` - 10, of ``depth`` hidden layers under
-    an ``activation``.
+    """Classify 8x8 digits with a small net: 64 inputs, ``depth`` layers of ``hidden`` units, 10
+    classes.
 
     Letters: B ``batch_size``, or ``query_size`` for queries. Each task draws a relabelling of the
     ten classes and a contrast (log-uniform in ``contrast``), so that no single schedule fits all.
-    Batches are (images (B, 64) times the contrast, labels (B,) int64); the loss is
-    cross entropy, in nats. Meta-training tasks use the first
-    1,200 images and even permutations of the labels, held-out tasks the other 597 and odd ones, so
-    neither an image nor a relabelling is met on both sides; on each side every fourth image is kept
-    for queries. Raises ``ValueError`` for sizes under 1 or an empty range.
+    Batches are (images (B, 64) times the contrast, labels (B,) int64); the loss is cross entropy,
+    in nats.
+
+    Meta-training tasks use the first 1,200 images and even permutations of the labels. Held-out
+    tasks use the other 597 images and odd permutations. So the sides share no image and no
+    relabelling. On each side, every fourth image is kept for queries. ``settings``: see
+    ``TwoSided``. Raises ``ValueError`` for sizes under 1 or an empty range.
     """
 
     def __init__(
@@ -74,23 +77,20 @@ class Digits(TwoSided):
         contrast: tuple[float, float] = (1 / 3, 3.0),
         depth: int = 1,
         activation: type[nn.Module] = nn.ReLU,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        is_held_out: bool = False,
+        **settings: Any,
     ) -> None:
+        super().__init__(**settings)
         check_counts(batch_size=batch_size, query_size=query_size, hidden=hidden, depth=depth)
         check_range("contrast", contrast)
         self.sizes = {"train": batch_size, "query": query_size}
         self.hidden, self.contrast, self.depth = hidden, contrast, depth
         self.activation = activation.__name__
-        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
         widths = [PIXELS, *[hidden] * depth]
         layers = [
             part for i in range(depth) for part in (nn.Linear(*widths[i : i + 2]), activation())
         ]
-        self.model = nn.Sequential(*layers, nn.Linear(hidden, CLASSES)).to(device, dtype)
-        self.loss = functional_loss(self.model, nn.functional.cross_entropy)
+        net = nn.Sequential(*layers, nn.Linear(hidden, CLASSES))
+        self.set_net(net, nn.functional.cross_entropy)
 
     @property
     def pools(self) -> dict[str, tuple[Tensor, Tensor]]:
@@ -108,8 +108,8 @@ class Digits(TwoSided):
 
 @dataclass(frozen=True)
 class DigitsTask(NetTask):
-    """A task of ``Digits``: ``relabelling`` (10,) maps true digits to the labels of this task, and
-    ``contrast`` (no unit) multiplies its images (B, 64)."""
+    """A task of ``Digits``: ``relabelling`` (10,) maps true digits to the task's labels, and
+    ``contrast`` multiplies its images (B, 64)."""
 
     family: Digits
     relabelling: Tensor
@@ -121,8 +121,8 @@ class DigitsTask(NetTask):
 
     @staticmethod
     def batches(tasks: Sequence[DigitsTask], generator: Generator, split: str) -> Batch:
-        """T batches at once: images (T, B, 64) and labels (T, B). On a GPU this takes six launches,
-        not five for each task. Raises ``ValueError`` for an unknown split."""
+        """Draw T batches at once: images (T, B, 64) and labels (T, B). This saves launches on a
+        GPU. Raises ``ValueError`` for an unknown split."""
         check_split(split)
         family = tasks[0].family
         images, labels = family.pools[split]
@@ -130,5 +130,5 @@ class DigitsTask(NetTask):
         rows = torch.randint(len(labels), shape, generator=generator).to(labels.device)
         contrasts = torch.tensor([task.contrast for task in tasks], dtype=images.dtype)
         relabellings = torch.stack([task.relabelling for task in tasks])
-        shown = images[rows] * contrasts.to(images.device)[:, None, None]
-        return shown, relabellings.gather(1, labels[rows])
+        contrasted = images[rows] * contrasts.to(images.device)[:, None, None]
+        return contrasted, relabellings.gather(1, labels[rows])

@@ -1,4 +1,4 @@
-"""Characters to tell apart, drawn from the fonts that come with matplotlib.
+"""Classify characters, drawn in the fonts that come with matplotlib.
 
 Letters: B rows of a batch, F fonts. Source: few-shot characters after Lake et al. 2015 (Omniglot);
 the DejaVu fonts, by way of matplotlib, are free to use (Bitstream Vera licence).
@@ -9,22 +9,24 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
 from torch import Generator, Tensor, nn
 
-from nested.levels.forward import Batch, functional_loss
+from nested.levels.forward import Batch
 from nested.support.checks import check_counts
 from nested.tasks.family import (
     NetTask,
     TwoSided,
     check_noise,
     check_split,
+    draw_normal,
     own_generator,
 )
 
-# without pairs that look alike, in any of the fonts, such as I and l, or 3 and З
+# without pairs that look alike in any of the fonts, such as I and l, or 3 and З
 CHARACTERS = (
     "ABCDEFGHJKLMNPQRSTUVWXYZabdefghijkmnpqrtuy123456789&%$#@?!"
     "αβγδεζηθλμξπρστφχψωΓΔΘΛΞΠΣΦΨΩБДЖИЛЦЧШЩЫЭЮЯбвгджклмнфцчшщъыьэюя"
@@ -41,7 +43,7 @@ POINTS = 9  # size of the font
 @cache
 def draw_glyphs() -> Tensor:
     """Return the characters in all F fonts, (characters, F, 14, 14) float32 in [0, 1], centred."""
-    import matplotlib  # here: other families do not need it
+    import matplotlib  # here, as other families do not need it
     from matplotlib.ft2font import FT2Font
 
     frame = SIDE + SHIFTS - 1
@@ -59,13 +61,15 @@ def draw_glyphs() -> Tensor:
 
 
 class Glyphs(TwoSided):
-    """Tell ``ways`` characters apart with a small net, 144 - ``hidden`` - ``ways``.
+    """Classify ``ways`` characters with a small net: 144 inputs, ``hidden`` units, ``ways``
+    classes.
 
     Letters: B ``batch_size``, or ``query_size`` for queries. Each task draws its characters.
-    Batches are (images (B, 144): a character in any font, at any of nine places, with noise of
-    standard deviation ``noise``; labels (B,) int64); the loss is cross entropy, in nats.
-    Meta-training and held-out tasks share no character; every third font is kept for queries.
-    Raises ``ValueError`` for sizes under 1, more ways than characters, or a negative noise.
+    Batches are (images (B, 144), labels (B,) int64); the loss is cross entropy, in nats. An image
+    shows a character in any font, at any of nine places, with noise of standard deviation
+    ``noise``. Meta-training and held-out tasks share no character. Every third font is kept for
+    queries. ``settings``: see ``TwoSided``. Raises ``ValueError`` for sizes under 1, more ways than
+    characters, or a negative noise.
     """
 
     def __init__(
@@ -75,21 +79,17 @@ class Glyphs(TwoSided):
         query_size: int = 64,
         hidden: int = 32,
         noise: float = 0.1,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        is_held_out: bool = False,
+        **settings: Any,
     ) -> None:
+        super().__init__(**settings)
         check_counts(ways=ways, batch_size=batch_size, query_size=query_size, hidden=hidden)
         check_noise(noise)
         if ways > len(CHARACTERS) // 2:
             raise ValueError(f"ways is at most {len(CHARACTERS) // 2}, but got {ways}")
         self.ways, self.hidden, self.noise = ways, hidden, noise
         self.sizes = {"train": batch_size, "query": query_size}
-        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
         layers = nn.Linear(SIDE * SIDE, hidden), nn.ReLU(), nn.Linear(hidden, ways)
-        self.model = nn.Sequential(*layers).to(device, dtype)
-        self.loss = functional_loss(self.model, nn.functional.cross_entropy)
+        self.set_net(nn.Sequential(*layers), nn.functional.cross_entropy)
 
     @property
     def pool(self) -> Tensor:
@@ -110,16 +110,14 @@ class GlyphsTask(NetTask):
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)
         family, is_query = self.family, split == "query"
-        # noise, too, is never met on both sides
-        own = own_generator(own_generator(generator, family.is_held_out), is_query)
+        # one generator for each side and split, so that noise is not repeated either
+        generator = own_generator(own_generator(generator, family.is_held_out), is_query)
         fonts = torch.tensor([f for f in range(len(FONTS)) if (f % 3 == 2) == is_query])
         shape = (family.sizes[split],)
-        labels = torch.randint(family.ways, shape, generator=own)
-        drawn = fonts[torch.randint(len(fonts), shape, generator=own)]
+        labels = torch.randint(family.ways, shape, generator=generator)
+        drawn = fonts[torch.randint(len(fonts), shape, generator=generator)]
         windows = family.pool[self.characters[labels], drawn].unfold(1, SIDE, 1).unfold(2, SIDE, 1)
-        places = torch.randint(SHIFTS * SHIFTS, shape, generator=own)
+        places = torch.randint(SHIFTS * SHIFTS, shape, generator=generator)
         images = windows.flatten(1, 2)[torch.arange(len(labels)), places].flatten(1)  # (B, 144)
-        images = images + family.noise * torch.randn(
-            images.shape, generator=own, dtype=torch.float32
-        )
-        return images.to(family.device, family.dtype), labels.to(family.device)
+        images = images + family.noise * draw_normal(images.shape, generator)
+        return family.place(images, labels)

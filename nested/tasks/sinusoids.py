@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, nn
 
-from nested.levels.forward import Batch, functional_loss
+from nested.levels.forward import Batch
 from nested.support.checks import check_counts
 from nested.tasks.family import (
     NetTask,
@@ -19,20 +20,22 @@ from nested.tasks.family import (
     check_noise,
     check_split,
     draw_log_uniform,
+    draw_normal,
+    draw_uniform,
     own_generator,
 )
 
-REACH = 5.0  # inputs are in [-5, 5]
+LARGEST_INPUT = 5.0  # inputs are in [-5, 5]
 
 
 class Sinusoids(TwoSided):
-    """A net, 1 - ``hidden`` - ``hidden`` - 1 with tanh, fits ``y = a sin(f x + p)``, by its mean
-    squared error.
+    """Fit ``y = a sin(f x + p)`` with a net of two layers of ``hidden`` tanh units.
 
-    Letters: B ``batch_size``. Each task draws the amplitude a (log-uniform, 0.3 to 3), frequency f
-    (log-uniform, 0.3 to 1.2) and phase p. Batches are (x (B, 1), y (B, 1) with noise of standard
-    deviation ``noise`` times a), drawn anew each time, train and query from other seeds. Raises
-    ``ValueError`` for sizes under 1 or a negative noise.
+    Letters: B ``batch_size``. Each task draws the amplitude a (log-uniform, 0.3 to 3), the
+    frequency f (log-uniform, 0.3 to 1.2) and the phase p. Batches are (x (B, 1), y (B, 1)), where y
+    has noise of standard deviation ``noise`` times a; the loss is the mean squared error. Every
+    batch is drawn anew, train and query batches from different seeds. ``settings``: see
+    ``TwoSided``. Raises ``ValueError`` for sizes under 1 or a negative noise.
     """
 
     def __init__(
@@ -40,25 +43,21 @@ class Sinusoids(TwoSided):
         hidden: int = 32,
         batch_size: int = 32,
         noise: float = 0.05,
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        is_held_out: bool = False,
+        **settings: Any,
     ) -> None:
+        super().__init__(**settings)
         check_counts(hidden=hidden, batch_size=batch_size)
         check_noise(noise)
         self.hidden, self.batch_size, self.noise = hidden, batch_size, noise
-        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
         layers = nn.Linear(1, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh()
-        self.model = nn.Sequential(*layers, nn.Linear(hidden, 1)).to(device, dtype)
-        self.loss = functional_loss(self.model, nn.functional.mse_loss)
+        self.set_net(nn.Sequential(*layers, nn.Linear(hidden, 1)), nn.functional.mse_loss)
 
     def sample(self, generator: Generator) -> SinusoidTask:
-        own = own_generator(generator, self.is_held_out)
-        amplitude, frequency = draw_log_uniform(0.3, 3.0, own), draw_log_uniform(0.3, 1.2, own)
-        return SinusoidTask(
-            self, amplitude, frequency, torch.rand((), generator=own, dtype=torch.float32).item()
-        )
+        generator = own_generator(generator, self.is_held_out)
+        amplitude = draw_log_uniform(0.3, 3.0, generator)
+        frequency = draw_log_uniform(0.3, 1.2, generator)
+        phase = draw_uniform((), generator).item()
+        return SinusoidTask(self, amplitude, frequency, phase)
 
 
 @dataclass(frozen=True)
@@ -74,10 +73,9 @@ class SinusoidTask(NetTask):
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)
         family = self.family
-        own = own_generator(own_generator(generator, family.is_held_out), split == "query")
-        x = REACH * (2 * torch.rand(family.batch_size, 1, generator=own, dtype=torch.float32) - 1)
+        generator = own_generator(generator, family.is_held_out)
+        generator = own_generator(generator, split == "query")
+        x = LARGEST_INPUT * (2 * draw_uniform((family.batch_size, 1), generator) - 1)
         y = torch.sin(self.frequency * x + 2 * math.pi * self.phase)
-        y = self.amplitude * (
-            y + family.noise * torch.randn(y.shape, generator=own, dtype=torch.float32)
-        )
-        return x.to(family.device, family.dtype), y.to(family.device, family.dtype)
+        y = self.amplitude * (y + family.noise * draw_normal(y.shape, generator))
+        return family.place(x, y)

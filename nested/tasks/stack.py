@@ -1,6 +1,6 @@
-"""Many tasks side by side: their weights and batches with a leading dimension T.
+"""Put T tasks side by side: weights and batches with a leading dimension T.
 
-Source: the layout that ``nested.unroll_tasks`` takes. Raises what ``stack_tasks`` raises.
+Source: the layout that ``nested.unroll_tasks`` takes.
 """
 
 from __future__ import annotations
@@ -15,17 +15,21 @@ from nested.unroll.over_tasks import stack_tasks
 
 
 def stack_init(tasks: Sequence[Task], generator: Generator) -> Params:
-    """Draw the initial weights of T tasks, {name: (T, ...)}; raises ``RuntimeError`` for tasks
-    whose weights differ in shape."""
+    """Draw the initial weights of T tasks, {name: (T, ...)}. Raises ``RuntimeError`` if their
+    weights differ in shape."""
     return stack_tasks([task.init(generator) for task in tasks])
 
 
 def stack_batch(tasks: Sequence[Task], generator: Generator, split: str = "train") -> Batch:
-    """Draw one batch of each of T tasks, tensors (T, ...): by ``batches`` of the class that defines
-    their ``batch``, if it has one (see ``Task``), else one after another. Raises ``ValueError`` for
-    a split that is neither "train" nor "query"."""
+    """Draw one batch for each of T tasks, tensors (T, ...).
+
+    Tasks of one class and family are drawn at once if the class has ``batches``: see ``Task``.
+    Others are drawn one after another. Raises ``ValueError`` for a split that is neither "train"
+    nor "query".
+    """
     kinds = {(type(task), id(getattr(task, "family", None))) for task in tasks}
-    owner = next(kind for kind in type(tasks[0]).__mro__ if "batch" in vars(kind))
-    if len(kinds) == 1 and "batches" in vars(owner):
-        return owner.batches(tasks, generator, split)
+    # a subclass that overrides ``batch`` alone must not be drawn by the ``batches`` it inherits
+    definer = next(kind for kind in type(tasks[0]).__mro__ if "batch" in vars(kind))
+    if len(kinds) == 1 and "batches" in vars(definer):
+        return definer.batches(tasks, generator, split)
     return stack_tasks([task.batch(generator, split) for task in tasks])

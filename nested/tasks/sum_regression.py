@@ -1,16 +1,16 @@
-"""The smallest family: learn that the target is the sum of the inputs.
+"""The smallest family: learn to add the inputs.
 
-Source: linear regression by gradient descent, the least problem on which a step size matters.
+Source: linear regression by gradient descent, the smallest problem where a step size matters.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-import torch
 from torch import Generator, nn
 
-from nested.levels.forward import Batch, functional_loss
+from nested.levels.forward import Batch
 from nested.support.checks import check_counts
 from nested.tasks.family import (
     NetTask,
@@ -19,18 +19,19 @@ from nested.tasks.family import (
     check_range,
     check_split,
     draw_log_uniform,
+    draw_normal,
     own_generator,
 )
 
 
 class SumRegression(TwoSided):
-    """A linear model learns ``target = sum(inputs) + noise`` by its mean squared error.
+    """Fit ``target = sum(inputs) + noise`` with a linear model, by its mean squared error.
 
-    Letters: B ``batch_size``, D ``dim``. Each task draws the scale of its inputs (log-uniform in
-    ``scale``), and with it the learning rate that suits it. Batches are (inputs (B, D), targets
-    (B, 1)), drawn anew each time, train and query from other seeds, so that they never meet.
-    ``noise`` is the standard deviation of the noise: the best loss is its square. Raises
-    ``ValueError`` for sizes under 1, a negative noise or an empty range.
+    Letters: B ``batch_size``, D ``dim``. Each task draws the scale of its inputs, log-uniform in
+    ``scale``; the best learning rate depends on it. Batches are (inputs (B, D), targets (B, 1)).
+    Every batch is drawn anew, train and query batches from different seeds. ``noise`` is the
+    standard deviation of the noise, so the best loss is its square. ``settings``: see ``TwoSided``.
+    Raises ``ValueError`` for sizes under 1, a negative noise or an empty range.
     """
 
     def __init__(
@@ -39,22 +40,18 @@ class SumRegression(TwoSided):
         batch_size: int = 32,
         noise: float = 0.01,
         scale: tuple[float, float] = (0.2, 1.0),
-        *,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-        is_held_out: bool = False,
+        **settings: Any,
     ) -> None:
+        super().__init__(**settings)
         check_counts(dim=dim, batch_size=batch_size)
         check_range("scale", scale)
         check_noise(noise)
         self.dim, self.batch_size, self.noise, self.scale = dim, batch_size, noise, scale
-        self.device, self.dtype, self.is_held_out = device, dtype, is_held_out
-        self.model = nn.Linear(dim, 1).to(device, dtype)
-        self.loss = functional_loss(self.model, nn.functional.mse_loss)
+        self.set_net(nn.Linear(dim, 1), nn.functional.mse_loss)
 
     def sample(self, generator: Generator) -> SumRegressionTask:
-        own = own_generator(generator, self.is_held_out)
-        return SumRegressionTask(self, draw_log_uniform(*self.scale, own))
+        generator = own_generator(generator, self.is_held_out)
+        return SumRegressionTask(self, draw_log_uniform(*self.scale, generator))
 
 
 @dataclass(frozen=True)
@@ -67,10 +64,8 @@ class SumRegressionTask(NetTask):
     def batch(self, generator: Generator, split: str = "train") -> Batch:
         check_split(split)
         family = self.family
-        own = own_generator(generator, split == "query")
-        inputs = self.scale * torch.randn(
-            family.batch_size, family.dim, generator=own, dtype=torch.float32
-        )
-        noise = family.noise * torch.randn(family.batch_size, 1, generator=own, dtype=torch.float32)
+        generator = own_generator(generator, split == "query")
+        inputs = self.scale * draw_normal((family.batch_size, family.dim), generator)
+        noise = family.noise * draw_normal((family.batch_size, 1), generator)
         targets = inputs.sum(1, keepdim=True) + noise
-        return inputs.to(family.device, family.dtype), targets.to(family.device, family.dtype)
+        return family.place(inputs, targets)

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from nested import MetaOptimizer, unroll, unroll_tasks
 from nested.models import Hope, ModelConfig
-from nested.tasks import AssociativeRecall, ChangingKeys, Copying, Needle
+from nested.tasks import AssociativeRecall, ChangingKeys
 from nested.tasks.sequences import accuracy
 from nested.tasks.stack import stack_batch, stack_init
 from tests.problems import available, generator
@@ -47,32 +47,13 @@ def test_changing_keys_asks_for_the_last_value(changes):
     assert len({tuple(sorted(text[10:told:2])) for text in symbols.tolist()}) > 5
 
 
-def test_copying_asks_for_the_same_again():
-    symbols, answers = drawn(Copying(6, 4, batch_size=50))
-    assert torch.equal(symbols[:, :6], answers[:, 6:])
-    assert torch.equal(symbols[:, 7:], symbols[:, :5])
-    signs = symbols[:, 6]
-    assert (signs == signs[0]).all() and not (symbols[:, :6] == signs[0]).any()
-
-
-def test_the_needle_is_what_followed_the_sign():
-    symbols, answers = drawn(Needle(9, 4, batch_size=200))
-    places = []
-    for text, wanted in zip(symbols.tolist(), answers.tolist()):
-        sign = text[-1]
-        assert text.count(sign) == 2 and wanted[:-1] == [-100] * 8
-        places.append(text.index(sign))
-        assert wanted[-1] == text[places[-1] + 1]
-    assert set(places) == set(range(7))
-
-
 def test_tasks_name_symbols_differently_and_accuracy_counts_answers_alone():
-    family = Copying(3, 2, batch_size=4)
+    family = AssociativeRecall(2, 2, batch_size=9)
     first, second = (drawn(family, seed) for seed in (0, 1))
-    assert first[0].unique().tolist() == [0, 1, 2] and not torch.equal(first[0], second[0])
+    assert first[0].unique().tolist() == [0, 1, 2, 3] and not torch.equal(first[0], second[0])
     answers = first[1]
-    right = torch.nn.functional.one_hot(answers.clamp(min=0), 3).float()
-    assert accuracy(right, answers) == 1 and accuracy(right[..., [1, 2, 0]], answers) == 0
+    right = torch.nn.functional.one_hot(answers.clamp(min=0), 4).float()
+    assert accuracy(right, answers) == 1 and accuracy(right[..., [1, 2, 3, 0]], answers) == 0
     assert math.isnan(accuracy(right, torch.full_like(answers, -100)))
 
 
@@ -110,11 +91,7 @@ def test_many_models_of_memories_learn_at_once():
 
 
 def test_mistakes_are_said():
-    with pytest.raises(ValueError, match="pairs are 1 to 4, the symbols, but got 5"):
+    with pytest.raises(ValueError, match="pairs are 1 to symbols = 4, but got 5"):
         AssociativeRecall(5, 4)
-    with pytest.raises(ValueError, match="pairs are 2 to 8, the symbols, but got 1"):
+    with pytest.raises(ValueError, match="pairs are 2 to symbols = 8, but got 1"):
         ChangingKeys(1)
-    with pytest.raises(ValueError, match="4 symbols at least, but got 3"):
-        Needle(3)
-    with pytest.raises(ValueError, match="length is a whole number from 1, but got 0"):
-        Copying(0)

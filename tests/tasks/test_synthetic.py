@@ -75,7 +75,7 @@ def test_rosenbrocks_valley_ends_at_ones_and_has_its_curvature():
     hessian = torch.func.hessian(task.loss)(bottom, batch)["w"]["w"]
     wanted = torch.tensor([[802.0, -400.0], [-400.0, 200.0]])  # at (1, 1), in every textbook
     torch.testing.assert_close(hessian, wanted, rtol=1e-3, atol=0.1)
-    with pytest.raises(ValueError, match="a dim of 2 or more, but got 1"):
+    with pytest.raises(ValueError, match="dim is a whole number from 2, but got 1"):
         Rosenbrock(dim=1)
 
 
