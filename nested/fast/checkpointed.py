@@ -1,8 +1,8 @@
 """The same K steps, kept in the memory of about sqrt(2 K): forget the steps, make them again.
 
-On the way there only some states are kept; on the way back, segment by segment from the last, the
-steps between two of them are made once more, with their graph. Segments get shorter towards the
-end, by one step each: when the long first one is unrolled again, no other state is kept any more.
+The forward pass keeps only some states. The backward pass goes segment by segment from the last: it
+makes the steps between two states once more, with their graph. Segments get shorter towards the
+end, by one step each. When the long first one is unrolled again, no other state is kept any more.
 So memory is sqrt(2 K) steps, where K / s segments of s steps need 2 sqrt(K). Source: Griewank 1992
 (checkpointing); Shaban et al. 2019 (arXiv 1810.10667) for hypergradients.
 """
@@ -40,10 +40,10 @@ def unroll_checkpointed(
 ) -> Trajectory:
     """As ``unroll_eager``, but the graph of the steps is made anew in the backward pass.
 
-    Differentiable once, with respect to the rule's parameters, the initial weights and state; a
-    batch with a gradient of its own, or a loss or rule that depends on other tensors with one (as
-    the first step shows), raises ``ValueError``, for they would get none. Until the backward pass
-    the model must stay in its mode; a batch changed in place raises ``RuntimeError`` there. Returns
+    Differentiable once, with respect to the rule's parameters, the initial weights and state. Other
+    tensors would get no gradient, so a batch, loss or rule that depends on some raises
+    ``ValueError``. Until the backward pass the model must stay in its mode. A batch that was
+    changed in place raises ``RuntimeError`` there. Returns
     losses (K,), or (T, K) with ``time_dim=1``.
     """
     how = {"first_order": first_order, "time_dim": time_dim}

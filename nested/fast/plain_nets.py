@@ -70,10 +70,12 @@ class PlainLoss:
         return each.view_as(targets).sum(1) / (targets != IGNORED).sum(1)  # (T * B,) -> (T,)
 
     def with_gradient(self, params: Params, batch: Batch) -> tuple[Tensor, Params] | None:
-        """The loss and its gradient {name: (...)}, both in the graph of ``params``, written out; or
-        None where autograd has to find it: for other activations, batches with a gradient of their
-        own, no rows, mixed precision, inside ``torch.func`` or forward-mode differentiation. Raises
-        what PyTorch does."""
+        """Return the loss and its gradient {name: (...)}, both in the graph of ``params``.
+
+        Returns None where autograd has to find them. That is so for other activations, for batches
+        with a gradient or without rows, in mixed precision, and inside ``torch.func`` or
+        forward-mode differentiation.
+        """
         if self.net is None or not self._takes(batch):
             return None
         inputs, targets = batch

@@ -1,6 +1,6 @@
 """Update frequency (the paper's Definition 2): how often a level moves.
 
-A level off its clock still takes part in every forward pass; only its update waits.
+Between two moves a level still takes part in every forward pass. Only its update waits.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2.
 """
 

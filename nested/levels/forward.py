@@ -38,9 +38,9 @@ def functional_loss(model: nn.Module, criterion: Criterion | None = None) -> Los
     names of the frozen parameters.
 
     ``loss_fn`` raises ``TypeError`` when ``params`` is no dict or the model returns no loss. It
-    raises ``ValueError`` when names are not the model's, when a batch is not as above, and when the
-    model writes to its weights or buffers, as BatchNorm does in train mode. A shape or dtype that
-    does not match raises PyTorch's own ``RuntimeError``.
+    raises ``ValueError`` when names are not the model's, and when a batch is not as above. So does
+    a model that writes to its weights or buffers, as BatchNorm does in train mode. A shape or dtype
+    that does not match raises PyTorch's own ``RuntimeError``.
 
     >>> import torch
     >>> loss_fn = functional_loss(nn.Linear(2, 1, bias=False), nn.functional.mse_loss)

@@ -17,12 +17,11 @@ from nested.unroll.over_tasks import over_tasks
 
 
 class Rescaled(Wrapped):
-    """``rule``, shown each tensor of weights w (...) in units s of its own: it sees w / s and the
-    gradient s g, and what it makes of them is multiplied by s.
+    """Shows ``rule`` each tensor of weights w (...) in another unit s.
 
-    So it trains the same net as if that were written with s w in the place of w, and a net whose
-    weights are ten times as large calls for the steps that it needs. State: "scale" {name: ()}, and
-    the rule's "own". Signals are the rule's.
+    The rule sees w / s and the gradient s g, and its new weights are multiplied by s. So a rule
+    meets nets whose weights are much larger or smaller, and learns not to rely on their size.
+    State: "scale" {name: ()}, and the rule's under "own". Signals are the rule's.
     """
 
     takes_tasks = True

@@ -48,9 +48,10 @@ class Particles(Wrapped):
 class EvolutionStep(MetaStep):
     """A ``MetaStep`` whose gradient is estimated from N = ``config.tasks`` perturbed rules.
 
-    In each window every particle's rule is the rule plus a fresh perturbation e ~ N(0, sigma^2),
-    antithetic in pairs that share task, weights and batches; its run goes on from window to window.
-    With x the sum of a particle's perturbations since its run began and L its loss in this window,
+    In each window every particle's rule is the rule plus a fresh perturbation e ~ N(0, sigma^2).
+    Perturbations are antithetic in pairs that share task, weights and batches. A run goes on from
+    window to window. Let x be the sum of a particle's perturbations since its run began, and L its
+    loss in this window. Then
 
         hypergradient  ~  1 / (N sigma^2)  sum_i  x_i L_i
 

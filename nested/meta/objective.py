@@ -35,10 +35,9 @@ def meta_loss(
 ) -> Tensor:
     """The scalar, (), in the loss's own unit, that level 4 learns to lower, of T tasks.
 
-    "mean" averages the loss after each of the K updates; "query" takes the one after the last;
-    "log" takes the logarithms of both, a quarter and three quarters, so that tasks and times count
-    alike whatever the size of their loss, and what was learned must hold on fresh data. Anything
-    else raises ``ValueError``.
+    "mean" averages the loss after each of the K updates. "query" takes the loss after the last one.
+    "log" weighs their logarithms, a quarter to three quarters. Then tasks count alike whatever the
+    size of their loss, and fresh data count most. Anything else raises ``ValueError``.
     """
     return task_losses(loss_fn, trajectory, query, objective).mean()
 

@@ -81,22 +81,23 @@ def meta_train(
     resume: bool = False,
     on_step: Callable[[MetaHistory], None] | None = None,
 ) -> MetaHistory:
-    """Teach ``rule`` (in place) to lower the meta-loss on tasks of ``family``, or of several, one
-    of which is drawn for each T runs.
+    """Train ``rule``, in place, to lower the meta-loss on tasks of ``family``.
 
-    Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps,
-    moves the rule once, and lets the runs go on, detached, until a random horizon; then fresh tasks
-    start, and where ``config.groups`` are on their way at once, one of them is moved on at a time.
-    With ``checkpoint`` (a file) progress is saved whenever all runs have ended, at most every two
-    seconds, and when interrupted; ``resume=True`` goes on from that file if it is there, and ends
-    with the same numbers as a run never stopped. With more ``meta_steps`` than the file's run had,
-    it goes on to that number: fresh runs start, and the learning rate follows the longer cosine.
-    ``on_step`` is called with the history after each meta-step.
+    Each meta-step unrolls T = ``config.tasks`` runs for K = ``config.unroll_length`` inner steps
+    and moves the rule once. The runs continue, detached, until a random horizon; then fresh tasks
+    start. Of several families, one is drawn for each T runs. ``config.groups`` sets of runs take
+    turns. ``on_step`` is called with the history after each meta-step.
 
-    Raises ``TypeError`` for a rule or family that is none; ``ValueError`` for a rule with nothing
-    to learn or no part in the meta-loss, for data that are not finite, for a checkpoint that cannot
-    be read, written or is of another rule, family or config, and for ``resume`` without a
-    checkpoint; ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
+    With ``checkpoint`` (a file) progress is saved when all runs have ended, at most every two
+    seconds, and when interrupted. ``resume=True`` continues from that file if it exists, and ends
+    with the same numbers as a run that was never stopped. With more ``meta_steps`` than the file's
+    run had, it goes on to that number: fresh runs start, and the learning rate follows the longer
+    cosine.
+
+    Raises ``TypeError`` for a rule or family of the wrong kind. Raises ``ValueError`` for a rule
+    with nothing to learn, for a meta-loss that does not depend on it, and for data that are not
+    finite. The same holds for a checkpoint that cannot be read or was made for something else, and
+    for ``resume`` without a checkpoint. Raises ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
     """
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")

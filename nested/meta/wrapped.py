@@ -1,6 +1,6 @@
-"""A rule around another rule: told what that is told, and seeing what that sees.
+"""A rule around another rule, with the same horizon and the same need of the loss.
 
-Source: ours.
+Source: the decorator pattern.
 """
 
 from __future__ import annotations
@@ -17,5 +17,5 @@ class Wrapped(UpdateRule):
 
     @property
     def total_steps(self) -> int | None:
-        """What the rule was told, if it is one that is told; else ``AttributeError``."""
+        """The inner rule's horizon. Raises ``AttributeError`` for a rule that uses none."""
         return self.rule.total_steps

@@ -45,7 +45,7 @@ def with_autograd(module: nn.Module) -> Iterator[None]:
 def outside_inference(tree: Any) -> Any:
     """Return the same nested structure, with usual copies of inference tensors (...).
 
-    Call it where inference mode is off: autograd cannot save inference tensors.
+    Call it outside inference mode: autograd cannot save inference tensors.
     """
     return tree_map_only(Tensor, lambda x: x.clone() if x.is_inference() else x, tree)
 

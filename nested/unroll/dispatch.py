@@ -56,9 +56,9 @@ def unroll(
     cross-check by another library.
 
     Raises ``TypeError`` or ``ValueError`` for parts of the wrong kind, and for data that are not
-    finite where they reach a loss or a weight; ``RuntimeError``, PyTorch's own, for shapes or
-    dtypes that do not match; ``ImportError`` without higher. A run that diverges on finite data is
-    returned, infinities and all.
+    finite and reach a loss or a weight. Shapes or dtypes that do not match raise PyTorch's own
+    ``RuntimeError``, and "higher" raises ``ImportError`` where it is not installed. A run that
+    diverges on finite data is returned, infinities and all.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)

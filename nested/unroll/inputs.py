@@ -106,8 +106,9 @@ def _form(value: Any) -> str:
 
 
 def check_data(batches: Sequence[Batch], results: Any, name: str = "batches") -> None:
-    """Raise ``ValueError`` when one of the tensors in ``results`` is not finite because a batch is
-    not, or is empty (batches are nested tensors (B, ...)); ``name`` is what to call the batches.
+    """Raise ``ValueError`` when ``results`` are not finite because a batch is not, or is empty.
+
+    ``results`` and ``batches`` are nested tensors (...). ``name`` is what to call the batches.
 
     The batches are read only when a result is not finite, so that good data costs one check of the
     results. A run that diverged on good data is returned as it is. Inside a transform of

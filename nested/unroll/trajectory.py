@@ -17,8 +17,8 @@ from nested.levels.forward import Params, State
 class Trajectory(NamedTuple):
     """What K inner steps leave behind. With many tasks at once every tensor has a leading T.
 
-    ``losses[k]`` is batch k's loss, in the criterion's unit, at the weights *before* update k;
-    ``params`` {name: (...)} and ``state`` are those after all K updates; ``signals`` are what the
+    ``losses[k]`` is batch k's loss, in the criterion's unit, at the weights *before* update k.
+    ``params`` {name: (...)} and ``state`` are those after all K updates. ``signals`` are what the
     rule chose at each step.
     """
 

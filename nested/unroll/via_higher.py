@@ -30,11 +30,11 @@ def unroll_via_higher(
 ) -> Trajectory:
     """As ``unroll_eager``, but ``higher`` runs the model, keeps its buffers and moves its weights.
 
-    Only lr and momentum come from ``rule``. That asks for a loss made by ``functional_loss``, a
-    rule whose signals are the scalars ``lr`` and ``momentum``, and a state that keeps the buffer
-    under ``"momentum"``: anything else raises ``TypeError``, and ``ImportError`` says that higher
-    is missing. Returns losses (K,) and signals {name: (K,)}. The gradient is taken twice (once for
-    the rule to see, once by ``higher``), so this is for checking, not for speed.
+    Only lr and momentum come from ``rule``. So the loss must be made by ``functional_loss``, the
+    rule's signals must be the scalars ``lr`` and ``momentum``, and its state must keep the buffer
+    under ``"momentum"``. Anything else raises ``TypeError``; a missing higher raises
+    ``ImportError``. Returns losses (K,) and signals {name: (K,)}. The gradient is taken twice: once
+    for the rule to see, once by ``higher``. So this is for checking, not for speed.
     """
     higher = _import_higher()
     _check_parts(loss_fn, params, batches, state)
