@@ -237,9 +237,10 @@ def learn(
             race_now(history, f"after {last.step} of {config.meta_steps} meta-steps")
             drawn_at = time.monotonic()
 
-    return meta_train(
-        rule, family, config, checkpoint=checkpoint, resume=args.resume, on_step=watch
-    )
+    with progress:
+        return meta_train(
+            rule, family, config, checkpoint=checkpoint, resume=args.resume, on_step=watch
+        )
 
 
 def race_both(
@@ -256,9 +257,10 @@ def race_both(
     def watch(what: str) -> None:
         clock.show(next(steps), what)
 
-    short = race({RULE: rule}, family, args.horizon, **sizes, on_entry=watch)
-    entrants = {RULE: rule, CARRIED_ON: short.tuned["best constant"]}
-    return short, race(entrants, family, 5 * args.horizon, **sizes, on_entry=watch)
+    with clock:
+        short = race({RULE: rule}, family, args.horizon, **sizes, on_entry=watch)
+        entrants = {RULE: rule, CARRIED_ON: short.tuned["best constant"]}
+        return short, race(entrants, family, 5 * args.horizon, **sizes, on_entry=watch)
 
 
 def main(arguments: list[str] | None = None) -> int:
