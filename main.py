@@ -34,10 +34,11 @@ import torch
 from torch import Generator
 
 from nested import MetaConfig, MetaOptimizer, meta_train, race
-from nested.meta.baselines import BASELINES, HandMade
+from nested.meta.baselines import HandMade
 from nested.meta.race import RaceResult
 from nested.meta.report import draw_report, table, verdict
 from nested.meta.training import MetaHistory, MetaTrainingError
+from nested.meta.tuned import BASELINES
 from nested.support.device import DEVICES, find_device
 from nested.support.files import prepare_folder, save_json
 from nested.support.progress import Progress

@@ -17,7 +17,6 @@ from torch import Generator, Tensor
 from nested.levels.forward import Batch, LossFn, Params
 from nested.levels.rule import UpdateRule
 from nested.meta.baselines import (
-    BASELINES,
     Draw,
     HandMade,
     Outcome,
@@ -27,6 +26,7 @@ from nested.meta.baselines import (
     tune,
 )
 from nested.meta.objective import scored_losses
+from nested.meta.tuned import BASELINES, Grid
 from nested.support.lend import call_with, unchanged
 from nested.tasks.family import TaskFamily
 from nested.unroll.batched import unroll_tasks
@@ -120,7 +120,7 @@ def race(
     tasks: int = 128,
     tuning_tasks: int = 32,
     seed: int = 0,
-    baselines: Mapping[str, Callable[[int], list[HandMade]]] = BASELINES,
+    baselines: Mapping[str, Grid] = BASELINES,
     tuned_for: str = "mean",
     on_entry: Callable[[str], None] | None = None,
 ) -> RaceResult:
