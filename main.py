@@ -34,10 +34,11 @@ import torch
 from torch import Generator
 
 from nested import MetaConfig, MetaOptimizer, meta_train, race
-from nested.meta.baselines import BASELINES, HandMade
+from nested.meta.baselines import HandMade
 from nested.meta.race import RaceResult
 from nested.meta.report import draw_report, table, verdict
 from nested.meta.training import MetaHistory, MetaTrainingError
+from nested.meta.tuned import BASELINES
 from nested.support.device import DEVICES, find_device
 from nested.support.files import prepare_folder, save_json
 from nested.support.progress import Progress
@@ -237,9 +238,10 @@ def learn(
             race_now(history, f"after {last.step} of {config.meta_steps} meta-steps")
             drawn_at = time.monotonic()
 
-    return meta_train(
-        rule, family, config, checkpoint=checkpoint, resume=args.resume, on_step=watch
-    )
+    with progress:
+        return meta_train(
+            rule, family, config, checkpoint=checkpoint, resume=args.resume, on_step=watch
+        )
 
 
 def race_both(
@@ -256,9 +258,10 @@ def race_both(
     def watch(what: str) -> None:
         clock.show(next(steps), what)
 
-    short = race({RULE: rule}, family, args.horizon, **sizes, on_entry=watch)
-    entrants = {RULE: rule, CARRIED_ON: short.tuned["best constant"]}
-    return short, race(entrants, family, 5 * args.horizon, **sizes, on_entry=watch)
+    with clock:
+        short = race({RULE: rule}, family, args.horizon, **sizes, on_entry=watch)
+        entrants = {RULE: rule, CARRIED_ON: short.tuned["best constant"]}
+        return short, race(entrants, family, 5 * args.horizon, **sizes, on_entry=watch)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from nested import MetaConfig, MetaOptimizer, functional_loss, meta_train, unroll, unroll_tasks
-from nested.meta.baselines import adams, draw_tasks, run_hand_made, tune
-from nested.meta.tuned import TUNED
+from nested.meta.baselines import draw_tasks, run_hand_made, tune
+from nested.meta.tuned import BASELINES, TUNED
 from nested.rules import CoordinatewiseRule
 from nested.tasks import Digits, SumRegression
 from tests.no_float64 import NoFloat64
@@ -49,4 +49,4 @@ def test_tuned_baselines(name):
     with NoFloat64():
         for what in ("mean", "final"):
             run_hand_made([tune(TUNED[name](20)[::7], draw, what)], draw)
-        tune(adams(20)[::7], draw, "final")
+        tune(BASELINES["Adam"](20)[::7], draw, "final")

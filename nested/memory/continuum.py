@@ -227,7 +227,7 @@ class ContinuumMemory(SequenceMemory):
 def restarted(slower: Params, mixes: Tensor, level: ContinuumLevel) -> Params:
     """Map the weights (B, D, D) of the ``slower`` level to new weights of ``level``: A W + O.
 
-    ``mixes`` (2, D, D) holds the A of w1 and of w2. Autocast is disabled, because weights are memory.
+    ``mixes`` (2, D, D) holds the A of w1 and of w2. Autocast is disabled: weights are memory.
     """
     a, w1, w2 = widened(mixes), slower["w1"], slower["w2"]
     with torch.autocast(w1.device.type, enabled=False):

@@ -18,7 +18,6 @@ from nested.levels.forward import Batch, LossFn, Params
 from nested.levels.lend import call_with, unchanged
 from nested.levels.rule import UpdateRule
 from nested.meta.baselines import (
-    BASELINES,
     Draw,
     HandMade,
     Outcome,
@@ -28,6 +27,7 @@ from nested.meta.baselines import (
     tune,
 )
 from nested.meta.objective import scored_losses
+from nested.meta.tuned import BASELINES, Grid
 from nested.tasks.family import TaskFamily
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.over_tasks import over_tasks
@@ -120,7 +120,7 @@ def race(
     tasks: int = 128,
     tuning_tasks: int = 32,
     seed: int = 0,
-    baselines: Mapping[str, Callable[[int], list[HandMade]]] = BASELINES,
+    baselines: Mapping[str, Grid] = BASELINES,
     tuned_for: str = "mean",
     on_entry: Callable[[str], None] | None = None,
 ) -> RaceResult:

@@ -97,7 +97,8 @@ def meta_train(
     Raises ``TypeError`` for a rule or family of the wrong kind. Raises ``ValueError`` for a rule
     with nothing to learn, for a meta-loss that does not depend on it, and for data that are not
     finite. The same holds for a checkpoint that cannot be read or was made for something else, and
-    for ``resume`` without a checkpoint. Raises ``MetaTrainingError`` after ``config.max_skips`` skipped updates in a row.
+    for ``resume`` without a checkpoint. Raises ``MetaTrainingError`` after
+    ``config.max_skips`` skipped updates in a row.
     """
     if resume and checkpoint is None:
         raise ValueError("resume needs the checkpoint to go on from")

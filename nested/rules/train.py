@@ -140,7 +140,8 @@ def teach(args: argparse.Namespace) -> None:
             keep_if_best(last.step)
 
     checkpoint = args.out.with_name(args.out.name + ".checkpoint")
-    meta_train(rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch)
+    with progress:
+        meta_train(rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch)
     print(f"Saved {args.out} after {time.monotonic() - started:.0f} s.")
 
 

@@ -1,34 +1,67 @@
-"""One line that says how far a long job is: redrawn in place on a terminal, else printed rarely."""
+"""Progress of a long job, with the time left: a bar on a terminal, rare lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
+from types import TracebackType
 from typing import TextIO
 
-SECONDS_TERMINAL, SECONDS_LOG = 0.2, 10.0
-WIDTH = 24
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn
+from rich.progress import Progress as Bar
+from rich.progress import TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 10.0
+COLUMNS = (
+    BarColumn(bar_width=10),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(compact=True),
+    TextColumn("{task.fields[text]}", markup=False),
+)
 
 
 class Progress:
-    """A progress bar over ``total`` steps, e.g. ``[#####.....] 175/350  loss 0.42``, redrawn every
-    0.2 seconds on a terminal and every 10 elsewhere. ``total`` is at least 1, else
-    ``ZeroDivisionError`` is raised."""
+    """Show progress over ``total`` steps while a ``with`` block runs.
+
+    On a terminal a bar of the library ``rich`` shows the steps made, the time left and a text.
+    Elsewhere a plain line appears every 10 seconds and after the last step, such as
+    ``175/350, 0:12 left  loss 0.42``.
+    """
 
     def __init__(self, total: int, out: TextIO | None = None) -> None:
-        self.total = total
         self.out = out or sys.stdout
-        self.live = self.out.isatty()
-        self.shown_at = time.monotonic()
+        console = Console(file=self.out)
+        self.live = self.out.isatty() and console.is_interactive  # not a log, not a dumb terminal
+        self.bar = Bar(*COLUMNS, console=console, disable=not self.live, refresh_per_second=5)
+        self.bar.add_task("", total=total, text="")
+        self.task = self.bar.tasks[0]
+        self.line_at = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()  # leaves the bar where it is, and the cursor on a line of its own
 
     def show(self, step: int, text: str) -> None:
-        """Show that ``step`` of ``total`` is done; quietly skipped when shown a moment ago."""
-        now = time.monotonic()
-        wait = SECONDS_TERMINAL if self.live else SECONDS_LOG
-        if step < self.total and now < self.shown_at + wait:
+        """Show that ``step`` steps are done, and ``text``."""
+        self.bar.update(self.task.id, completed=step, text=text)
+        now, is_last = time.monotonic(), step >= self.task.total
+        if self.live or not is_last and now < self.line_at + SECONDS_BETWEEN_LINES:
             return
-        self.shown_at = now
-        done = WIDTH * step // self.total
-        line = f"[{'#' * done}{'.' * (WIDTH - done)}] {step}/{self.total}  {text}"
-        ending = "\n" if step >= self.total or not self.live else ""
-        print(f"\r\033[K{line}" if self.live else line, end=ending, file=self.out, flush=True)
+        self.line_at = now
+        seconds = self.task.time_remaining
+        left = "" if is_last or seconds is None else f", {_minutes(seconds)} left"
+        print(f"{step}/{self.task.total:g}{left}  {text}", file=self.out, flush=True)
+
+
+def _minutes(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes}:{seconds:02}"

@@ -7,12 +7,8 @@ import torch
 
 from nested import MetaOptimizer, race
 from nested.meta.baselines import (
-    BASELINES,
     HandMade,
-    adams,
     draw_tasks,
-    nesterovs,
-    rmsprops,
     run_hand_made,
     scheduled_sgd,
     tune,
@@ -20,6 +16,7 @@ from nested.meta.baselines import (
 from nested.meta.race import Entry, RaceResult, own_schedule
 from nested.meta.report import compare, draw_report, table, verdict
 from nested.meta.training import MetaHistory, MetaRecord
+from nested.meta.tuned import BASELINES
 from nested.tasks import ByteRNN, Digits, Quadratics
 from nested.unroll.over_tasks import pick_task
 from tests.problems import generator
@@ -49,9 +46,9 @@ def run_alone(hand_made, draw, task):
             scheduled_sgd([0.3, 0.2, 0.1, 0.05], [0.9, 0.8, 0.7, 0.6]),
             scheduled_sgd([0.1] * 4, [0] * 4),
         ],
-        nesterovs(4)[10:12],
-        rmsprops(4)[20:22],
-        adams(4)[20:22],
+        BASELINES["Nesterov"](4)[10:12],
+        BASELINES["RMSprop"](4)[20:22],
+        BASELINES["Adam"](4)[20:22],
     ],
 )
 def test_candidates_and_tasks_run_together_as_they_would_alone(grid):

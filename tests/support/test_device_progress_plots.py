@@ -1,6 +1,7 @@
-"""The small things around: devices, the progress line, pictures."""
+"""The small things around: devices, progress, pictures."""
 
 import io
+import time
 
 import pytest
 import torch
@@ -40,14 +41,49 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_ends_its_line_and_is_quiet_in_a_log():
-    log, terminal = io.StringIO(), Terminal()
-    for out in (log, terminal):
-        progress = Progress(4, out)
-        for step in range(1, 5):
+def lines_of(steps):
+    log = io.StringIO()
+    with Progress(steps, log) as progress:
+        for step in range(1, steps + 1):
+            time.sleep(0.01)
             progress.show(step, f"loss {step}")
-    assert log.getvalue() == f"[{'#' * 24}] 4/4  loss 4\n"
-    assert terminal.getvalue().endswith("4/4  loss 4\n") and "\r" in terminal.getvalue()
+    return log.getvalue().splitlines()
+
+
+def test_in_a_log_progress_is_a_rare_line_with_the_time_left(monkeypatch):
+    assert lines_of(4) == ["4/4  loss 4"], "ten seconds have not passed"
+    monkeypatch.setattr("nested.support.progress.SECONDS_BETWEEN_LINES", 0.0)
+    first, *middle, last = lines_of(4)
+    assert first == "1/4  loss 1" and last == "4/4  loss 4"
+    assert [line.split("  ")[0] for line in middle] == ["2/4, 0:01 left", "3/4, 0:01 left"]
+
+
+def test_on_a_terminal_progress_is_a_bar_with_the_time_left(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with Progress(4, terminal) as progress:
+        for step in range(1, 4):
+            time.sleep(0.01)
+            progress.show(step, f"loss {step} [not a style]")
+    text = terminal.getvalue()
+    assert "3/4" in text and "00:01" in text and "loss 3 [not a style]" in text
+    assert text.endswith("\n\x1b[?25h"), "the cursor is shown again, on a line of its own"
+
+
+def test_an_error_ends_the_bar_too(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    terminal = Terminal()
+    with pytest.raises(KeyboardInterrupt), Progress(4, terminal):
+        raise KeyboardInterrupt
+    assert terminal.getvalue().endswith("\x1b[?25h")
+
+
+def test_a_dumb_terminal_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Terminal()
+    with Progress(1, terminal) as progress:
+        progress.show(1, "done")
+    assert terminal.getvalue() == "1/1  done\n"
 
 
 def test_pictures_are_real_pngs(tmp_path):

@@ -26,7 +26,8 @@ from nested.homework.slots.slot import Slot
 from nested.homework.slots.unrolls import UNROLL_CHECKS, RemoteUnroll
 from nested.homework.slots.zero import FAMILY, META_LR, Zero, serve_zero
 from nested.homework.slots.zero_steps import CLOSE, TASKS_1_AND_2, flat, weights_of
-from nested.meta.baselines import constants, draw_tasks, run_hand_made
+from nested.meta.baselines import draw_tasks, run_hand_made
+from nested.meta.tuned import BASELINES
 from nested.unroll.batched import unroll_tasks
 from nested.unroll.dispatch import unroll
 
@@ -177,7 +178,8 @@ def _probe_learning(zero: Zero, seed: int) -> Evidence:
         with torch.no_grad():
             for name, p in rule.named_parameters():
                 p.copy_(result["rule"][name])
-    losses = run_hand_made(constants(STEPS), held_out).losses[..., :-1]  # (C, T, K)
+    constants = BASELINES["best constant"](STEPS)
+    losses = run_hand_made(constants, held_out).losses[..., :-1]  # (C, T, K)
     return {"before": before, "after": score(), "constant": losses.mean((1, 2)).min().item()}
 
 
