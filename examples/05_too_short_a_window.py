@@ -1,117 +1,170 @@
-"""Lesson 04. Too short a horizon: why does a rule lose at five times the length it learned at?
+# %% [markdown]
+# # 05. Too short a window: what does level 4 not see? (20 s)
+#
+# Lesson 03 cut each run into windows and threw the graph away between them. A decision can pay in
+# its own window, and cost in a later one. Does level 4 then still learn the best way to train? If
+# not, in which direction is it wrong?
 
-Ask. A run has 100 steps, and level 4 differentiates through windows of 1, 5 or 20 of them: each
-window is scored by its own losses, and what it does to later windows is cut off. Does level 4 still
-find the best way to lower a learning rate? If not, which way is it wrong, and what does it cost?
+# %%
+import os
 
-Show. One number to learn: how fast the rate falls. The task: bowls with steep and flat sides, seen
-through noise. Run `python examples/04_too_short_a_horizon.py`; the picture is runs/lesson_04.png.
-"""
-
-from pathlib import Path
-
+import matplotlib.pyplot as plt
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from nested import MetaConfig, Step, UpdateRule, detached, unroll_tasks
-from nested.meta.baselines import Draw, draw_tasks
-from nested.meta.evolution import EvolutionStep, paired
-from nested.meta.objective import scored_losses
+from nested import Step, UpdateRule, detached, slow_weights_step, unroll_tasks
+from nested.meta.baselines import draw_tasks
 from nested.support.files import prepare_folder
-from nested.support.plots import COLOURS, new_figure, save_figure
+from nested.support.plots import save_figure
 from nested.tasks import Quadratics
 
-STEPS, TASKS, NOISE = 100, 128, 1.0
-WINDOWS = (1, 5, 20, 100)
-FALLS = torch.linspace(0.2, 1.4, 13)
-PES_WINDOW, PES_REPEATS = 5, 8
+STEPS, TASKS = 100, 128  # length of a run, and T
+WINDOWS = (1, 5, 20, 100)  # K; the last one spans the whole run
+EXPONENTS = torch.linspace(0.2, 1.4, 13).tolist()
+PES_WINDOW, SIGMA, REPEATS = 5, 0.05, 16
+PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
+
+# %% [markdown]
+# **One number to learn**, the *decay exponent*. The learning rate falls as
+# `0.8 / (1 + step / 5) ** exponent`. An exponent of 0 keeps the rate constant, and a large one
+# lowers it soon. `takes_tasks` says that the rule moves T tasks at once: every tensor that it gets
+# has a leading T.
 
 
-class Falling(UpdateRule):
-    """Descent at the rate ``0.8 / (1 + step / 5)^fall``; ``fall`` is all there is to learn."""
+# %%
+class DecayRule(UpdateRule):
+    """Gradient descent at a decaying rate. ``exponent`` is () or, one for each task, (T,)."""
 
-    def __init__(self, fall: float) -> None:
+    takes_tasks = True
+
+    def __init__(self, exponent: torch.Tensor) -> None:
         super().__init__()
-        self.fall = nn.Parameter(torch.tensor(fall))
+        self.exponent = nn.Parameter(exponent)
 
     def init(self, params):
         return {"step": next(iter(params.values())).new_zeros(())}
 
     def forward(self, params, grads, state, loss):
-        lr = 0.8 * (1 + state["step"] / 5) ** -self.fall
-        moved = {name: p - lr * grads[name] for name, p in params.items()}
-        return Step(moved, {"step": state["step"] + 1}, {"lr": lr})
+        lr = 0.8 * (1 + state["step"] / 5) ** -self.exponent  # (T,)
+        return Step(slow_weights_step(params, grads, lr), {"step": state["step"] + 1}, {"lr": lr})
 
 
-def told(fall: float, window: int, draw: Draw) -> tuple[float, float]:
-    """What level 4 is told, window by window, d(mean loss of the run) / d(fall); and that loss."""
-    rule, params, state, slope, total = Falling(fall), draw.params, None, 0.0, 0.0
+# %% [markdown]
+# **The task** is a bowl with steep and flat sides. Each training batch shows its centre with strong
+# noise. A large rate crosses the flat sides, and a small one averages the noise of the steep sides
+# away. So the rate has to fall, neither too soon nor too late.
+
+# %%
+family = Quadratics(dim=8, curvature=(0.01, 1.0), noise=1.0)
+draw = draw_tasks(family, TASKS, STEPS, Generator().manual_seed(0))
+
+# %% [markdown]
+# **The truncated hypergradient** is the derivative of the mean loss of a run, as windows see it.
+# Each window differentiates its own losses, and its effect on later windows is cut. As in lesson
+# 03, the last update of a window is scored on the query, which shows the centre without noise.
+# So windows of 1 give the mean loss of a run without noise.
+
+
+# %%
+def hypergradient(exponent, window):
+    """Return d(mean loss) / d(exponent), truncated to windows, and the mean loss of the run."""
+    rule, params, state = DecayRule(torch.tensor(exponent)), draw.params, None
+    slope = mean_loss = 0.0
     for start in range(0, STEPS, window):
         batches = draw.batches[start : start + window]
         run = unroll_tasks(draw.loss_fn, params, batches, rule, state)
-        loss = scored_losses(draw.loss_fn, run, draw.query).mean() * window / STEPS
-        slope += torch.autograd.grad(loss, rule.fall)[0].item()
-        total += loss.item()
-        params, state = detached((run.params, run.state))
-    return slope, total
+        after_last = torch.vmap(draw.loss_fn)(run.params, draw.query)  # (T,)
+        loss = (run.losses[:, 1:].sum() + after_last.sum()) / (TASKS * STEPS)
+        slope += torch.autograd.grad(loss, rule.exponent)[0].item()
+        mean_loss += loss.item()
+        params, state = detached((run.params, run.state))  # the cut
+    return slope, mean_loss
 
 
-def told_by_pes(fall: float, draw: Draw, seed: int) -> float:
-    """The same without differentiating: windows of 5 that remember what was tried before."""
-    config = MetaConfig(unroll_length=PES_WINDOW, tasks=2 * TASKS, estimator="pes", sigma=0.05)
-    step = EvolutionStep(Falling(fall), config, Generator().manual_seed(seed))
-    params, query, slope = paired(draw.params), paired(draw.query), 0.0
-    state = torch.vmap(step.rule.init)(params)
+def true_mean_loss(exponent):
+    return hypergradient(exponent, 1)[1]
+
+
+# %% [markdown]
+# **PES**, persistent evolution strategies, differentiates nothing: it perturbs the exponent at
+# random in each window, and correlates the losses with the perturbations. It sums each particle's
+# perturbations over all earlier windows, so that a later window can still blame an earlier one.
+
+
+# %%
+def twice(x):
+    return x.repeat_interleave(2, dim=0)  # the two of a pair share their task
+
+
+def pes(exponent, generator):
+    """Estimate d(mean loss) / d(exponent) from 2 T particles, in pairs of opposite noise."""
+    params, query = {"w": twice(draw.params["w"])}, tuple(map(twice, draw.query))
+    state, summed_noise, slope = None, torch.zeros(2 * TASKS), 0.0
     for start in range(0, STEPS, PES_WINDOW):
-        batches = [paired(batch) for batch in draw.batches[start : start + PES_WINDOW]]
-        moved, (grad,) = step.estimate(draw.loss_fn, params, state, batches, query)
-        params, state = moved.params, moved.state
-        slope += grad.item() * PES_WINDOW / STEPS
+        noise = SIGMA * torch.randn(TASKS, generator=generator)
+        noise = torch.stack([noise, -noise], dim=1).flatten()  # (2 T,)
+        summed_noise = summed_noise + noise
+        batches = [tuple(map(twice, batch)) for batch in draw.batches[start : start + PES_WINDOW]]
+        rule = DecayRule(exponent + noise)
+        run = unroll_tasks(draw.loss_fn, params, batches, rule, state, differentiable=False)
+        after_last = torch.vmap(draw.loss_fn)(run.params, query)  # (2 T,)
+        losses = (run.losses[:, 1:].sum(1) + after_last) / STEPS
+        slope += (summed_noise * losses).mean().item() / SIGMA**2
+        params, state = run.params, run.state
     return slope
 
 
-def settles(slopes: Tensor) -> float:
-    """Where level 4, which goes downhill, comes to rest: the slope goes from below 0 to above."""
-    i = int((slopes < 0).sum().clamp(1, len(slopes) - 1))
-    share = (slopes[i - 1] / (slopes[i - 1] - slopes[i])).clamp(0, 1)
-    return torch.lerp(FALLS[i - 1], FALLS[i], share).item()
+# %% [markdown]
+# **Where level 4 settles.** It goes downhill, so it comes to rest where the hypergradient that it
+# sees crosses zero, from below to above.
 
 
-def main(folder: Path = Path("runs")) -> dict[str, float]:
-    family = Quadratics(dim=8, curvature=(0.01, 1.0), noise=NOISE)
-    draw = draw_tasks(family, TASKS, STEPS, Generator().manual_seed(0))
-    figure, ((left, right),) = new_figure(1, 2)
-    numbers = {}
-    for window, colour in zip(WINDOWS, COLOURS):
-        found = torch.tensor([told(fall.item(), window, draw) for fall in FALLS])
-        fall = settles(found[:, 0])
-        numbers[f"fall, {window}"], numbers[f"loss, {window}"] = fall, told(fall, STEPS, draw)[1]
-        left.plot(FALLS, found[:, 0], color=colour, label=f"windows of {window}")
-        right.axvline(fall, color=colour, linestyle="--")
-        loss = numbers[f"loss, {window}"]
-        print(f"windows of {window:>3}: it settles at a fall of {fall:.2f}, mean loss {loss:.3f}")
-    right.plot(FALLS, found[:, 1], color="black")
-    for fall in FALLS[1::5]:
-        guesses = torch.tensor([told_by_pes(fall.item(), draw, s) for s in range(PES_REPEATS)])
-        error = (guesses.std() / PES_REPEATS**0.5).item()
-        exact = told(fall.item(), STEPS, draw)[0]
-        numbers[f"PES at {fall:.1f}, errors off"] = (guesses.mean().item() - exact) / error
-        left.errorbar(fall, guesses.mean(), 2 * error, color="black", fmt="o", markersize=3)
-    left.axhline(0, color="grey", linewidth=0.5)
-    left.set(xlabel="how fast the rate falls", ylabel="what level 4 is told", ylim=(-0.4, 0.15))
-    left.set_title("the hypergradient (dots: PES, windows of 5)", fontsize=9)
-    left.legend(fontsize=7)
-    right.set(xlabel="how fast the rate falls", ylabel="mean loss of a run, noise and all")
-    right.set_title("where level 4 settles (dashed)", fontsize=9)
-    save_figure(figure, prepare_folder(folder) / "lesson_04.png")
-    return numbers
+# %%
+def zero_crossing(slopes):
+    i = next(i for i, slope in enumerate(slopes) if slope > 0)
+    share = slopes[i - 1] / (slopes[i - 1] - slopes[i])
+    return EXPONENTS[i - 1] + share * (EXPONENTS[i] - EXPONENTS[i - 1])
 
 
-# Answer. It lowers the rate too soon. Within a short window little is won along the flat sides of a
-# bowl, and much by no longer jumping about in the steep ones, so that each window votes for smaller
-# steps; that the flat sides are then never crossed is seen by later windows alone, and those may
-# not say so. Longer windows help, and cost memory and noise. PES also sees windows of 5, but
-# remembers what was tried in those before, and is told the truth.
+slopes = {f"windows of {K}": [hypergradient(x, K)[0] for x in EXPONENTS] for K in WINDOWS}
+generator = Generator().manual_seed(0)
+slopes["PES, windows of 5"] = [
+    sum(pes(x, generator) for _ in range(REPEATS)) / REPEATS for x in EXPONENTS
+]
+settled = {name: zero_crossing(values) for name, values in slopes.items()}
 
-if __name__ == "__main__":
-    main()
+best = true_mean_loss(settled["windows of 100"])
+for name, exponent in settled.items():
+    loss = true_mean_loss(exponent)
+    print(
+        f"{name:<17}  exponent {exponent:.2f}  mean loss {loss:.3f}  {loss / best:.2f} of the best"
+    )
+
+# %%
+figure, (top, bottom) = plt.subplots(
+    2, 1, figsize=(7.2, 5.6), layout="constrained", sharex=True, height_ratios=(3, 2)
+)
+for (name, values), colour in zip(slopes.items(), ["C0", "C1", "C2", "C3", "black"]):
+    style = "o" if "PES" in name else "-"
+    top.plot(EXPONENTS, values, style, color=colour, label=name, markersize=4)
+    if "PES" not in name:
+        top.plot(settled[name], 0, "D", color=colour)
+        for axes in (top, bottom):
+            axes.axvline(settled[name], color=colour, linestyle=":")
+top.axhline(0, color="grey", linewidth=1)
+top.set(ylabel="hypergradient", ylim=(-0.06, 0.06))
+top.legend(loc="upper left")
+bottom.plot(EXPONENTS, [true_mean_loss(x) for x in EXPONENTS], color="black")
+bottom.set(xlabel="decay exponent", ylabel="mean loss of a run")
+top.set_title("Short windows lower the learning rate too soon")
+save_figure(figure, PICTURES / "lesson_05.png")
+
+# %% [markdown]
+# **Answer.** Short windows choose too large an exponent: they lower the rate too soon. In a short
+# window a small rate pays at once, because it averages the noise of the steep sides away. That the
+# flat sides are then never crossed shows in later windows only, and the cut removes those from the
+# hypergradient. Longer windows help, and cost memory. PES sees windows of 5 only, yet finds the
+# exponent of the whole run, because it remembers its perturbations.
+#
+# **Exercise.** Leave out the memory of PES: multiply the losses by `noise` instead of
+# `summed_noise`. Where does level 4 settle now, and which line of the picture does that match?
