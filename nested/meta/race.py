@@ -126,28 +126,16 @@ def race(
 ) -> RaceResult:
     """Race ``entrants`` and ``baselines`` for ``horizon`` inner steps on ``tasks`` held-out tasks.
 
-    Each baseline, a function from the horizon to its candidates, is tuned on ``tuning_tasks`` tasks
-    of ``family`` for this horizon, for its "mean" or its "final" loss, see ``tune``; then all run
-    on the same tasks of ``family.held_out()``. A rule with signals ``lr`` and ``momentum`` is also
-    raced against its own schedule, "<name>, replayed": plain SGD with the rule's lr (geometric mean
-    over tasks) and momentum, blind to the losses. ``on_entry`` hears who is next; ``horizon``
-    counts inner steps. Raises ``ValueError`` for a horizon or numbers of tasks that are too small,
-    an entrant named as a baseline or another ``tuned_for``, ``TypeError`` for entrants that are no
-    dict.
+    Each baseline, a function from the horizon to its candidates, is tuned for this horizon on
+    ``tuning_tasks`` tasks of ``family``, for its "mean" or its "final" loss; see ``tune``. Then all
+    run on the same tasks of ``family.held_out()``. A rule with signals ``lr`` and ``momentum`` is
+    also raced against its own schedule, "<name>, replayed". That is plain SGD with the rule's lr
+    (geometric mean over tasks) and momentum, blind to the losses. ``on_entry`` is called with the
+    name of the next entry. Raises ``ValueError`` for a horizon or numbers of tasks that are too
+    small, for an entrant named as a baseline, and for another ``tuned_for``. Raises ``TypeError``
+    for entrants that are no dict.
     """
-    for what, value, low in (
-        ("horizon", horizon, 1),
-        ("tasks", tasks, 2),  # a standard error needs two
-        ("tuning_tasks", tuning_tasks, 1),
-    ):
-        if not isinstance(value, int) or value < low:
-            raise ValueError(f"{what} is a whole number from {low}, but got {value!r}")
-    if not isinstance(entrants, Mapping):
-        raise TypeError(
-            f"entrants is a dict from names to rules, but got {type(entrants).__name__}"
-        )
-    if entrants.keys() & baselines.keys():
-        raise ValueError(f"{sorted(entrants.keys() & baselines.keys())} are names of baselines")
+    _check(entrants, baselines, horizon=horizon, tasks=tasks, tuning_tasks=tuning_tasks)
     say = on_entry or (lambda name: None)
     if baselines:
         tuning_draw = draw_tasks(family, tuning_tasks, horizon, _generator(seed, "tuning"))
@@ -168,6 +156,19 @@ def race(
         if {"lr", "momentum"} <= entry.signals.keys() and entry.signals["lr"].dim() == 2:
             entries[f"{name}, replayed"] = _race_hand_made(own_schedule(entry), draw)
     return RaceResult(horizon, entries, tuned)
+
+
+def _check(entrants: Mapping, baselines: Mapping, **counts: int) -> None:
+    for name, count in counts.items():
+        least = 2 if name == "tasks" else 1  # a standard error needs two
+        if not isinstance(count, int) or count < least:
+            raise ValueError(f"{name} is a whole number from {least}, but got {count!r}")
+    if not isinstance(entrants, Mapping):
+        raise TypeError(
+            f"entrants is a dict from names to rules, but got {type(entrants).__name__}"
+        )
+    if entrants.keys() & baselines.keys():
+        raise ValueError(f"{sorted(entrants.keys() & baselines.keys())} are names of baselines")
 
 
 def own_schedule(entry: Entry) -> HandMade:

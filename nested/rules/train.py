@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator, nn
@@ -106,14 +107,7 @@ def teach(args: argparse.Namespace) -> None:
     config = MetaConfig(**settings, **shared, seed=args.seed)
     prepare_folder(args.out.parent, args.out.name)
     families = [Digits()] if args.quick else curriculum()
-    length = ["--quick"] if args.quick else ["--steps", str(args.steps)]
-    flags = [*length, "--seed", str(args.seed)]
-    card = {
-        "command": shlex.join(["python", "-m", "nested.rules.train", *flags]),
-        "taught on": [_describe(family) for family in families],
-        "held out": list(transfer()),
-        "taught range": taught_range(families, config),
-    }
+    card = _card(args, families, config)
     rule = CoordinatewiseRule(generator=Generator().manual_seed(args.seed))
     draws = [] if args.quick else [_trial(family, args.seed) for family in families]
     progress = Progress(config.meta_steps)
@@ -143,6 +137,20 @@ def teach(args: argparse.Namespace) -> None:
     with progress:
         meta_train(rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch)
     print(f"Saved {args.out} after {time.monotonic() - started:.0f} s.")
+
+
+def _card(
+    args: argparse.Namespace, families: Sequence[TaskFamily], config: MetaConfig
+) -> dict[str, Any]:
+    """What is known of the rule before it is trained."""
+    length = ["--quick"] if args.quick else ["--steps", str(args.steps)]
+    flags = [*length, "--seed", str(args.seed)]
+    return {
+        "command": shlex.join(["python", "-m", "nested.rules.train", *flags]),
+        "taught on": [_describe(family) for family in families],
+        "held out": list(transfer()),
+        "taught range": taught_range(families, config),
+    }
 
 
 def _trial(family: TaskFamily, seed: int) -> Draw:
