@@ -135,8 +135,9 @@ save_figure(figure, PICTURES / "lesson_03.png")
 
 # %% [markdown]
 # **Answer.** A loop around lesson 02. It unrolls a window, scores every update in it, follows the
-# clipped hypergradient, and carries the runs on without their graph. A hundred meta-steps are enough to beat
-# the untrained rule by far. `meta_train` is this loop, with checkpoints and checks around it.
+# clipped hypergradient, and carries the runs on without their graph. A hundred meta-steps are
+# enough to beat the untrained rule by far. `meta_train` is this loop, with checkpoints and checks
+# around it.
 #
 # **Exercise.** Race for 100 steps instead of 20. Then do not carry runs on, with
 # `MAX_HORIZON = WINDOW`, and race again. What has the rule not learned?
