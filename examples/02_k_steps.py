@@ -79,8 +79,8 @@ for steps in STEPS:
 
 # %% [markdown]
 # **By hand.** Let $\eta$ be the learning rate. Along an eigenvector of curvature $\lambda$, each
-# step multiplies the distance to the centre by $1 - \eta\lambda$. After K steps the factor is $(1 -
-# \eta\lambda)^K$. It shrinks only while $\eta < 2 / \lambda$, so the steepest side sets a
+# step multiplies the distance to the centre by $1 - \eta\lambda$. After K steps the factor is
+# $(1 - \eta\lambda)^K$. It shrinks only while $\eta < 2 / \lambda$, so the steepest side sets a
 # *stability edge* at $2 / \lambda_{max}$. The curves of the picture come from this formula alone.
 
 # %%
