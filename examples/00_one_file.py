@@ -22,8 +22,8 @@ labels = torch.from_numpy(digits["labels"]).long()  # (1797,), from 0 to 9
 
 # %% [markdown]
 # **A task** is to recognise handwritten digits. Each task shuffles the ten labels and multiplies
-# the contrast by a factor from 1/3 to 3, so that no single learning rate suits all tasks. T = 16
-# small nets, 64 - 32 - 10, train side by side, one on each task. The first 1,200 images serve for
+# the contrast by a factor from 1/3 to 3. So no single learning rate suits all tasks. T = 16 small
+# nets, 64 - 32 - 10, train side by side, one on each task. The first 1,200 images serve for
 # learning; the other 597 are held out for the test.
 
 

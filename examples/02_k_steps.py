@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 02. K steps: what changes when a learning rate looks further ahead? (5 s)
+# # 02. K steps: what changes when a learning rate looks further ahead? (10 s)
 #
 # Lesson 01 asked for the best learning rate for one step. Is the best one for 30 steps smaller,
 # larger, or the same?
@@ -78,8 +78,8 @@ for steps in STEPS:
     print(f"K = {steps:>2}: hypergradients find the rate {best[steps]:.3f}")
 
 # %% [markdown]
-# **By hand.** Along an eigenvector of curvature $\lambda$ each step multiplies the distance to the
-# centre by $1 - \eta\lambda$, where $\eta$ is the learning rate. After K steps the factor is
+# **By hand.** Let $\eta$ be the learning rate. Along an eigenvector of curvature $\lambda$, each
+# step multiplies the distance to the centre by $1 - \eta\lambda$. After K steps the factor is
 # $(1 - \eta\lambda)^K$. It shrinks only while $\eta < 2 / \lambda$, so the steepest side sets a
 # *stability edge* at $2 / \lambda_{max}$. The curves of the picture come from this formula alone.
 

@@ -68,7 +68,7 @@ def unroll_window(tasks, params, state):
 # **A meta-step** is one update of level 4, by the hypergradient of one window. Four things make it
 # work:
 # - *Clipping.* A few hypergradients are far longer than the others. They are cut to length 1.
-# - *AdamW* with a rate that falls along a cosine, as for any other net.
+# - *AdamW* with a rate that decreases along a cosine, as for any other net.
 # - *Carried runs.* The next window starts where this one ended, so that level 4 also learns what to
 #   do late in a run.
 # - *Detaching.* The weights are carried on as plain numbers. The graph, and with it the memory, is
@@ -134,9 +134,10 @@ axes.set_title("Runs that begin late in meta-training (dark) learn faster")
 save_figure(figure, PICTURES / "lesson_03.png")
 
 # %% [markdown]
-# **Answer.** A loop around lesson 02: unroll a window, score every update in it, follow the clipped
-# hypergradient, and carry the runs on without their graph. A hundred meta-steps are enough to beat
-# the untrained rule by far. `meta_train` is this loop, with checkpoints and checks around it.
+# **Answer.** A loop around lesson 02. It unrolls a window, scores every update in it, follows the
+# clipped hypergradient, and carries the runs on without their graph. A hundred meta-steps are
+# enough to beat the untrained rule by far. `meta_train` is this loop, with checkpoints and checks
+# around it.
 #
 # **Exercise.** Race for 100 steps instead of 20. Then do not carry runs on, with
 # `MAX_HORIZON = WINDOW`, and race again. What has the rule not learned?

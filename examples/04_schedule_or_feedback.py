@@ -91,10 +91,10 @@ save_figure(figure, PICTURES / "lesson_04.png")
 # %% [markdown]
 # **Answer.** It depends on the world that the rule learned in. Where runs are alike, a schedule is
 # nearly all there is to learn, and the clock is almost enough. Where runs differ, the rule reads
-# the contrast from the loss and the gradients: it picks large rates for faint images (light lines)
-# and small ones for strong images. The replay flatters the rule: it is a weak rival, because nobody
-# would choose an average of rates that fit single runs. Beating the best constant proves neither
-# schedule nor feedback, for the clock does so too.
+# the contrast from loss and gradients, and picks larger rates for faint images (light lines). The
+# replay flatters the rule: it is a weak rival, because nobody would choose an average of rates that
+# fit single runs. Beating the best constant proves neither schedule nor feedback, for the clock
+# does so too.
 #
 # **Exercise.** Which feature carries the feedback? Give `MetaOptimizer` the context
 # `("log_step", "log_grad_norm")`, then `("log_step", "log_loss")`, and race both.

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 05. Too short a window: what does level 4 not see? (20 s)
+# # 05. Too short a window: what does level 4 not see? (25 s)
 #
 # Lesson 03 cut each run into windows and threw the graph away between them. A decision can pay in
 # its own window, and cost in a later one. Does level 4 then still learn the best way to train? If
@@ -25,7 +25,7 @@ PES_WINDOW, SIGMA, REPEATS = 5, 0.05, 16
 PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
 # %% [markdown]
-# **One number to learn**, the *decay exponent*. The learning rate falls as
+# **One number to learn**, the *decay exponent*. The learning rate decays as
 # `0.8 / (1 + step / 5) ** exponent`. An exponent of 0 keeps the rate constant, and a large one
 # lowers it soon. `takes_tasks` says that the rule moves T tasks at once: every tensor that it gets
 # has a leading T.
@@ -52,7 +52,7 @@ class DecayRule(UpdateRule):
 # %% [markdown]
 # **The task** is a bowl with steep and flat sides. Each training batch shows its centre with strong
 # noise. A large rate crosses the flat sides, and a small one averages the noise of the steep sides
-# away. So the rate has to fall, neither too soon nor too late.
+# away. So the rate has to decrease, neither too soon nor too late.
 
 # %%
 family = Quadratics(dim=8, curvature=(0.01, 1.0), noise=1.0)

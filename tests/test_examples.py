@@ -216,6 +216,15 @@ def test_every_lesson_opens_as_a_notebook(name):
     assert "**Answer.**" in cells[-1] and "**Exercise.**" in cells[-1]
 
 
+def test_the_index_lists_every_lesson_and_its_links_lead_somewhere():
+    text = (EXAMPLES / "README.md").read_text()
+    assert all(f"]({name}.py)" in text for name in LESSONS)
+    yet_to_draw = {f"pictures/lesson_{name[:2]}.png" for name in IN_MAIN}
+    for link in set(re.findall(r"\]\(([^)#]+)\)|src=\"([^\"]+)\"", text)):
+        path = link[0] or link[1]
+        assert path in yet_to_draw or (EXAMPLES / path).exists(), path
+
+
 def write(chosen: list[str]) -> None:
     """Replace the committed text and picture of the lessons whose numbers are ``chosen``."""
     OUTPUT.mkdir(exist_ok=True)
