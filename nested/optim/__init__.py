@@ -1,4 +1,4 @@
-"""Optimizers as memories: drop-in ``torch.optim`` classes, each with a memory of its own kind."""
+"""Optimizers as memories: drop-in ``torch.optim`` classes, each with another kind of memory."""
 
 from nested.optim.as_memories import (
     energy,

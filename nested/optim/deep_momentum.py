@@ -1,6 +1,6 @@
-"""Deep momentum: a small net, trained on each gradient as it comes, says how the weights move.
+"""Deep momentum: a small net, trained online on the gradients, computes the update.
 
-State: a buffer for each weight, and a net for many.  It sees: gradients.  Clock: every batch.
+State: a buffer for each weight, a net for many weights.  It sees: gradients.  Clock: every batch.
 Letters: N rows of gradients, C numbers in a row, H hidden units.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 50 (23 in the short version), with the objective
 of eq. 34.
@@ -20,33 +20,33 @@ from nested.optim.sharded import cut_as, whole
 
 Pairs = Iterable[tuple[Tensor, Tensor]]  # of errors and keys
 Pieces = Iterable[Tensor]
-NUMBERS = 2**18  # in the largest tensor of a part, on a CPU
-SMALL = 2**19  # numbers in the largest tensor, up to which there is one part
+NUMBERS = 2**18  # in the largest tensor of one part, on a CPU
+SMALL = 2**19  # up to this many numbers in the largest tensor, all rows are one part
 SHARED = ("coordinate", "shape")
 
 
 class DeepMomentum(MemoryOptimizer):
-    """``W <- W + m(k)`` for a memory m with weights theta, trained online (eq. 50):
+    """Update ``W <- W + m(k)`` by a memory m with weights theta, trained online (eq. 50):
 
         theta <- theta_0 + a (theta - theta_0) - n dL/dtheta,     L = sum <m(k), u>
         m(k) = b + A tanh(B k) / sqrt(N H)
 
-    u is the gradient, and k, the key, the same with a root mean square of 1 in each tensor. The
-    buffer b, one number a weight, starts at zero, and so does A (C, H); B (H, C) starts at random.
-    L is eq. 34's, <m x, delta>, with k for x: the memory learns to answer a gradient with a move
-    against it, and gradients that came with a similar key count more. (Eq. 50 read to the letter,
-    with key and value both from u, would lose the gradient's sign.) Retention pulls to theta_0,
-    which is the printed ``a m`` wherever the start is zero; B would be gone after some 1 / (1 - a)
-    steps.
+    u is the gradient. The key k is the gradient of a tensor, scaled to a root mean square of 1. The
+    buffer b, one number per weight, and A (C, H) start at zero; B (H, C) starts at random. L is
+    eq. 34's <m x, delta> with k for x. So the memory learns to answer a gradient with a step
+    against it, and earlier gradients with a similar key count more.
 
-    With ``hidden=0`` the memory is linear and the identity, m(k) = b, which leaves plain momentum.
-    ``shared="coordinate"``: one net for all weights of a group, C = 1: it learns a curve, how far
-    to go for a gradient of this size. ``shared="shape"``: a net for each shape (R, C), which reads
-    rows: all rows of all weights of that shape. N counts the rows of all that share a net; H is at
-    most N, so that the state is within four times the parameters.
+    Two choices differ from the print. Eq. 50 with both key and value from u would lose the sign of
+    the gradient. Retention pulls to theta_0, which equals the printed ``a m`` for weights that
+    start at zero; with ``a m``, B would vanish within about 1 / (1 - a) steps.
 
-    Settings: ``lr`` (n), ``momentum`` (a) in [0, 1), ``hidden`` (H); ``generator`` draws the
-    start. Raises ``ValueError`` for settings out of range.
+    ``hidden=0`` gives m(k) = b, plain momentum. ``shared="coordinate"``: one net for all weights of
+    a group, C = 1, learns one step size for each size of a gradient. ``shared="shape"``: one net
+    for each shape (R, C) reads all rows of all weights of that shape. N is the number of rows that
+    share a net. H is at most N, so that the state is within four times the parameters.
+
+    Settings: ``lr`` (n), ``momentum`` (a) in [0, 1), ``hidden`` (H). ``generator`` draws the
+    initial B. Raises ``ValueError`` for settings out of range.
     """
 
     ranges = {"lr": (0.0, INFINITY), "momentum": (0.0, 1.0), "hidden": (0, INFINITY)}
@@ -64,7 +64,7 @@ class DeepMomentum(MemoryOptimizer):
     ) -> None:
         if not isinstance(generator, Generator | None):
             raise ValueError(f"generator is a torch.Generator or None, but got {generator!r}")
-        # a number that draws the start: plain, so that it is saved with the groups
+        # a plain number, so that it is saved with the groups
         seed = int(torch.randint(2**31, (), generator=generator or Generator().manual_seed(0)))
         settings = {"lr": lr, "momentum": momentum, "hidden": hidden, "shared": shared}
         super().__init__(params, settings | {"seed": seed})
@@ -103,7 +103,7 @@ class DeepMomentum(MemoryOptimizer):
                     p.add_(self.state[p]["momentum"])
 
     def _net(self, group: dict[str, Any], sharing: list[Tensor], width: int) -> dict[str, Tensor]:
-        """The net of parameters that share one: it is kept with the first of them."""
+        """Return the net that these parameters share. The state of the first one holds it."""
         state = self.state[sharing[0]]
         if "A" not in state:
             rows = sum(p.numel() for p in sharing) // width
@@ -118,7 +118,7 @@ class DeepMomentum(MemoryOptimizer):
 
 
 def _at_once(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum: float) -> Pieces:
-    """Train the net on the gradients of ``params``, and return what it then says, (n, C) each."""
+    """Train the net on the gradients of ``params``, and return its answers, (n, C) each."""
     errors = [_wide(whole(p.grad)).reshape(-1, len(net["A"])) for p in params]
     keys = torch.cat([_of_size_one(u) for u in errors])
     _learn(net, [(torch.cat(errors), keys)], lr, momentum)
@@ -126,8 +126,8 @@ def _at_once(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum: 
 
 
 def _in_parts(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum: float) -> Pieces:
-    """The same, some rows at a time: all hidden units of all rows would take many times the memory
-    of the weights, and more time, since they leave the cache."""
+    """Do as ``_at_once``, but a few rows at a time. The hidden units of all rows would take many
+    times the memory of the weights, and not fit a cache."""
     numbers = NUMBERS if params[0].device.type == "cpu" else 16 * NUMBERS
     count = max(1, numbers // max(net["A"].shape))
     sizes = {p: _size(whole(p.grad)) for p in params}
@@ -161,13 +161,13 @@ def _learn(net: dict[str, Tensor], pairs: Pairs, lr: float, momentum: float) -> 
 
 
 def _answer(net: dict[str, Tensor], keys: Tensor) -> Tensor:
-    """What the net says to keys (n, C), (n, C)."""
+    """Compute the net's answers (n, C) to keys (n, C)."""
     scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
     return _hidden(_wide(net["B"]), keys).T @ (_wide(net["A"]).T * scale)
 
 
 def _hidden(inner: Tensor, keys: Tensor) -> Tensor:
-    """``tanh(B k)``, (H, n), of keys (n, C): as 2 sigmoid(2 B k) - 1, which is faster."""
+    """Compute ``tanh(B k)``, (H, n), of keys (n, C): as 2 sigmoid(2 B k) - 1, which is faster."""
     return (2 * inner @ keys.T).sigmoid_().mul_(2).sub_(1)
 
 
@@ -176,19 +176,21 @@ def _wide(x: Tensor) -> Tensor:
 
 
 def _sharings(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], int]]:
-    """The parameters that share a net, with the width C of what it reads."""
-    found: dict[Any, list[Tensor]] = {}
+    """List the parameters that share a net, with the width C of its rows."""
+    sharings: dict[Any, list[Tensor]] = {}
     for p in group["params"]:
         if p.numel():
             shape = p.shape if group["shared"] == "shape" else None
-            found.setdefault((shape, p.dtype, p.device), []).append(p)
-    for (shape, *_), sharing in found.items():
+            sharings.setdefault((shape, p.dtype, p.device), []).append(p)
+    for (shape, *_), sharing in sharings.items():
         yield sharing, 1 if shape is None else as_rows(sharing[0]).shape[1]
 
 
 def _size(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest entry of x (...), and the root mean square of x over it: of the two, no square
-    overflows or vanishes. By both, zero stays zero."""
+    """Return the largest entry of x (...), and the root mean square of x divided by that entry.
+
+    So no square overflows or vanishes. Dividing by both leaves a zero x zero.
+    """
     low, high = x.aminmax()
     largest = _wide(torch.maximum(-low, high)).clamp(min=torch.finfo(x.dtype).tiny)
     squares = [(_wide(part) / largest).square_().sum() for part in x.flatten().split(NUMBERS)]
@@ -197,7 +199,7 @@ def _size(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _of_size_one(x: Tensor) -> Tensor:
-    """x (...) with a root mean square of 1; zero stays zero."""
+    """Scale x (...) to a root mean square of 1; zero stays zero."""
     tiny = torch.finfo(x.dtype).tiny
     x = x / x.abs().amax().clamp(min=tiny)
     return x / x.square().mean().sqrt().clamp(min=tiny)

@@ -1,4 +1,4 @@
-"""In which dtype a machine multiplies matrices well where few digits do.
+"""The dtype in which a device multiplies matrices fastest, when few digits suffice.
 
 Source: the capabilities that torch reports; the instruction sets of oneDNN, which multiplies them.
 """
@@ -11,17 +11,17 @@ import os
 import torch
 
 AMPERE = (8, 0)  # the first CUDA capability with units for bfloat16
-CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # variables by which a user limits oneDNN
+CAPS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # environment variables that limit oneDNN
 SLOW_CAPS = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @functools.cache
 def fast_dtype(device: torch.device) -> torch.dtype:
-    """Look up whether ``device`` has units for bfloat16; return bfloat16 if so, else float32.
+    """Return bfloat16 if ``device`` has units for it, else float32.
 
-    A CPU has them with AVX512-BF16 or AMX-BF16, unless a variable of oneDNN switches them off; a
-    CUDA device from capability 8.0. Without, bfloat16 takes many times as long as float32. Nothing
-    is measured, so that all processes and all runs on a machine take the same.
+    A CPU has them with AVX512-BF16 or AMX-BF16, unless a variable of oneDNN disables them. A CUDA
+    device has them from capability 8.0. Without them bfloat16 is much slower than float32. The
+    function measures nothing, so that all processes and runs on a machine agree.
     """
     if device.type == "cuda":
         has_units = torch.cuda.get_device_capability(device) >= AMPERE

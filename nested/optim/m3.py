@@ -1,4 +1,4 @@
-"""M3: Muon with two momenta, a fast one and one that moves every f steps, over Adam's denominator.
+"""M3: Muon with a fast and a slow momentum, divided by Adam's denominator.
 
 State: fast and slow momentum, second moment.  It sees: gradients.  Clock: 1 and f batches.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 75 and Algorithm 1; Muon is Jordan et al. 2024.
@@ -22,7 +22,7 @@ from nested.optim.sharded import replicated
 FORMS = ("ema", "paper")
 NS_DTYPES = (None, torch.bfloat16, torch.float16, torch.float32, torch.float64)
 NAMED = {str(dtype).removeprefix("torch."): dtype for dtype in NS_DTYPES if dtype}
-MUON_RMS = 0.2  # of a full-rank step of lr 1: that of AdamW (Liu et al. 2025, arXiv 2502.16982)
+MUON_RMS = 0.2  # root mean square of a step of lr 1, as AdamW's (Liu et al. 2025, 2502.16982)
 
 
 class M3(MemoryOptimizer):
@@ -32,28 +32,29 @@ class M3(MemoryOptimizer):
         W  <- W - n (O1 + a O2) / (sqrt V + e)
         every f steps:     M2 <- M2 + b3 (the sum of the last f g),   O2 = NS(M2), used from then on
 
-    That is ``form="paper"``: nothing decays, and weights that hardly ever get a gradient take steps
-    without measure: digits and text are learned at no ``lr`` with this small ``eps`` (with 0.01
-    they are; see ``tests/benchmarks/README.md``). ``form="ema"`` takes averages instead, ``M <- b M
-    + (1 - b) g`` (M2 of the means of f gradients; V bias-corrected), and brings the step to the
-    size that Muon's has, about ``0.2 n`` a weight: NS forgets the gradient's scale, but V does not,
-    and while gradients shrink, steps would grow. For the same reason it divides by no less than
-    ``floor`` times the root mean square of sqrt V, which is added. ``slow_weight=0`` and
-    ``second_moment=False`` leave plain Muon, ``torch.optim.Muon`` without Nesterov and with
-    ``adjust_lr_fn="match_rms_adamw"``.
+    where NS is ``newton_schulz``. This is ``form="paper"``. There nothing decays, and weights that
+    rarely get a gradient take steps of unbounded size, unless ``eps`` is raised.
 
-    Settings: ``lr`` (n); ``betas`` (b1, b2), ``slow_beta`` (b3) in [0, 1); ``slow_weight`` (a);
+    ``form="ema"``, the default, takes averages instead: ``M <- b M + (1 - b) g``, M2 of the means
+    of f gradients, V bias-corrected. It scales the step to the size of Muon's, about ``0.2 n`` per
+    weight. Without that, steps would grow while gradients shrink, since NS ignores the gradient's
+    scale and V does not. For the same reason it adds ``floor`` times the root mean square of sqrt V
+    to the denominator. With ``slow_weight=0`` and ``second_moment=False`` it is plain Muon,
+    ``torch.optim.Muon`` without Nesterov and with ``adjust_lr_fn="match_rms_adamw"``.
+
+    Settings: ``lr`` (n); ``betas`` (b1, b2) and ``slow_beta`` (b3) in [0, 1); ``slow_weight`` (a);
     ``period`` (f), in steps; ``ns_steps``; ``eps`` (e); ``floor``; ``weight_decay``, decoupled, in
-    units of 1 / lr; ``ns_dtype``, in which NS is computed. By default that is bfloat16, as in
-    ``torch.optim.Muon``, where the device has units for it, and float32 elsewhere; see
-    ``fast_dtype``. For float64 weights it is float64. ``ns_dtype(p)`` and ``repr`` say which.
+    units of 1 / lr; ``ns_dtype``, in which NS is computed. The default is float64 for float64
+    weights. For others it is bfloat16, as in ``torch.optim.Muon``, if the device has units for it,
+    and float32 otherwise: see ``fast_dtype``. ``ns_dtype(p)`` and ``repr`` show it.
 
     ``matrices`` says what the weights of a group are; ``matrix_groups`` sorts those of a model.
-    True: each weight (R, ...) is a matrix. ``"stacks"``: each weight (..., R, C) is a stack of
-    matrices, of which each moves as it would alone. False: none is a matrix, as with embeddings and
-    heads. What is no matrix, and all scalars and vectors, take the AdamW rule with the same
-    settings. Memory: four times the matrices (M1, M2, O2, V), twice the rest. Raises ``ValueError``
-    for settings out of range.
+    True: each weight (R, ...) is a matrix. ``"stacks"``: each weight (..., R, C) is a stack, whose
+    matrices are updated one by one. False: none is a matrix, as with embeddings and heads. These,
+    and all scalars and vectors, take AdamW with the same settings.
+
+    Memory: four times the matrices (M1, M2, O2, V), twice the rest. Raises ``ValueError`` for
+    settings out of range.
     """
 
     switches = ("second_moment",)
@@ -111,7 +112,7 @@ class M3(MemoryOptimizer):
             raise ValueError(f"M3: form is one of {FORMS}, but got {group['form']!r}")
 
     def ns_dtype(self, p: Tensor) -> torch.dtype:
-        """The dtype in which the Newton-Schulz steps for a weight ``p`` (...) of ours are made.
+        """Return the dtype of the Newton-Schulz steps for a weight ``p`` (...) of this optimizer.
         Raises ``KeyError`` for another weight."""
         for group in self.param_groups:
             if any(p is other for other in group["params"]):
@@ -125,21 +126,23 @@ class M3(MemoryOptimizer):
             for p in group["params"]
             if _is_matrix(group, p)
         }
-        said = f"\northogonalises in {' and '.join(sorted(dtypes))}" if dtypes else ""
-        return super().__repr__() + said
+        note = f"\northogonalises in {' and '.join(sorted(dtypes))}" if dtypes else ""
+        return super().__repr__() + note
 
     def state_dict(self) -> dict[str, Any]:
         saved = super().state_dict()
-        for group in saved["param_groups"]:  # by name: not every reader of states takes a dtype
-            group["ns_dtype"] = group["ns_dtype"] and str(group["ns_dtype"]).removeprefix("torch.")
+        for group in saved["param_groups"]:  # a name, as not every loader accepts a dtype
+            if group["ns_dtype"]:
+                group["ns_dtype"] = str(group["ns_dtype"]).removeprefix("torch.")
         return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         groups = []
         for group in state_dict.get("param_groups", []):
-            dtype = group.get("ns_dtype")
-            named = {"ns_dtype": NAMED.get(dtype, dtype)} if dtype else {}
-            groups.append({"matrices": True, **group, **named})
+            group = {"matrices": True, **group}  # older versions did not save "matrices"
+            if group.get("ns_dtype"):
+                group["ns_dtype"] = NAMED.get(group["ns_dtype"], group["ns_dtype"])
+            groups.append(group)
         super().load_state_dict({**state_dict, "param_groups": groups} if groups else state_dict)
 
     def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -150,8 +153,11 @@ class M3(MemoryOptimizer):
                 zeros = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
                 self.state[p].update(zeros, step=torch.zeros((), dtype=torch.float32))
                 continue
-            names = ["fast"] + ["slow", "slow_direction"] * (group["slow_weight"] > 0)
-            names += ["square"] * group["second_moment"]
+            names = ["fast"]
+            if group["slow_weight"]:
+                names += ["slow", "slow_direction"]
+            if group["second_moment"]:
+                names.append("square")
             self.state[p].update({name: zeros_for(p) for name in names}, step=0)
 
     def move(self, group: dict[str, Any], params: list[Tensor]) -> None:
@@ -166,7 +172,7 @@ class M3(MemoryOptimizer):
                 p.add_(direction.view(p.shape), alpha=-group["lr"])
 
     def _direction(self, group: dict[str, Any], p: Tensor) -> Tensor:
-        """What matrices (..., R, C) move against, when their memories have seen the gradient."""
+        """Update the memories of matrices (..., R, C), and return the direction to subtract."""
         state, grad, is_ema = self.state[p], _as_matrices(p.grad, group), group["form"] == "ema"
         (b1, b2), b3 = group["betas"], group["slow_beta"]
         state["step"] = step = state["step"] + 1
@@ -180,8 +186,9 @@ class M3(MemoryOptimizer):
             if "slow_direction" in state:
                 slow = _as_matrices(state["slow_direction"], group)
                 direction.add_(slow, alpha=group["slow_weight"])
-            # M2 is its own running sum: it decays as a chunk begins, is read as the chunk ends
-            is_first = step % group["period"] == 1 % group["period"]
+            # M2 also sums the gradients of the current period: it decays at the first step of a
+            # period, and is read at the last
+            is_first = (step - 1) % group["period"] == 0
             slow = _memory(state, "slow", p, group, b3 if is_ema and is_first else 1.0)
             slow.add_(grad, alpha=(1 - b3) / group["period"] if is_ema else b3)
             if Clock(group["period"]).due(step):
@@ -190,11 +197,11 @@ class M3(MemoryOptimizer):
             # V <- b2 V + (1 - b2) g^2,   or V + b2 g^2
             square = _memory(state, "square", p, group, b2 if is_ema else 1.0)
             square.addcmul_(grad, grad, value=1 - b2 if is_ema else b2)
-            least = group["eps"]
-            if is_ema:  # V's bias is left in, and the other terms get it: the size comes below
+            added = group["eps"]
+            if is_ema:  # V keeps its bias, and eps gets the same factor: the size is set below
                 root = replicated(square.mean((-2, -1), keepdim=square.dim() > 2)).sqrt()
-                least = least * math.sqrt(1 - b2**step) + group["floor"] * root
-            direction.div_(square.sqrt().add_(least + tiny))  # with eps = 0, too, 0 / 0 is 0
+                added = added * math.sqrt(1 - b2**step) + group["floor"] * root
+            direction.div_(square.sqrt().add_(added + tiny))  # ``tiny`` makes 0 / 0 zero
         if is_ema:
             muon_size = MUON_RMS * math.sqrt(max(grad.shape[-2:])) * size
             direction.mul_(muon_size / _norm(direction).clamp(min=tiny))
@@ -224,14 +231,14 @@ def _is_matrix(group: dict[str, Any], p: Tensor) -> bool:
 
 
 def _as_matrices(x: Tensor, group: dict[str, Any]) -> Tensor:
-    """View x as the matrices that it is: (R, C), or (N, R, C) for a stack."""
+    """View x as a matrix (R, C), or as a stack of them (N, R, C)."""
     if group["matrices"] == "stacks":
         return x.reshape(-1, *x.shape[-2:]) if x.dim() > 2 else x
     return as_rows(x)
 
 
 def _norm(x: Tensor) -> Tensor:
-    """The Frobenius norm of a matrix (R, C), as (), or of each in a stack (N, R, C), (N, 1, 1)."""
+    """Compute the Frobenius norm of a matrix (R, C), (), or of each in a stack, (N, 1, 1)."""
     return replicated(torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=x.dim() > 2))
 
 
@@ -244,14 +251,14 @@ def _ns_dtype(group: dict[str, Any], p: Tensor) -> torch.dtype:
 
 
 def _orthogonal(memory: Tensor, group: dict[str, Any], p: Tensor) -> Tensor:
-    found = newton_schulz(memory.to(_ns_dtype(group, p)), group["ns_steps"])
-    return torch.empty_like(memory).copy_(found)  # rows in order, for the passes that come
+    orthogonal = newton_schulz(memory.to(_ns_dtype(group, p)), group["ns_steps"])
+    return torch.empty_like(memory).copy_(orthogonal)  # contiguous rows are faster to read
 
 
 def _memory(
     state: dict[str, Any], name: str, p: Tensor, group: dict[str, Any], keep: float
 ) -> Tensor:
-    """The memory called ``name``, as matrices, of which a share ``keep`` is kept."""
+    """Return the memory called ``name``, as matrices, multiplied in place by ``keep``."""
     if name not in state:
         state[name] = zeros_for(p)
     memory = _as_matrices(state[name], group)

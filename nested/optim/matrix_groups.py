@@ -1,4 +1,4 @@
-"""Which weights of a model are matrices, which are stacks of them, and which are neither.
+"""Sort the weights of a model into matrices, stacks of matrices, and the rest.
 
 Source: Jordan et al. 2024 (Muon): matrices of hidden layers are orthogonalised, while embeddings,
 heads and vectors take AdamW.
@@ -18,14 +18,16 @@ NAMES = {True: "matrices", "stacks": "stacks of matrices", False: "embeddings, h
 def matrix_groups(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
     """Sort the parameters of ``model`` into groups for ``M3``, by the group key ``"matrices"``.
 
-    True: each weight (R, ...) is one matrix of R rows: those of linear and convolutional layers.
-    ``"stacks"``: each weight (..., R, C) is a stack of matrices: parameters of three dimensions
-    that belong to no such layer. False: no matrix: embeddings, also those by name; heads; scalars,
-    vectors and what is one but for its shape; convolutions by channel.
+    True: each weight (R, ...) is one matrix of R rows. These belong to linear and convolutional
+    layers. ``"stacks"``: each weight (..., R, C) is a stack of matrices. These are other parameters
+    of three dimensions or more. False: the rest, namely embeddings, heads, depthwise convolutions,
+    scalars, vectors, and matrices with a single row or column. A parameter with "embed" in its
+    name, or a name that begins with "pos", counts as an embedding.
 
-    A head is a linear layer that shares its weight with an embedding, the last one that gives as
-    many numbers as an embedding has entries, or the last layer of the model. ``settings`` go into
-    each group; groups without a weight are left out. Raises ``TypeError`` for what is no module.
+    A head is one of three: a linear layer that shares its weight with an embedding, the last linear
+    layer with as many outputs as an embedding has entries, or the model's last layer if linear.
+    ``settings`` go into each group. Groups without weights are left out. Raises ``TypeError`` if
+    ``model`` is no module.
 
     >>> net = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 4), nn.Linear(4, 9))
     >>> [(g["name"], len(g["params"])) for g in matrix_groups(net)]
@@ -39,7 +41,8 @@ def matrix_groups(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
     for module in model.modules():
         for name, p in module.named_parameters(recurse=False):
             kind = False if p in apart else _kind(module, name, p)
-            kinds[p] = kinds.get(p, kind) and kind  # a shared weight is what its least user says
+            if kinds.get(p) is not False:  # a shared weight is no matrix if one use says so
+                kinds[p] = kind
     for p in model.parameters():
         members[kinds[p]].append(p)
     return [
@@ -50,7 +53,7 @@ def matrix_groups(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
 
 
 def _kind(module: nn.Module, name: str, p: Tensor) -> bool | str:
-    """What a parameter (...) is, by the module that it belongs to."""
+    """Return the kind of a parameter (...) of ``module``, a key of ``NAMES``."""
     if p.dim() < 2:
         return False
     if _is_convolution(module):
@@ -61,23 +64,23 @@ def _kind(module: nn.Module, name: str, p: Tensor) -> bool | str:
 
 
 def _is_convolution(module: nn.Module) -> bool:
-    """Also one of the user's own, which is then taken for one by channel."""
+    """A class of the user with "conv" in its name counts too, as a depthwise convolution."""
     return isinstance(module, CONVOLUTIONS) or "conv" in type(module).__name__.lower()
 
 
 def _embeddings(model: nn.Module) -> set[Tensor]:
-    """The weights of embeddings, and parameters that are called so or after a position."""
-    found = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    """List the weights of embeddings, by the class of their layer or by their name."""
+    weights = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
     for module in model.modules():
         if not isinstance(module, (nn.Linear, *CONVOLUTIONS)):
             for name, p in module.named_parameters(recurse=False):
                 if "embed" in name.lower() or name.lower().startswith("pos"):
-                    found.add(p)
-    return found
+                    weights.add(p)
+    return weights
 
 
 def _heads(model: nn.Module) -> set[Tensor]:
-    """The weights of the layers that give the answer of a model."""
+    """List the weights of the layers that compute the output of a model."""
     embeddings = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     entries = {embedding.num_embeddings for embedding in embeddings}
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)]

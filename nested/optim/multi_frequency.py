@@ -1,4 +1,4 @@
-"""Any optimizer at many frequencies: each group of parameters has a clock of its own.
+"""Run any optimizer at many frequencies: each group of parameters has its clock.
 
 State: what the base optimizer keeps, and a sum of gradients.  It sees: gradients.  Clock:
 each group's ``period``. Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 70-71 and Definition 2.
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from nested.levels.clock import Clock
-from nested.optim.base import MemoryOptimizer, check_keys, check_saved, is_look, state_of
+from nested.optim.base import MemoryOptimizer, check_keys, check_saved, only_creates_state, state_of
 from nested.optim.dgd import DGD
 from nested.optim.sharded import is_sharded
 
@@ -23,20 +23,21 @@ REDUCTIONS = ("sum", "mean")
 
 
 class NestedOptimizer(Optimizer):
-    """A ``torch.optim`` class whose groups move every ``"period"`` steps, on all gradients since.
+    """Update each group of weights every ``"period"`` steps, by all gradients since the last time.
 
-    ``params`` are parameters, or groups {"params": ..., "period": steps, ...}; a group without a
-    period has 1. In between, a group's gradients (...) are added up. At every period-th step
-    ``base`` moves its weights by the sum, the last gradient included (``reduction="sum"``), or by
-    the mean over these steps (``"mean"``). The weights take part in every forward pass all the
-    same. With all periods 1 it is ``base``. ``base_kwargs`` go to ``base``. Memory: that of
-    ``base``, and one gradient for each weight of period 2 or more.
+    ``params`` are parameters, or groups {"params": ..., "period": steps, ...}. The default period
+    is 1. A group adds up its gradients (...). At every period-th step ``base`` updates the weights
+    by the sum, which includes the current gradient (``reduction="sum"``), or by its mean over the
+    steps (``"mean"``). All weights take part in every forward pass. With all periods 1 the result
+    is that of ``base``, which gets ``base_kwargs``.
 
-    Call ``flush`` after the last step: it applies the gradients that still wait. Sums are in the
-    gradient's dtype. Raises ``ValueError`` for a period that is no whole number from 1, another
-    reduction, no parameters, a key of a group that is no setting, or a base that cannot wait:
-    LBFGS asks for the loss many times a step, DGD for the inputs of all steps, M3 and this class
-    have periods already; ``TypeError`` for params that are no iterable of parameters or groups.
+    Call ``flush`` after the last step, to apply the gradients that still wait. Memory: that of
+    ``base``, and one gradient for each weight of period 2 or more. Sums have the gradient's dtype.
+
+    Raises ``ValueError`` for a period that is no whole number from 1, another reduction, no
+    parameters, a key of a group that is no setting, or a base that cannot wait. LBFGS cannot, as it
+    evaluates the loss many times a step; DGD needs the inputs of all steps; M3 and this class have
+    periods already. Raises ``TypeError`` if ``params`` is no iterable of parameters or groups.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class NestedOptimizer(Optimizer):
             raise ValueError(f"base is a torch.optim class, such as AdamW, but got {got!r}")
         for refused, why in REFUSED.items():
             if issubclass(base, refused):
-                raise ValueError(f"base is not to be {base.__name__}, which {why}")
+                raise ValueError(f"base cannot be {base.__name__}, which {why}")
         if isinstance(params, (Tensor, dict)):
             raise TypeError("params is an iterable of parameters or of groups: put it in a list")
         groups = list(params)
@@ -64,7 +65,7 @@ class NestedOptimizer(Optimizer):
         self.base = base([group for group, _ in parts], **base_kwargs)
         if taken := sorted(CLOCKS.keys() & self.base.defaults.keys()):
             raise ValueError(
-                f"base is not to be {base.__name__}, which has a {taken[0]} of its own"
+                f"base cannot be {base.__name__}, which has a setting {taken[0]} already"
             )
         self.sums: dict[Tensor, dict[str, Any]] = {}  # of each weight that waits
         self.starts_empty = not self.base.state
@@ -76,21 +77,21 @@ class NestedOptimizer(Optimizer):
 
     @property
     def state(self) -> dict[Any, dict[str, Any]]:
-        """What ``base`` keeps of each weight, and the sum that waits: copies of the dicts, but not
-        of the tensors (...) in them."""
-        found: dict[Any, dict[str, Any]] = defaultdict(dict)
+        """What ``base`` keeps of each weight, and the sum that waits. The dicts are copies, the
+        tensors (...) in them are not."""
+        merged: dict[Any, dict[str, Any]] = defaultdict(dict)
         if self.base.state or self.sums:
             for group in self.param_groups:
                 for p in group["params"]:
                     waiting = self.sums.get(p)
                     if group["period"] > 1 and not waiting:  # the same names at every step
                         waiting = _no_sum(p)
-                    found[p] = {**self.base.state.get(p, {}), **(waiting or {})}
-        return found
+                    merged[p] = {**self.base.state.get(p, {}), **(waiting or {})}
+        return merged
 
     @state.setter
     def state(self, _: Any) -> None:
-        """Nothing is set: ``torch.optim.Optimizer`` begins with a state, but ``base`` has it."""
+        """Ignore the empty state that ``torch.optim.Optimizer`` sets: ``base`` has the state."""
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group {"params": ..., "period": steps, ...}; its clock starts now. Raises
@@ -107,13 +108,13 @@ class NestedOptimizer(Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
-        """Move the groups whose clock is due. ``closure``, if given, computes the loss () and its
-        gradients anew, and that loss is returned. Raises what ``base`` raises."""
+        """Update the groups whose clock is due. ``closure``, if given, computes the loss () and its
+        gradients; that loss is returned. Raises what ``base`` raises."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if is_look(self.base.state or self.sums, self.param_groups):
+        if only_creates_state(self.base.state or self.sums, self.param_groups):
             self.base.step()
             for group in self.param_groups:
                 if group["period"] > 1:
@@ -130,49 +131,51 @@ class NestedOptimizer(Optimizer):
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Apply the gradients that still wait in a sum, as after the last step of a training loop.
+        """Apply the gradients that still wait in a sum: call it after the last step.
 
-        A mean is one over the steps that waited. Clocks go on as they are: the next move comes when
-        it would have come. Weights that wait for nothing stay. Raises what ``base`` raises.
+        A mean is taken over the steps that waited. Clocks do not change, and neither do weights
+        without a waiting gradient. Raises what ``base`` raises.
         """
         waiting = [group["waiting"] > 0 for group in self.param_groups]
         if any(waiting):
             self._move(waiting)
 
     def moves(self) -> dict[str, int]:
-        """How often each group has moved: {its "name", or "group 0", ...: moves}; a name that is
-        there twice gets its number too."""
-        found: dict[str, int] = {}
+        """Count the updates of each group: {its "name", or "group 0", ...: updates}. A repeated
+        name gets the group's number too."""
+        counts: dict[str, int] = {}
         for i, group in enumerate(self.param_groups):
             name = group.get("name", f"group {i}")
-            found[f"{name} ({i})" if name in found else name] = group["moves"]
-        return found
+            counts[f"{name} ({i})" if name in counts else name] = group["moves"]
+        return counts
 
     @torch.no_grad()
     def state_dict(self) -> dict[str, Any]:
-        """The state of all weights, under the same names at every step: ``base`` begins the state
-        of those that it has not moved yet."""
+        """Return the state of all weights, with the same names at every step. To that end ``base``
+        creates the state of weights that it has not updated yet."""
         unmoved = [group for group in self.param_groups if not group["moves"]]
         if (self.base.state or self.sums) and self.starts_empty and unmoved:
             self._begin(unmoved)
         return super().state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a copy of ``state_dict``, also off the clock. Raises ``ValueError`` for other
-        groups, or the state of another optimizer or base."""
+        """Continue from a copy of ``state_dict``, also between two updates of a group. Raises
+        ``ValueError`` for other groups, and for the state of another optimizer or base."""
         settings = {**CLOCKS, "base": None, **self.base.defaults}
         check_saved("NestedOptimizer", settings, state_dict, "state", "param_groups")
         groups, ours = state_dict["param_groups"], self.param_groups[0]["base"]
         for group in groups:
             self._check_keys({name: value for name, value in group.items() if name != "base"})
             if group["base"] != ours:
-                said = f"this state is of a NestedOptimizer with base {group['base']}"
-                raise ValueError(f"{said}, but here it is {ours}: make one with the same")
+                raise ValueError(
+                    f"this state is of a NestedOptimizer with base {group['base']}, but here it is"
+                    f" {ours}: make one with the same"
+                )
         state = state_of(state_dict)
         sums = {i: {n: values.pop(n) for n in SUM if n in values} for i, values in state.items()}
         for group in groups:
             if not group["moves"] and self.starts_empty:
-                for i in group["params"]:  # what a look began is not the state of a first move
+                for i in group["params"]:  # the base begins anew at the first update
                     state.pop(i, None)
         bare = [
             {name: group[name] for name in group if name not in {*CLOCKS, "base"}}
@@ -192,20 +195,20 @@ class NestedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.defaults = {**self.base.defaults}  # without what torch adds to them
+        self.defaults = {**self.base.defaults}  # without settings that torch adds
 
     def _check_keys(self, group: dict[str, Any]) -> None:
         check_keys("NestedOptimizer", group, {*CLOCKS, *self.base.defaults})
 
     def _begin(self, groups: list[dict[str, Any]]) -> None:
-        """Let the base begin the state of these groups: by a step without rates or gradients."""
+        """Let the base create the state of these groups, by a step with rates and gradients 0."""
         if isinstance(self.base, MemoryOptimizer):
             for group in groups:
                 self.base.begin(group, [p for p in group["params"] if p.numel()])
             return
-        kept = [(p, p.grad) for group in self.param_groups for p in group["params"]]
+        saved = [(p, p.grad) for group in self.param_groups for p in group["params"]]
         rates = [(group, group["lr"]) for group in groups if "lr" in group]
-        for p, _ in kept:
+        for p, _ in saved:
             p.grad = None
         for group in groups:
             for p in group["params"]:
@@ -215,33 +218,36 @@ class NestedOptimizer(Optimizer):
         try:
             self.base.step()
         finally:
-            for p, grad in kept:
+            for p, grad in saved:
                 p.grad = grad
             for group, rate in rates:
                 group["lr"] = rate
 
     def _gather(self, group: dict[str, Any]) -> None:
-        """Add the gradients to their sums."""
+        """Add the gradients of a group to their sums."""
         group["waiting"] += 1
-        sums, grads = [], []  # that belong together
+        # torch adds many tensors in one call, but not plain and sharded ones together
+        additions: dict[bool, tuple[list[Tensor], list[Tensor]]] = {False: ([], []), True: ([], [])}
         for p in group["params"]:
-            kept = self.sums.get(p)
-            if p.grad is not None and kept is None:
+            if p.grad is None:
+                continue
+            entry = self.sums.get(p)
+            if entry is None:
                 self.sums[p] = {"waiting_sum": p.grad.clone(), "waiting": 1}
-            elif p.grad is not None:
-                if kept["waiting"]:
-                    sums.append(kept["waiting_sum"])
-                    grads.append(p.grad)
-                else:
-                    kept["waiting_sum"].copy_(p.grad)
-                kept["waiting"] += 1
-        for kind in (False, True):  # plain tensors and those of FSDP2 are not added in one call
-            pairs = [pair for pair in zip(sums, grads) if is_sharded(pair[0]) is kind]
-            if pairs:
-                torch._foreach_add_(*map(list, zip(*pairs)))
+                continue
+            if entry["waiting"]:
+                sums, grads = additions[is_sharded(entry["waiting_sum"])]
+                sums.append(entry["waiting_sum"])
+                grads.append(p.grad)
+            else:
+                entry["waiting_sum"].copy_(p.grad)
+            entry["waiting"] += 1
+        for sums, grads in additions.values():
+            if sums:
+                torch._foreach_add_(sums, grads)
 
     def _move(self, is_moving: list[bool]) -> None:
-        """Let the base move these groups, on their sums where they have one."""
+        """Let the base update the groups that are moving, by their sums if they have one."""
         pairs = list(zip(self.param_groups, is_moving, strict=True))
         put_back = []
         for group, moves in pairs:
@@ -249,7 +255,7 @@ class NestedOptimizer(Optimizer):
                 put_back += [(p, p.grad) for p in group["params"]]
                 self._show_sums(group, moves)
             if moves and not group["moves"] and self.starts_empty:
-                for p in group["params"]:  # what a look began is not the state of a first move
+                for p in group["params"]:  # the base begins anew at the first update
                     self.base.state.pop(p, None)
         try:
             self.base.step()
@@ -261,35 +267,36 @@ class NestedOptimizer(Optimizer):
             if moves and group["waiting"]:
                 group["waiting"] = 0
                 for p in group["params"]:
-                    self.sums.get(p, {})["waiting"] = 0
+                    if p in self.sums:
+                        self.sums[p]["waiting"] = 0
 
     def _show_sums(self, group: dict[str, Any], moves: bool) -> None:
-        """Put the sums in the place of the gradients, and nothing in a group that stays."""
+        """Replace gradients by their sums; in a group that does not move, by ``None``."""
         for p in group["params"]:
-            kept = self.sums.get(p) if moves else None
-            p.grad = kept["waiting_sum"] if kept and kept["waiting"] else None
+            entry = self.sums.get(p) if moves else None
+            p.grad = entry["waiting_sum"] if entry and entry["waiting"] else None
             if p.grad is not None and group["reduction"] == "mean":
                 p.grad = p.grad / group["waiting"]
 
 
 CLOCKS = {"period": 1, "reduction": "sum", "steps": 0, "moves": 0, "waiting": 0}
-SUM = ("waiting_sum", "waiting")  # of a weight: what waits, and of how many gradients
-REFUSED = {  # bases, and what they would need at each step
-    LBFGS: "asks for the loss many times a step",
-    DGD: "needs the inputs of every step, not their gradients' sum",
-    NestedOptimizer: "has clocks of its own",
+SUM = ("waiting_sum", "waiting")  # in the state of a weight: the sum and its number of gradients
+REFUSED = {  # bases that cannot wait, and the reason
+    LBFGS: "evaluates the loss many times a step",
+    DGD: "needs the inputs of every step, not the sum of gradients",
+    NestedOptimizer: "has clocks already",
 }
 
 
 def _no_sum(p: Tensor) -> dict[str, Any]:
-    """What belongs to a weight (...) for which no gradient waits."""
+    """Make the entry of a weight (...) for which no gradient waits."""
     return {"waiting_sum": torch.zeros_like(p), "waiting": 0}
 
 
 def _cut_clocks(
     group: dict[str, Any], clocks: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Cut a user's group in two: what the base is to see, and what is ours."""
+    """Split a user's group into what the base gets, and the settings of its clock."""
     if not isinstance(group, dict) or "params" not in group:
         raise TypeError(f'a group is a dict {{"params": ..., "period": ...}}, but got {group!r}')
     clock = {**clocks, **{name: group[name] for name in CLOCKS if name in group}}

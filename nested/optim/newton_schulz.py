@@ -1,4 +1,4 @@
-"""Orthogonalisation by Newton and Schulz: the nearest matrix with singular values about 1.
+"""Newton-Schulz: make all singular values of a matrix about 1.
 
 Letters: R rows, C columns, R <= C.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 42-44; the quintic polynomial, made for few
@@ -13,8 +13,7 @@ from torch import Tensor
 from nested.optim.sharded import cut_as, is_sharded, whole
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c
-WIDE = 1.5  # C / R from which steps on the Gram matrix (R, R) are fewer multiplications; they need
-#             more than half precision
+WIDE = 1.5  # from this C / R on, steps on the Gram matrix (R, R) need fewer multiplications
 LEAST = {  # a matrix of smaller numbers counts as zero, so that gradients stay finite
     torch.float64: 4096 * torch.finfo(torch.float64).tiny,
     torch.float32: 4096 * torch.finfo(torch.float32).tiny,
@@ -27,29 +26,32 @@ LARGEST_HALF = torch.finfo(torch.float16).max
 def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
     """Replace the singular values of a matrix by about 1, and keep its singular vectors.
 
-    Returns about ``U V^T`` (R, C) for ``matrix = U S V^T`` (R, C), in its dtype; a stack (N, R, C)
-    is taken matrix by matrix. After 5 steps the singular values that were not tiny lie in
-    [0.68, 1.14]. The scale of the matrix does not matter, and zero stays zero. The function is
-    differentiable. At the zero matrix, where it has no derivative, its gradient is zero. Matrices
-    whose entries are all below ``4096 tiny`` of the dtype count as zero; in float16 none does, and
-    gradients stop at its largest number. Raises ``ValueError`` for other dimensions than two or
-    three. A matrix that is cut over processes (``DTensor``) is gathered, and its result cut again.
+    Returns approximately ``U V^T`` (R, C) for ``matrix = U S V^T`` (R, C), in its dtype. A stack
+    (N, R, C) is treated matrix by matrix. After 5 steps, singular values that were not tiny lie in
+    [0.68, 1.14]. The scale of the matrix does not matter, and zero stays zero.
 
-    ``torch.optim.Muon`` computes the same in bfloat16. Rounding gives its result singular values of
-    their own: on matrices of low rank it is wrong by a third.
+    The function is differentiable. At the zero matrix, where it has no derivative, the gradient is
+    zero. A matrix counts as zero if all entries are below ``4096 tiny`` of the dtype. In float16
+    none does, and gradients are clipped to its largest number. Sharded matrices (``DTensor``) are
+    gathered, and the result is sharded again. Raises ``ValueError`` for other than two or three
+    dimensions.
+
+    ``torch.optim.Muon`` computes the same in bfloat16. Rounding then creates wrong singular values
+    in matrices of low rank.
     """
     a, b, c = COEFFICIENTS
     if matrix.dim() not in (2, 3):
-        raise ValueError(f"only matrices (R, C) are orthogonal, but got {tuple(matrix.shape)}")
+        raise ValueError(f"newton_schulz takes matrices (R, C), but got {tuple(matrix.shape)}")
     if is_sharded(matrix):
         return cut_as(newton_schulz(whole(matrix), steps), matrix)
     rows, columns = matrix.shape[-2:]
     is_tall = rows > columns
     x = matrix.mT if is_tall else matrix
-    if x.numel():  # to a Frobenius norm of 1, through squares that neither overflow nor vanish
+    if x.numel():  # scale to a Frobenius norm of 1, without overflow or underflow of squares
         x = _with_largest_entry_one(x)
         x = x / torch.linalg.vector_norm(x, dim=(-2, -1), keepdim=True).clamp(min=0.5)
-    if steps and max(rows, columns) >= WIDE * min(rows, columns) and x.dtype.itemsize >= 4:
+    is_wide = max(rows, columns) >= WIDE * min(rows, columns)
+    if steps and is_wide and x.dtype.itemsize >= 4:  # half precision is too coarse for this way
         x = _on_the_gram_matrix(x @ x.mT, steps) @ x
     else:
         add_product = torch.addmm if x.dim() == 2 else torch.baddbmm
@@ -61,8 +63,11 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
 
 
 def _on_the_gram_matrix(gram: Tensor, steps: int) -> Tensor:
-    """The P (R, R) for which x <- P x makes all the steps: each B = a I + b A + c A^2 is a
-    polynomial in the first A = x x^T, so that they commute, and the next A is B A B."""
+    """Compute the P (R, R) for which ``P x`` is the result of all steps.
+
+    Each step multiplies x by ``B = a I + b A + c A^2``, where A is ``x x^T``. All B are polynomials
+    in the first A, so they commute, and the next A is ``B A B``.
+    """
     a, b, c = COEFFICIENTS
     add_product = torch.addmm if gram.dim() == 2 else torch.baddbmm
     p = None
@@ -76,8 +81,11 @@ def _on_the_gram_matrix(gram: Tensor, steps: int) -> Tensor:
 
 
 def _with_largest_entry_one(x: Tensor) -> Tensor:
-    """Divide each matrix (..., R, C) by its largest entry, which gets no gradient: the result of
-    Newton and Schulz does not depend on it. Zero, divided by infinity, has the gradient zero."""
+    """Divide each matrix (..., R, C) by its largest entry.
+
+    The entry gets no gradient, as the result of Newton-Schulz does not depend on it. A zero matrix
+    is divided by infinity, which gives it the gradient zero.
+    """
     if x.dtype == torch.float16 and x.requires_grad:
         x = x.clone()
         x.register_hook(lambda grad: grad.clamp(-LARGEST_HALF, LARGEST_HALF))

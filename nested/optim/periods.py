@@ -1,4 +1,4 @@
-"""Groups with a period each for ``NestedOptimizer``: by the names of layers, or by their depth.
+"""Make groups with a period each for ``NestedOptimizer``, by the names or the depth of layers.
 
 Source: Behrouz et al. 2025 (arXiv 2512.24695), Definition 2.
 """
@@ -14,11 +14,11 @@ from nested.levels.clock import Clock
 
 
 def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Groups for ``NestedOptimizer``: each parameter of ``module`` takes the period, in steps, of
-    the longest of the given names that it lies under ("" is all of them: its default is 1).
+    """Make groups for ``NestedOptimizer`` from ``periods``, {name of a layer: steps}.
 
-    Raises ``ValueError`` for a name that no parameter lies under, a period under 1, or periods that
-    are no dict of names.
+    Each parameter of ``module`` takes the period of the longest name that it lies under. The name
+    "" stands for all others; its default is 1. Raises ``ValueError`` for a name that no parameter
+    lies under, for a period under 1, and for periods that are no dict of names.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
     >>> [(g["name"], g["period"], len(g["params"])) for g in periods_by_name(net, {"1": 10})]
@@ -44,10 +44,12 @@ def periods_by_name(module: nn.Module, periods: Mapping[str, int]) -> list[dict[
 
 
 def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str, Any]]:
-    """Groups for ``NestedOptimizer``: the layers of ``module`` (modules with parameters of their
-    own), in order, are cut into ``len(periods)`` equal parts, the first of which takes the first
-    period, in steps. Raises ``ValueError`` for more periods than layers, a period under 1, or
-    periods that are no tuple or list.
+    """Make groups for ``NestedOptimizer`` by depth: the first layers take the first period.
+
+    The layers of ``module``, in order, are cut into ``len(periods)`` equal parts. A layer is a
+    module that has parameters directly, not only in its children. Periods are in steps. Raises
+    ``ValueError`` for more periods than layers, for a period under 1, and for periods that are no
+    tuple or list.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> [(g["name"], g["period"]) for g in periods_by_depth(net, (10, 1))]
@@ -62,9 +64,9 @@ def periods_by_depth(module: nn.Module, periods: Sequence[int]) -> list[dict[str
     if not 1 <= len(periods) <= len(layers):
         raise ValueError(f"{len(layers)} layers take 1 to {len(layers)} periods, not {periods}")
     groups = [{"params": [], "period": p, "name": f"depth {i}"} for i, p in enumerate(periods)]
-    seen: set[nn.Parameter] = set()
+    placed: set[nn.Parameter] = set()
     for i, layer in enumerate(layers):
-        own = [p for p in layer if p not in seen]  # tied weights go with their first layer
-        groups[i * len(periods) // len(layers)]["params"] += own
-        seen.update(own)
+        new = [p for p in layer if p not in placed]  # tied weights belong to their first layer
+        groups[i * len(periods) // len(layers)]["params"] += new
+        placed.update(new)
     return [group for group in groups if group["params"]]

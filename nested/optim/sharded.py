@@ -1,7 +1,7 @@
-"""Tensors that are cut over processes, such as the weights of FSDP2: taken whole, and cut again.
+"""Gather tensors that are sharded over processes, such as FSDP2's weights, and shard them again.
 
-What works on whole matrices gathers them, computes, and keeps its own part of the result.
-Source: ``torch.distributed.tensor``, whose tensors are known here by their ``full_tensor``.
+An optimizer that needs whole matrices gathers them, computes, and keeps its part of the result.
+Source: ``torch.distributed.tensor``, whose tensors are recognised by their ``full_tensor``.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from torch import Tensor
 
 
 def is_sharded(tensor: Tensor) -> bool:
-    """Tell whether ``tensor`` (...) is a ``DTensor``, of which each process has a part."""
+    """Return whether ``tensor`` (...) is a ``DTensor``, of which each process has a part."""
     return hasattr(tensor, "full_tensor")
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """Gather the whole of ``tensor`` (...) from all processes; one that is not cut is returned."""
+    """Gather ``tensor`` (...) from all processes. One that is not sharded is returned as it is."""
     return tensor.full_tensor() if is_sharded(tensor) else tensor
 
 
 def replicated(tensor: Tensor) -> Tensor:
-    """Give every process all of ``tensor`` (...), so that it fits tensors cut in any way. One that
-    is not a ``DTensor`` is returned."""
+    """Give every process all of ``tensor`` (...), so that it combines with tensors sharded in any
+    way. One that is not a ``DTensor`` is returned as it is."""
     if not is_sharded(tensor):
         return tensor
     from torch.distributed.tensor import Replicate
@@ -30,13 +30,13 @@ def replicated(tensor: Tensor) -> Tensor:
 
 
 def is_cut_inside(tensor: Tensor) -> bool:
-    """Tell whether ``tensor`` (...) is cut along another dimension than its first."""
+    """Return whether ``tensor`` (...) is sharded along another dimension than its first."""
     places = tensor.placements if is_sharded(tensor) else ()
     return any(place.is_shard() and place.dim != 0 for place in places)
 
 
 def cut_as(full: Tensor, like: Tensor) -> Tensor:
-    """Cut ``full`` (...), which every process has, as ``like`` (...) is cut. Differentiable."""
+    """Shard ``full`` (...), which every process has, as ``like`` (...) is. Differentiable."""
     if not is_sharded(like):
         return full
     from torch.distributed.tensor import DTensor, Replicate

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nested.levels.rule import UpdateRule
-from nested.optim.base import INFINITY, MemoryOptimizer, is_look
+from nested.optim.base import INFINITY, MemoryOptimizer, only_creates_state
 from nested.rules.guard import (
     KEPT,
     Record,
@@ -138,7 +138,7 @@ class LearnedOptimizer(MemoryOptimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if loss is None and is_look(self.state, self.param_groups):
+        if loss is None and only_creates_state(self.state, self.param_groups):
             for group in self.param_groups:
                 self.begin(group, [p for p in group["params"] if p.grad is not None and p.numel()])
             return None

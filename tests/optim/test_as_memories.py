@@ -31,7 +31,7 @@ def test_the_scale_of_the_gradients_does_not_matter(scale):
 
 def test_gradients_that_say_nothing_are_refused():
     for gradients, momentum in ((torch.zeros(3, 2), 0.9), (draw(3, 2), 0.0), (draw(3) / 0, 0.9)):
-        with pytest.raises(ValueError, match="gradients are finite, some not zero"):
+        with pytest.raises(ValueError, match="gradients are finite and not all zero"):
             read_as_memories(gradients, momentum)
 
 

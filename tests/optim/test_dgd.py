@@ -209,7 +209,7 @@ def test_wrong_input_is_refused_in_one_sentence():
         DGD(net.parameters(), float("nan"), module=net)
     with pytest.raises(ValueError, match="lazy parameters: run a batch through it first"):
         DGD([torch.ones(2)], 0.1, module=nn.LazyLinear(3))
-    with pytest.raises(ValueError, match="watches the layers of a module"):
+    with pytest.raises(ValueError, match="DGD needs a module, to read the inputs"):
         DGD(net.parameters(), 0.1, module=net.weight)
 
 

@@ -33,7 +33,7 @@ def test_two_processes_are_as_one(found, how, name, dtype):
     after = found[how, name, dtype]
     if (how, name) in REFUSED:
         assert after == (
-            "ValueError: DGD takes no sharded weights, since no process sees all inputs of a layer:"
+            "ValueError: DGD takes no sharded weights, since no process has all inputs of a layer:"
             " use DistributedDataParallel"
         )
         return

@@ -195,14 +195,14 @@ def test_wrong_settings_are_refused():
         ({"params": [p], "reduction": "max"}, "reduction is one of"),
         (
             {"params": [p], "base": torch.optim.LBFGS},
-            "base is not to be LBFGS, which asks for the loss",
+            "base cannot be LBFGS, which evaluates the loss",
         ),
         ({"params": [p], "base": "AdamW"}, "base is a torch.optim class"),
     ):
         with pytest.raises(ValueError, match=said):
             NestedOptimizer(**wrong)
     for base in (DGD, NestedOptimizer):
-        with pytest.raises(ValueError, match=f"base is not to be {base.__name__}, which"):
+        with pytest.raises(ValueError, match=f"base cannot be {base.__name__}, which"):
             NestedOptimizer([p], base)
     with pytest.raises(ValueError, match="empty parameter list: was a generator used twice"):
         NestedOptimizer(iter([]))
@@ -272,7 +272,7 @@ def test_the_state_of_another_optimizer_is_refused_before_anything_changes():
 
 def test_bases_with_a_period_and_periods_of_other_kinds_are_refused():
     p = nn.Parameter(torch.zeros(2, 2))
-    with pytest.raises(ValueError, match="base is not to be M3, which has a period of its own"):
+    with pytest.raises(ValueError, match="base cannot be M3, which has a setting period already"):
         NestedOptimizer([p], M3, lr=0.1)
     with pytest.raises(ValueError, match="but got 'an instance of SGD'"):
         NestedOptimizer([p], torch.optim.SGD([p], 0.1))
