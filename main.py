@@ -35,9 +35,10 @@ from torch import Generator
 
 from nested import MetaConfig, MetaOptimizer, meta_train, race
 from nested.meta.baselines import HandMade
+from nested.meta.history import MetaHistory
 from nested.meta.race import RaceResult
 from nested.meta.report import draw_report, table, verdict
-from nested.meta.training import MetaHistory, MetaTrainingError
+from nested.meta.training import MetaTrainingError
 from nested.meta.tuned import BASELINES
 from nested.support.device import DEVICES, find_device
 from nested.support.files import prepare_folder, save_json

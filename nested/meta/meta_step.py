@@ -17,6 +17,8 @@ from nested.meta.config import MetaConfig
 from nested.meta.objective import meta_loss
 from nested.unroll.batched import unroll_tasks
 
+WEIGHT_DECAY = 1e-4
+
 
 class MetaStepResult(NamedTuple):
     """What one meta-step leaves, outside every graph."""
@@ -40,8 +42,7 @@ class MetaStep:
         self.learned = [p for p in rule.parameters() if p.requires_grad]
         if not self.learned:
             raise ValueError("the rule has no parameters to learn, so meta-training has no work")
-        settings = {"lr": config.lr, "weight_decay": config.weight_decay}
-        self.optimizer = torch.optim.AdamW(self.learned, **settings)
+        self.optimizer = torch.optim.AdamW(self.learned, config.lr, weight_decay=WEIGHT_DECAY)
 
     def set_rate(self, lr: float) -> None:
         """Set Adam's learning rate for the next moves."""
@@ -54,7 +55,7 @@ class MetaStep:
         score them on ``query``, and move the rule once. Raises what ``unroll_tasks`` does, and
         ``ValueError`` when the meta-loss has no gradient."""
         result, grads = self.estimate(loss_fn, params, state, batches, query)
-        norm = self._clip(grads)
+        norm = self.clip(grads)
         if torch.isfinite(norm) and torch.isfinite(result.loss):
             self.optimizer.step()
         self.optimizer.zero_grad()
@@ -65,10 +66,9 @@ class MetaStep:
     ) -> tuple[MetaStepResult, tuple[Tensor | None, ...]]:
         """Return where K steps from ``params`` {name: (T, ...)} lead, and the hypergradient, in the
         order of ``self.learned``. Raises what ``unroll_tasks`` does."""
-        config = self.config
-        how = {"backend": config.backend, "first_order": config.first_order}
-        trajectory = unroll_tasks(loss_fn, params, batches, self.rule, state, **how)
-        loss = meta_loss(loss_fn, trajectory, query, config.objective)
+        backend, objective = self.config.backend, self.config.objective
+        trajectory = unroll_tasks(loss_fn, params, batches, self.rule, state, backend=backend)
+        loss = meta_loss(loss_fn, trajectory, query, objective)
         grads = torch.autograd.grad(loss, self.learned, allow_unused=True)
         means = {name: s.detach().float().mean() for name, s in trajectory.signals.items()}
         end = detached((trajectory.params, trajectory.state))
@@ -77,15 +77,11 @@ class MetaStep:
     def begin(self) -> None:
         """Prepare for new runs. Evolution strategies forget earlier perturbations here."""
 
-    def _clip(self, grads: tuple[Tensor | None, ...]) -> Tensor:
-        """Hand Adam the hypergradient, clipped; return its length before that."""
+    def clip(self, grads: tuple[Tensor | None, ...]) -> Tensor:
+        """Hand Adam the hypergradient ``grads`` (...), clipped. Returns its length before that, ().
+        Raises ``ValueError`` where no parameter has a part in the meta-loss."""
         if all(grad is None for grad in grads):
             raise ValueError("the meta-loss does not depend on the rule: is a signal detached?")
         for parameter, grad in zip(self.learned, grads, strict=True):
             parameter.grad = grad
-        norm = torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip)
-        if norm > self.config.trust:
-            for grad in grads:
-                if grad is not None:
-                    grad.mul_(self.config.trust / norm)
-        return norm
+        return torch.nn.utils.clip_grad_norm_(self.learned, self.config.clip)

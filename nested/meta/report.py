@@ -12,8 +12,8 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 
+from nested.meta.history import MetaHistory
 from nested.meta.race import RaceResult
-from nested.meta.training import MetaHistory
 from nested.support.plots import (
     draw_bars,
     draw_curves,

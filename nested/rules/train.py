@@ -19,10 +19,12 @@ from torch import Generator, nn
 
 from nested.meta.baselines import Draw, draw_tasks
 from nested.meta.config import MetaConfig
+from nested.meta.history import MetaHistory
 from nested.meta.objective import meta_loss
-from nested.meta.training import MetaHistory, MetaTrainingError, meta_train
+from nested.meta.training import MetaTrainingError, run_training
 from nested.rules.coordinatewise import CoordinatewiseRule
 from nested.rules.pretrained import measure_net, read_card, save_rule
+from nested.rules.rule_training import RuleConfig, RuleTraining
 from nested.support.files import prepare_folder
 from nested.support.progress import Progress
 from nested.tasks import (
@@ -44,8 +46,8 @@ WHOLE = {
     "max_horizon": 700,
     "tasks": 16,
     "groups": 8,
-    "rescale": 1.2,
-    "trust": 10.0,
+    "random_rescale": 1.2,
+    "explode_at": 10.0,
     "lr": 0.0015,  # at 0.003 longer trainings collapse
 }
 
@@ -103,8 +105,8 @@ def teach(args: argparse.Namespace) -> None:
     that are not allowed, ``MetaTrainingError`` when training breaks down."""
     started = time.monotonic()
     settings = QUICK if args.quick else {**WHOLE, "meta_steps": args.steps}
-    shared = {"objective": "log", "horizons": "log-uniform", "max_skips": 50}
-    config = MetaConfig(**settings, **shared, seed=args.seed)
+    shared = {"objective": "log", "max_skips": 50}
+    config = RuleConfig(**settings, **shared, seed=args.seed)
     prepare_folder(args.out.parent, args.out.name)
     families = [Digits()] if args.quick else curriculum()
     card = _card(args, families, config)
@@ -135,7 +137,8 @@ def teach(args: argparse.Namespace) -> None:
 
     checkpoint = args.out.with_name(args.out.name + ".checkpoint")
     with progress:
-        meta_train(rule, families, config, checkpoint=checkpoint, resume=args.resume, on_step=watch)
+        training = RuleTraining(rule, families, config)
+        run_training(training, checkpoint, args.resume, on_step=watch)
     print(f"Saved {args.out} after {time.monotonic() - started:.0f} s.")
 
 

@@ -13,9 +13,9 @@ from nested.meta.baselines import (
     scheduled_sgd,
     tune,
 )
+from nested.meta.history import MetaHistory, MetaRecord
 from nested.meta.race import Entry, RaceResult, own_schedule
 from nested.meta.report import compare, draw_report, table, verdict
-from nested.meta.training import MetaHistory, MetaRecord
 from nested.meta.tuned import BASELINES
 from nested.tasks import ByteRNN, Digits, Quadratics
 from nested.unroll.over_tasks import pick_task

@@ -5,6 +5,7 @@ import torch
 
 import nested.meta.training as training
 from nested import MetaConfig, MetaOptimizer, UpdateRule, meta_train
+from nested.meta.meta_step import WEIGHT_DECAY
 from nested.meta.training import MetaTrainingError
 from nested.support.files import load_checkpoint
 from nested.tasks import Quadratics, SumRegression
@@ -56,11 +57,11 @@ def test_runs_go_on_from_window_to_window_until_their_horizon():
 
 
 def test_a_window_starts_from_the_weights_and_state_that_the_last_one_left():
-    run = training._Training(MetaOptimizer(), Quadratics(), SMALL)
+    run = training.Training(MetaOptimizer(), Quadratics(), SMALL)
     runs = run.start_runs()
     runs.horizon = 9
     (after,) = run.step(runs)
-    assert after.made == 3 and after.tasks is runs.tasks
+    assert after.steps_done == 3 and after.tasks is runs.tasks
     assert (after.state["step"] == 3).all()
     assert all(v.abs().max() > 0 for v in after.state["momentum"].values())
     assert not torch.equal(after.params["w"], runs.params["w"])
@@ -68,21 +69,6 @@ def test_a_window_starts_from_the_weights_and_state_that_the_last_one_left():
     (further,) = run.step(after)
     assert (further.state["step"] == 6).all()
     assert run.step(further) == []  # nine steps were all
-
-
-def test_groups_of_runs_are_moved_on_in_mixed_order_each_to_its_horizon():
-    many = MetaConfig(
-        meta_steps=60, unroll_length=2, max_horizon=20, tasks=1, groups=4, horizons="log-uniform"
-    )
-    _, history = train(many)
-    at = [record.inner_step for record in history.records]
-    started = [i for i, steps in enumerate(at) if steps == 0]
-    assert len(started) >= 8 and any(b == a + 1 for a, b in zip(started, started[1:]))
-    jumps = sum(b not in (0, a + 2) for a, b in zip(at, at[1:]))
-    assert jumps > 10  # one group at a time: the next window, or a start
-    _, alone = train(MetaConfig(**{**vars(many), "groups": 1}))
-    at = [record.inner_step for record in alone.records]
-    assert all(b in (0, a + 2) for a, b in zip(at, at[1:]))
 
 
 def test_it_learns_from_train_batches_and_is_scored_on_query_batches():
@@ -103,21 +89,21 @@ def test_it_learns_from_train_batches_and_is_scored_on_query_batches():
     assert drawn.count("train") == 2 * 3 * 4 and drawn.count("query") == 2 * 4
 
 
-@pytest.mark.parametrize("changed", [{"objective": "query"}, {"first_order": True}])
-def test_settings_change_what_is_learned(changed):
-    plain, other = train()[0], train(MetaConfig(**{**vars(SMALL), **changed}))[0]
+def test_the_objective_changes_what_is_learned():
+    other = train(MetaConfig(**{**vars(SMALL), "objective": "query"}))[0]
+    plain = train()[0]
     assert not torch.equal(numbers(plain), numbers(other))
 
 
 def test_adams_rate_falls_and_weight_decay_acts():
-    run = training._Training(MetaOptimizer(), Quadratics(), SMALL)
+    run = training.Training(MetaOptimizer(), Quadratics(), SMALL)
     rates = []
     for _ in range(SMALL.meta_steps):
         run.step(run.start_runs())
-        rates.append(run.move.optimizer.param_groups[0]["lr"])
+        rates.append(run.meta_step.optimizer.param_groups[0]["lr"])
     assert rates == sorted(rates, reverse=True)
     assert rates[0] == pytest.approx(SMALL.lr) and rates[-1] < 0.1 * SMALL.lr
-    assert run.move.optimizer.param_groups[0]["weight_decay"] == SMALL.weight_decay
+    assert run.meta_step.optimizer.param_groups[0]["weight_decay"] == WEIGHT_DECAY
 
 
 @pytest.mark.parametrize("missing", ["rule", "optimizer", "generator", "history", "made_for"])
@@ -137,18 +123,16 @@ def test_a_checkpoint_that_lacks_a_part_is_refused_and_nothing_is_changed(tmp_pa
 def test_hypergradients_are_clipped():
     """Far under Adam's epsilon a clipped hypergradient cannot move the rule; the norm shown is
     the one before."""
-    still = {"clip": 1e-15, "weight_decay": 0.0}
-    rule, history = train(MetaConfig(**{**vars(SMALL), **still}))
+    rule, history = train(MetaConfig(**{**vars(SMALL), "clip": 1e-15}))
     start = numbers(MetaOptimizer(generator=generator(0)))
     assert all(record.grad_norm > 1e-6 for record in history.records)
-    torch.testing.assert_close(numbers(rule), start, rtol=0, atol=1e-6)
+    torch.testing.assert_close(numbers(rule), start, rtol=1e-3, atol=1e-6)
     assert (numbers(train()[0]) - start).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("stop_after", [1, 4, 7, 11])
-@pytest.mark.parametrize("groups", [1, 3])
-def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop_after, groups):
-    config = MetaConfig(**{**vars(SMALL), "groups": groups})
+def test_an_interrupted_run_resumes_to_the_same_bits(tmp_path, stop_after):
+    config = SMALL
     whole, whole_history = train(config)
 
     def stop(history):

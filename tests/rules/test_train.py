@@ -35,7 +35,7 @@ def test_a_stopped_training_goes_on(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "QUICK", {"meta_steps": 4, "max_horizon": 40})
     out = str(tmp_path / "rule.safetensors")
     flags = ["--quick", "--out", out]
-    usual = train.meta_train
+    usual = train.run_training
 
     def stop(*parts, on_step, **how):
         def watch(history):
@@ -45,9 +45,9 @@ def test_a_stopped_training_goes_on(tmp_path, monkeypatch, capsys):
 
         return usual(*parts, on_step=watch, **how)
 
-    monkeypatch.setattr(train, "meta_train", stop)
+    monkeypatch.setattr(train, "run_training", stop)
     assert train.main(flags) == 130 and "--resume" in capsys.readouterr().out
-    monkeypatch.setattr(train, "meta_train", usual)
+    monkeypatch.setattr(train, "run_training", usual)
     assert train.main([*flags, "--resume"]) == 0
     resumed = load_rule(out)
     assert train.main(["--quick", "--out", str(tmp_path / "whole.safetensors")]) == 0
@@ -72,17 +72,19 @@ def small(monkeypatch):
 
 
 def test_the_rule_that_is_saved_is_the_best_in_trials(small, monkeypatch, tmp_path):
-    out, scores, usual = tmp_path / "rule.safetensors", {}, train.meta_train
+    out, scores, usual = tmp_path / "rule.safetensors", {}, train.run_training
 
-    def spied(rule, *parts, on_step, **how):
+    def spied(training, *parts, on_step):
         def watch(history):
             on_step(history)
             draws = [train._trial(family, 0) for family in train.curriculum()]
-            scores[len(history.records)] = sum(train._score(rule, draw) for draw in draws) / 2
+            scores[len(history.records)] = (
+                sum(train._score(training.rule, draw) for draw in draws) / 2
+            )
 
-        return usual(rule, *parts, on_step=watch, **how)
+        return usual(training, *parts, on_step=watch)
 
-    monkeypatch.setattr(train, "meta_train", spied)
+    monkeypatch.setattr(train, "run_training", spied)
     assert train.main(["--steps", "7", "--out", str(out)]) == 0
     tried = {step: scores[step] for step in (2, 4, 6, 7)}
     card = read_card(out)

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from nested import MetaConfig, MetaOptimizer, functional_loss, meta_train, unroll, unroll_tasks
+from nested import MetaOptimizer, functional_loss, unroll, unroll_tasks
 from nested.conformance import check_update_rule
-from nested.meta.augmentation import Rescaled
+from nested.meta.training import run_training
 from nested.rules import CoordinatewiseRule
+from nested.rules.augmentation import Rescaled
+from nested.rules.rule_training import RuleConfig, RuleTraining
 from nested.tasks import Digits
 from tests.problems import generator
 
@@ -85,16 +87,14 @@ def test_units_differ_by_task_and_tensor_and_leave_the_weights_alone():
         assert torch.allclose(squares.sqrt(), lrs[name] * state["scale"][name], rtol=1e-3)
 
 
-@pytest.mark.parametrize("estimator", ("gradient", "pes"))
-def test_meta_training_takes_it(estimator):
-    config = MetaConfig(
-        meta_steps=2, unroll_length=2, max_horizon=4, tasks=2, rescale=2.0, estimator=estimator
-    )
+def test_rule_training_takes_it():
+    config = RuleConfig(meta_steps=2, unroll_length=2, max_horizon=4, tasks=2, random_rescale=2.0)
     rule = CoordinatewiseRule()
     before = [p.clone() for p in rule.parameters()]
-    history = meta_train(rule, Digits(hidden=4), config)
+    history = run_training(RuleTraining(rule, Digits(hidden=4), config))
     assert history.skipped == 0
     assert any(not torch.equal(a, b) for a, b in zip(before, rule.parameters()))
     other = CoordinatewiseRule()
-    meta_train(other, Digits(hidden=4), MetaConfig(**{**vars(config), "rescale": 1.0}))
+    plain = RuleConfig(**{**vars(config), "random_rescale": 1.0})
+    run_training(RuleTraining(other, Digits(hidden=4), plain))
     assert any(not torch.equal(a, b) for a, b in zip(other.parameters(), rule.parameters()))
