@@ -25,7 +25,7 @@ def matrix_groups(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
     name, or a name that begins with "pos", counts as an embedding.
 
     A head is a linear layer that shares its weight with an embedding. The last linear layer with as
-    many outputs as an embedding has entries is a head too, and so is the model's last layer.
+    many outputs as an embedding has entries is a head too, and so is a linear last layer.
     ``settings`` go into each group. Groups without weights are left out. Raises ``TypeError`` if
     ``model`` is no module.
 

@@ -36,8 +36,9 @@ class NestedOptimizer(Optimizer):
 
     Raises ``ValueError`` for a period that is no whole number from 1, another reduction, or no
     parameters. It also refuses a key of a group that is no setting, and a base that cannot wait.
-    LBFGS cannot, as it evaluates the loss many times a step; DGD needs the inputs of all steps; M3 and this class have
-    periods already. Raises ``TypeError`` if ``params`` is no iterable of parameters or groups.
+    LBFGS cannot, as it evaluates the loss many times a step; DGD needs the inputs of all steps; M3
+    and this class have periods already. Raises ``TypeError`` if ``params`` is no iterable of
+    parameters or groups.
     """
 
     def __init__(
