@@ -30,9 +30,9 @@ class MemoryOptimizer(Optimizer):
     To add an optimizer, write a subclass with ``move``, and with ``begin`` if it has a state. Name
     the ``ranges`` of its settings, {name: (low, high)}.
 
-    Raises ``ValueError`` for a setting below low or not below high, for complex weights, for
-    ``maximize``, and for keys of a group that are no settings. Raises ``RuntimeError`` for sparse
-    gradients. Weights without a gradient, or without elements, stay unchanged.
+    Raises ``ValueError`` for a setting below low or not below high, and for keys of a group that
+    are no settings. The same goes for complex weights and ``maximize``. Raises ``RuntimeError`` for
+    sparse gradients. Weights without a gradient, or without elements, stay unchanged.
     """
 
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}

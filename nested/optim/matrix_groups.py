@@ -24,8 +24,8 @@ def matrix_groups(model: nn.Module, **settings: Any) -> list[dict[str, Any]]:
     scalars, vectors, and matrices with a single row or column. A parameter with "embed" in its
     name, or a name that begins with "pos", counts as an embedding.
 
-    A head is one of three: a linear layer that shares its weight with an embedding, the last linear
-    layer with as many outputs as an embedding has entries, or the model's last layer if linear.
+    A head is a linear layer that shares its weight with an embedding. The last linear layer with as
+    many outputs as an embedding has entries is a head too, and so is a linear last layer.
     ``settings`` go into each group. Groups without weights are left out. Raises ``TypeError`` if
     ``model`` is no module.
 

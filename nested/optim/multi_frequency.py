@@ -34,10 +34,11 @@ class NestedOptimizer(Optimizer):
     Call ``flush`` after the last step, to apply the gradients that still wait. Memory: that of
     ``base``, and one gradient for each weight of period 2 or more. Sums have the gradient's dtype.
 
-    Raises ``ValueError`` for a period that is no whole number from 1, another reduction, no
-    parameters, a key of a group that is no setting, or a base that cannot wait. LBFGS cannot, as it
-    evaluates the loss many times a step; DGD needs the inputs of all steps; M3 and this class have
-    periods already. Raises ``TypeError`` if ``params`` is no iterable of parameters or groups.
+    Raises ``ValueError`` for a period that is no whole number from 1, another reduction, or no
+    parameters. It also refuses a key of a group that is no setting, and a base that cannot wait.
+    LBFGS cannot, as it evaluates the loss many times a step; DGD needs the inputs of all steps; M3
+    and this class have periods already. Raises ``TypeError`` if ``params`` is no iterable of
+    parameters or groups.
     """
 
     def __init__(

@@ -1,4 +1,7 @@
-"""More rules for level 4, and optimizers made of them."""
+"""More rules for level 4, and an optimizer that applies them.
+
+A new rule is a file with ``@register`` above its class, and an import here.
+"""
 
 from nested.rules.classic import AdamRule, AdamWRule, RMSpropRule, SGDRule
 from nested.rules.coordinatewise import CoordinatewiseRule

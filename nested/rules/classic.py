@@ -1,8 +1,8 @@
-"""SGD, RMSprop, Adam and AdamW as rules: each of their settings is a parameter that can be learned.
+"""SGD, RMSprop, Adam and AdamW as rules, with settings that meta-training can learn.
 
-State: what ``torch.optim`` keeps for each weight.  It sees: gradients.  Clock: every inner step.
+State: that of ``torch.optim``, for each weight.  It sees: gradients.  Clock: every inner step.
 Letters: L tensors of weights.
-Source: the classes of the same names in ``torch.optim``; learned step sizes for each tensor after
+Source: the classes of the same names in ``torch.optim``; a learned step size for each tensor after
 Li et al. 2017 (Meta-SGD, arXiv 1707.09835) and Antoniou et al. 2019 (MAML++, arXiv 1810.09502).
 """
 
@@ -19,27 +19,27 @@ from nested.levels.rule import Step, UpdateRule
 from nested.rules.features import sanitise
 from nested.rules.registry import register
 
-LARGEST = 1 - 1e-5  # share that an average keeps
+MAX_DECAY = 1 - 1e-5  # of a running average
 AVERAGES = ("alpha", "beta1", "beta2")
 RANGES = {
     "eps": (1e-12, 1e6),
     "momentum": (0.0, 1.0),
-    **{name: (0.0, LARGEST) for name in AVERAGES},
+    **{name: (0.0, MAX_DECAY) for name in AVERAGES},
 }
-Buffers = dict[str, Tensor]  # of one tensor of weights (...), all shaped like it
+Buffers = dict[str, Tensor]  # for one tensor of weights (...), all shaped like it
 
 
 class ClassicRule(UpdateRule):
-    """A rule that moves each tensor of weights on its own, by a formula with a few settings.
+    """Base of rules that update each tensor of weights by a formula with a few settings.
 
-    Each setting is a parameter (), or (L,) with one number for each of ``names``: those of the
-    weights, as in ``dict(model.named_parameters())``. ``eps`` is kept as ``log_eps``, since it
-    counts by its order. Where meta-training moves the share of an average out of [0, 1), the rule
-    uses the end, and the gradient still reaches the parameter. A subclass names its ``buffers`` and
-    writes ``move``.
+    Each setting is a learnable parameter: one number () for all tensors, or (L,) with one number
+    for each of ``names``. Names are those of ``dict(model.named_parameters())``. ``eps`` is kept as
+    ``log_eps``, as its order of magnitude matters. If meta-training moves a decay out of [0, 1),
+    the rule uses the end of the range, and the parameter still gets its gradient.
 
-    Signals: the settings, () or (L,). State: the buffers, {name: (...)} each, and "step", ().
-    Raises ``ValueError`` for a setting out of range, and for weights that ``names`` lacks.
+    A subclass names its ``buffers`` and writes ``move``. Signals: the settings, () or (L,). State:
+    the buffers, {name: (...)} each, and "step", (). Raises ``ValueError`` for a setting out of
+    range, and for weights that ``names`` lacks.
     """
 
     needs_loss = False
@@ -58,37 +58,37 @@ class ClassicRule(UpdateRule):
             self.register_parameter(name, nn.Parameter(torch.full(shape, float(value))))
 
     def move(
-        self, p: Tensor, grad: Tensor, own: Buffers, step: Tensor, **settings: Tensor
+        self, p: Tensor, grad: Tensor, buffers: Buffers, step: Tensor, **settings: Tensor
     ) -> tuple[Tensor, Buffers]:
-        """Return a weight (...) moved against ``grad`` (...), and its next buffers. ``step``, (),
-        counts from 1; each of ``settings`` is (). Raises ``NotImplementedError`` where a subclass
-        lacks it."""
+        """Return the next weight (...), by its gradient ``grad`` (...), and its next buffers.
+        ``step``, (), counts from 1; each of ``settings`` is (). Raises ``NotImplementedError`` if a
+        subclass lacks it."""
         raise NotImplementedError
 
     def init(self, params: Params) -> State:
         unknown = [] if self.names is None else sorted(params.keys() - set(self.names))
         if unknown:
             raise ValueError(f"this rule has settings for {self.names}, but not for {unknown}")
-        some = next(iter(params.values()))
+        first = next(iter(params.values()))
         state = {
             buffer: {name: torch.zeros_like(p) for name, p in params.items()}
             for buffer in self.buffers
         }
-        wide = torch.promote_types(some.dtype, torch.float32)  # half precision cannot count far
-        return {**state, "step": some.new_zeros((), dtype=wide)}
+        count_dtype = torch.promote_types(first.dtype, torch.float32)  # half counts only to 2,048
+        return {**state, "step": first.new_zeros((), dtype=count_dtype)}
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        step, moved = state["step"] + 1, {}
-        kept: dict[str, Params] = {buffer: {} for buffer in self.buffers}
+        step, new_params = state["step"] + 1, {}
+        new_buffers: dict[str, Params] = {buffer: {} for buffer in self.buffers}
         for name, p in params.items():
-            own = {buffer: state[buffer][name] for buffer in self.buffers}
+            buffers = {buffer: state[buffer][name] for buffer in self.buffers}
             settings = self._settings_of(name)
-            new, own = self.move(p, sanitise(grads[name]), own, step, **settings)
-            moved[name] = new.to(p.dtype)
-            for buffer, value in own.items():
-                kept[buffer][name] = value.to(p.dtype)
+            new_p, buffers = self.move(p, sanitise(grads[name]), buffers, step, **settings)
+            new_params[name] = new_p.to(p.dtype)
+            for buffer, value in buffers.items():
+                new_buffers[buffer][name] = value.to(p.dtype)
         signals = {setting: self._value(setting) for setting in self.settings}
-        return Step(moved, {**kept, "step": step}, signals)
+        return Step(new_params, {**new_buffers, "step": step}, signals)
 
     @property
     def eps(self) -> Tensor:
@@ -108,15 +108,17 @@ class ClassicRule(UpdateRule):
 
     def _value(self, setting: str) -> Tensor:
         value = getattr(self, setting)
-        if setting in AVERAGES:  # the gradient passes as if there were no bounds
+        if setting in AVERAGES:  # clamped, but with the gradient of the parameter itself
             return value + (value.clamp(*RANGES[setting]) - value).detach()
         return value + 0
 
 
 @register
 class SGDRule(ClassicRule):
-    """``torch.optim.SGD``: ``v <- momentum v + g``, ``w <- w - lr v``, where ``g`` has
-    ``weight_decay w`` added to it."""
+    """Learnable ``torch.optim.SGD``: ``v <- momentum v + g``, ``w <- w - lr v``.
+
+    ``weight_decay w`` is added to the gradient g.
+    """
 
     buffers = ("momentum_buffer",)
 
@@ -131,17 +133,20 @@ class SGDRule(ClassicRule):
         super().__init__(names, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def move(
-        self, p: Tensor, grad: Tensor, own: Buffers, step: Tensor, **settings: Tensor
+        self, p: Tensor, grad: Tensor, buffers: Buffers, step: Tensor, **settings: Tensor
     ) -> tuple[Tensor, Buffers]:
         grad = grad + settings["weight_decay"] * p
-        velocity = settings["momentum"] * own["momentum_buffer"] + grad
+        velocity = settings["momentum"] * buffers["momentum_buffer"] + grad
         return p - settings["lr"] * velocity, {"momentum_buffer": velocity}
 
 
 @register
 class RMSpropRule(ClassicRule):
-    """``torch.optim.RMSprop``: ``V <- alpha V + (1 - alpha) g^2``, ``v <- momentum v + g / (sqrt V
-    + eps)``, ``w <- w - lr v``, where ``g`` has ``weight_decay w`` added to it."""
+    """Learnable ``torch.optim.RMSprop``: ``V <- alpha V + (1 - alpha) g^2``,
+    ``v <- momentum v + g / (sqrt V + eps)``, ``w <- w - lr v``.
+
+    ``weight_decay w`` is added to the gradient g.
+    """
 
     buffers = ("square_avg", "momentum_buffer")
 
@@ -159,21 +164,23 @@ class RMSpropRule(ClassicRule):
         super().__init__(names, **settings, weight_decay=weight_decay, momentum=momentum)
 
     def move(
-        self, p: Tensor, grad: Tensor, own: Buffers, step: Tensor, **settings: Tensor
+        self, p: Tensor, grad: Tensor, buffers: Buffers, step: Tensor, **settings: Tensor
     ) -> tuple[Tensor, Buffers]:
         grad, alpha = grad + settings["weight_decay"] * p, settings["alpha"]
-        square = alpha * own["square_avg"] + (1 - alpha) * grad.square()
+        square = alpha * buffers["square_avg"] + (1 - alpha) * grad.square()
         scaled = grad / (smooth_root(square) + settings["eps"])
-        velocity = settings["momentum"] * own["momentum_buffer"] + scaled
-        kept = {"square_avg": square, "momentum_buffer": velocity}
-        return p - settings["lr"] * velocity, kept
+        velocity = settings["momentum"] * buffers["momentum_buffer"] + scaled
+        buffers = {"square_avg": square, "momentum_buffer": velocity}
+        return p - settings["lr"] * velocity, buffers
 
 
 @register
 class AdamRule(ClassicRule):
-    """``torch.optim.Adam``: ``m <- b1 m + (1 - b1) g``, ``V <- b2 V + (1 - b2) g^2``, ``w <- w - lr
-    m' / (sqrt V' + eps)``, with m' and V' corrected for their start at zero, where ``g`` has
-    ``weight_decay w`` added to it."""
+    """Learnable ``torch.optim.Adam``: ``m <- b1 m + (1 - b1) g``, ``V <- b2 V + (1 - b2) g^2``,
+    ``w <- w - lr m' / (sqrt V' + eps)``, with m' and V' corrected for their start at zero.
+
+    ``weight_decay w`` is added to the gradient g.
+    """
 
     buffers = ("exp_avg", "exp_avg_sq")
     is_decoupled = False
@@ -192,7 +199,7 @@ class AdamRule(ClassicRule):
         super().__init__(names, **settings, weight_decay=weight_decay)
 
     def move(
-        self, p: Tensor, grad: Tensor, own: Buffers, step: Tensor, **settings: Tensor
+        self, p: Tensor, grad: Tensor, buffers: Buffers, step: Tensor, **settings: Tensor
     ) -> tuple[Tensor, Buffers]:
         lr, beta1, beta2 = (settings[name] for name in ("lr", "beta1", "beta2"))
         decay = settings["weight_decay"] * p
@@ -200,17 +207,19 @@ class AdamRule(ClassicRule):
             p = p - lr * decay
         else:
             grad = grad + decay
-        average = beta1 * own["exp_avg"] + (1 - beta1) * grad
-        square = beta2 * own["exp_avg_sq"] + (1 - beta2) * grad.square()
+        average = beta1 * buffers["exp_avg"] + (1 - beta1) * grad
+        square = beta2 * buffers["exp_avg_sq"] + (1 - beta2) * grad.square()
         root = smooth_root(square) / (1 - beta2**step).sqrt()
-        moved = p - lr / (1 - beta1**step) * average / (root + settings["eps"])
-        return moved, {"exp_avg": average, "exp_avg_sq": square}
+        new_p = p - lr / (1 - beta1**step) * average / (root + settings["eps"])
+        return new_p, {"exp_avg": average, "exp_avg_sq": square}
 
 
 @register
 class AdamWRule(AdamRule):
-    """``torch.optim.AdamW``: Adam, but ``w <- w - lr weight_decay w`` comes before the step, so
-    that the decay has no part in m and V."""
+    """Learnable ``torch.optim.AdamW``: ``w <- w - lr weight_decay w``, and then the step of Adam.
+
+    So the decay does not enter m and V.
+    """
 
     is_decoupled = True
 
@@ -227,7 +236,9 @@ class AdamWRule(AdamRule):
 
 
 def smooth_root(square: Tensor) -> Tensor:
-    """Return the root of ``square`` (...), whose derivative at 0 is 0 and not infinite: a weight
-    that got no gradient yet has no part in a hypergradient."""
+    """Compute the root of ``square`` (...), with the derivative 0 at 0 instead of infinity.
+
+    So a weight that got no gradient yet does not contribute to a hypergradient.
+    """
     is_positive = square > 0
     return torch.where(is_positive, torch.where(is_positive, square, 1.0).sqrt(), 0.0)

@@ -5,8 +5,8 @@ hand-made optimizers take. For every tensor of weights it picks one step size:
 
     step = - lr * d / rms(d),    d = sum_j blend_j d_j
 
-``directions`` computes the d_j. ``coordinate_features`` are what a net sees to choose the blend at
-one weight, and ``TensorView.features`` what a second net sees to choose the step size of a tensor.
+``directions`` computes the d_j. A net sees the ``coordinate_features`` of a weight and chooses its
+blend. A second net sees ``TensorView.features`` of a tensor and chooses its step size.
 
 Letters: n coordinates of a tensor, R x C of a matrix, S decays, F features of a coordinate, J
 directions, H features of a tensor. A leading T, for tasks, may come before all of them.

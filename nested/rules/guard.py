@@ -1,6 +1,6 @@
-"""The guard of a learned optimizer: it takes back steps that climb, and shrinks the next ones.
+"""The guard of a learned optimizer: it undoes steps that raise the loss, and shrinks later ones.
 
-State: a copy of the weights and a few numbers.  It sees: gradients, and the loss where it is given.
+State: a copy of the weights and a few numbers.  It sees: gradients, and the loss if given.
 Clock: every batch.
 Source: the bound ``f(w) - f(w0) <= <g, w - w0>`` of convex functions (Boyd and Vandenberghe 2004,
 section 3.1.3), used as the test of a trust region (Nocedal and Wright 2006, chapter 4).
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from nested.rules.pieces import inner_product
 
-CLIMB = 4.0  # a rise of more than this many promises is a climb
-SHRINK = 0.25  # of the trust, for each climb
-LEAST = 2.0**-12  # trust
-KEPT = "kept weight"  # its name in the state of a weight
+CLIMB = 4.0  # the loss has climbed if it rose by more than CLIMB times the promised decrease
+SHRINK = 0.25  # each climb multiplies the trust by this
+MIN_TRUST = 2.0**-12
+KEPT = "kept weight"  # the key of the copy in the state of a weight
 
 Record = dict[str, float]
 States = MutableMapping[Tensor, dict[str, Any]]
@@ -29,44 +29,46 @@ States = MutableMapping[Tensor, dict[str, Any]]
 def new_record() -> Record:
     """Return the numbers of a guard before the first step.
 
-    ``trust`` multiplies the rule's steps. ``steps`` counts them, and ``climbs`` the times that the
-    weights went back. ``promise`` is the largest fall ``<g, w - next w>`` that a step was expected
-    to bring. The losses are NaN until one is given.
+    ``trust`` multiplies the rule's steps. ``steps`` counts them, and ``climbs`` counts the undone
+    ones. ``promise`` is the largest decrease ``<g, w - next w>`` of the loss that the gradient
+    predicted for a step. The losses are NaN until one is given.
     """
     numbers = {"trust": 1.0, "steps": 0, "promise": 0.0, "climbs": 0}
     return {**numbers, "first loss": math.nan, "kept loss": math.nan}
 
 
 def rise_since_kept(states: States, weights: Sequence[Tensor]) -> float:
-    """Compute ``<g, w - kept>`` over ``weights`` (...): at least what a convex loss rose since the
-    weights were kept."""
+    """Compute ``<g, w - kept>`` over ``weights`` (...).
+
+    It is at least the rise of a convex loss since the weights were kept.
+    """
     watched = [p for p in weights if p.grad is not None and KEPT in states.get(p, ())]
     return _slope(watched, [states[p][KEPT] for p in watched])
 
 
 def has_climbed(record: Record, rise: float, loss: float | None) -> bool:
-    """Decide whether the weights go back to the kept ones: by the ``rise`` that the gradients tell,
-    and by the ``loss``, if one is given. As batches differ, a loss may also rise by some times the
-    first one."""
+    """Decide whether to restore the kept weights: by the ``rise`` that gradients show, and by the
+    ``loss``, if one is given. As batches differ, a loss may also rise by ``CLIMB`` times the first
+    one."""
     return rise > CLIMB * record["promise"] or _is_higher(record, loss, CLIMB)
 
 
 def is_worth_keeping(record: Record, rise: float, loss: float | None) -> bool:
-    """Decide whether the weights replace the kept ones: not while they may turn out to climb."""
+    """Decide whether the weights replace the kept ones: not while the loss may be climbing."""
     return not (rise > record["promise"] or _is_higher(record, loss, 1.0))
 
 
 def go_back(record: Record, states: States, weights: Sequence[Tensor]) -> None:
-    """Set ``weights`` (...) to the kept ones, and trust the rule less from now on."""
+    """Restore the kept ``weights`` (...), and reduce the trust in the rule."""
     for p in weights:
         if KEPT in states.get(p, ()):
             p.copy_(states[p][KEPT])
-    record["trust"] = max(SHRINK * record["trust"], LEAST)
+    record["trust"] = max(SHRINK * record["trust"], MIN_TRUST)
     record["climbs"] += 1
 
 
 def keep(record: Record, states: States, weights: Sequence[Tensor], loss: float | None) -> None:
-    """Keep a copy of each of ``weights`` (...) that ever moved, and their loss."""
+    """Update the kept copy of each of ``weights`` (...) that has a state, and their loss."""
     for p in weights:
         if KEPT in states.get(p, ()):
             states[p][KEPT].copy_(p)
@@ -77,7 +79,7 @@ def keep(record: Record, states: States, weights: Sequence[Tensor], loss: float 
 
 
 def note_promise(record: Record, states: States, weights: Sequence[Tensor]) -> None:
-    """Remember the fall that the step from the kept weights to ``weights`` (...) promises."""
+    """Record the decrease that the gradient predicts for the step to ``weights`` (...)."""
     promise = abs(rise_since_kept(states, weights))
     if math.isfinite(promise):
         record["promise"] = max(record["promise"], promise)
@@ -92,12 +94,12 @@ def _is_higher(record: Record, loss: float | None, times: float) -> bool:
 
 
 def _slope(weights: Sequence[Tensor], starts: Sequence[Tensor]) -> float:
-    """``<g, w - start>``. A tensor whose part is not finite counts as 0, as a rule reads such
-    gradients; if no part is finite, the slope is infinite."""
+    """Compute ``<g, w - start>`` (). A tensor whose part is not finite counts as 0. If no part is
+    finite, the slope is infinite."""
     parts = []
     for p, start in zip(weights, starts):
         parts.append(inner_product(p.grad, p.detach(), start))
-    if not parts or parts[0].is_meta:  # the meta device holds no numbers
+    if not parts or parts[0].is_meta:  # no numbers on the meta device
         return 0.0
     numbers = torch.stack(parts)
     finite = numbers[numbers.isfinite()]

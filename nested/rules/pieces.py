@@ -1,4 +1,4 @@
-"""The tensors that a rule sees of a parameter: whole, and as a vector, a matrix or many matrices.
+"""The tensors that a rule sees of a parameter: a vector, a matrix or the matrices of a stack.
 
 Letters: n numbers, R x C of a matrix, N matrices of a stack.
 Source: the distributed tensors of ``torch.distributed.tensor``.
@@ -11,25 +11,27 @@ from torch import Tensor
 
 from nested.optim.sharded import cut_as, is_sharded, whole
 
-BLOCK = 2**16  # numbers, which stay in a cache
-MATRICES = (True, False, "stacks")  # how a group's tensors (R, ...) count: see ``split``
+BLOCK = 2**16  # numbers that fit a cache
+MATRICES = (True, False, "stacks")  # what a group's tensors (R, ...) are: see ``split``
 
 
 def gathered(x: Tensor) -> Tensor:
-    """Return ``x`` (...) without its graph, whole and contiguous: itself, where it is so already.
-    The shards of a distributed tensor are brought together."""
+    """Return ``x`` (...) without its graph and contiguous; it shares memory with ``x`` if it can.
+    A distributed tensor is gathered."""
     return whole(x.detach()).contiguous()
 
 
-def put_back(p: Tensor, moved: Tensor) -> None:
-    """Write ``moved`` (...), which ``gathered`` gave and a rule moved, to ``p``."""
-    if is_sharded(p) or moved.data_ptr() != p.data_ptr():
-        p.copy_(cut_as(moved, p))
+def put_back(p: Tensor, value: Tensor) -> None:
+    """Write ``value`` (...), a changed result of ``gathered``, to ``p``."""
+    if is_sharded(p) or value.data_ptr() != p.data_ptr():
+        p.copy_(cut_as(value, p))
 
 
 def averaged(loss: Tensor) -> Tensor:
-    """Return the mean of a ``loss`` () over the processes that train together, if there are many:
-    all of them must go by the same number, or their weights drift apart."""
+    """Average a ``loss`` () over the processes that train together, if there are any.
+
+    All must use the same number, or their weights drift apart.
+    """
     loss = whole(loss)
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return loss
@@ -39,10 +41,10 @@ def averaged(loss: Tensor) -> Tensor:
 
 
 def split(x: Tensor, matrices: bool | str) -> list[Tensor]:
-    """Return views of a contiguous ``x``, as a rule is to see it.
+    """Return the views of a contiguous ``x`` that a rule sees.
 
-    ``True`` gives the tensor itself: (R, ...) is a matrix of R rows. ``False`` gives a vector (n,).
-    ``"stacks"`` gives each matrix (R, C) of a stack (..., R, C).
+    ``matrices=True`` gives the tensor itself: (R, ...) is a matrix of R rows. ``False`` gives a
+    vector (n,). ``"stacks"`` gives each matrix (R, C) of a stack (..., R, C).
     """
     if matrices is False:
         return [x.view(-1)]
@@ -52,12 +54,12 @@ def split(x: Tensor, matrices: bool | str) -> list[Tensor]:
 
 
 def total_of(x: Tensor) -> Tensor:
-    """Return the sum () of a tensor (...), plain even where that is a distributed one."""
+    """Sum a tensor (...) to a plain tensor (), also if it is distributed."""
     return whole(torch.sum(x))
 
 
 def inner_product(grad: Tensor, end: Tensor, start: Tensor) -> Tensor:
-    """Return ``<grad, end - start>`` () of three tensors (...), without one of their size."""
+    """Compute ``<grad, end - start>`` () of three tensors (...), in blocks, to save memory."""
     wide = torch.promote_types(grad.dtype, torch.float32)
     if is_sharded(end) or end.is_meta:
         return total_of((end - start).to(wide) * grad)

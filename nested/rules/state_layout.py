@@ -2,7 +2,7 @@
 
 ``UpdateRule.init`` returns one nested state for all weights of a group. A rule keeps what belongs
 to one weight in dicts keyed by the weights' names. So a tensor below such a key goes to the state
-of that weight, and every other tensor, such as a step count, is shared by the group.
+of that weight. The group shares every other tensor, such as a step count.
 Source: the conventions of ``torch.optim``.
 """
 

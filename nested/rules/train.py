@@ -1,6 +1,6 @@
-"""Teach a rule per coordinate.   python -m nested.rules.train --out rule.safetensors
+"""Train a rule per coordinate.   python -m nested.rules.train --out rule.safetensors
 
-Source: the curriculum is ours; tasks of many shapes after Metz et al. 2022 (arXiv 2211.09760).
+Source: training on tasks of many shapes follows Metz et al. 2022 (arXiv 2211.09760).
 """
 
 from __future__ import annotations
@@ -42,21 +42,23 @@ from nested.unroll.batched import unroll_tasks
 TRIAL_EVERY, TRIAL_TASKS, TRIAL_STEPS = 250, 8, 100  # meta-steps, tasks of a family, inner steps
 QUICK = {"tasks": 8, "meta_steps": 20, "unroll_length": 20, "max_horizon": 20, "lr": 0.01}
 WHOLE = {
-    "unroll_length": 10,  # of 20: hypergradients explode, and half as many moves in the same time
+    "unroll_length": 10,  # with 20, hypergradients explode, and a meta-step takes twice the time
     "max_horizon": 700,
     "tasks": 16,
     "groups": 8,
     "random_rescale": 1.2,
     "explode_at": 10.0,
-    "lr": 0.0015,  # at 0.003 longer trainings collapse
+    "lr": 0.0015,  # long trainings collapse at twice this rate
 }
 
 
 def curriculum() -> list[TaskFamily]:
-    """The families that rules are taught on: nets of several widths, depths and activations at
-    several batch sizes, the plain one most often. All else is held out: see ``transfer``. Bowls
-    among them helped with bowls alone, and two trainings of three collapsed: steps that suit a bowl
-    kill the units of a net, and dead nets teach nothing."""
+    """List the families that rules are trained on; the families of ``transfer`` are held out.
+
+    They are nets of several widths, depths and activations at several batch sizes; the plain net
+    comes most often. Bowls are not among them: steps that suit a bowl kill the units of a net, and
+    from dead nets a rule learns nothing.
+    """
     return [
         *[Digits() for _ in range(4)],
         Digits(hidden=64, batch_size=16),
@@ -66,7 +68,7 @@ def curriculum() -> list[TaskFamily]:
 
 
 def transfer() -> dict[str, TaskFamily]:
-    """The families that no rule of this package was taught on."""
+    """List the families that no rule of this package was trained on, by name."""
     return {
         "4 x wider": Digits(hidden=128),
         "two layers deeper": Digits(depth=3),
@@ -80,7 +82,7 @@ def transfer() -> dict[str, TaskFamily]:
 
 
 def taught_range(families: Sequence[TaskFamily], config: MetaConfig) -> dict[str, tuple[int, int]]:
-    """Return the least and the greatest size of what a rule is taught on: nets and runs."""
+    """Return the smallest and the largest of each size of the nets and runs in training."""
     drawn = [family.sample(Generator().manual_seed(0)) for family in families]
     nets = [task.init(Generator().manual_seed(0)).values() for task in drawn]
     sizes = [measure_net([tuple(p.shape) for p in net]) for net in nets]
@@ -95,14 +97,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/rule.safetensors"), help="the file")
     parser.add_argument("--steps", type=int, default=2500, help="meta-steps (default: 2500)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--quick", action="store_true", help="digits alone, for five seconds")
-    parser.add_argument("--resume", action="store_true", help="go on from the file's checkpoint")
+    parser.add_argument("--quick", action="store_true", help="a short training on digits alone")
+    parser.add_argument("--resume", action="store_true", help="continue from the file's checkpoint")
     return parser.parse_args(arguments)
 
 
 def teach(args: argparse.Namespace) -> None:
     """Train a rule as the flags say, and save it with its card. Raises ``ValueError`` for values
-    that are not allowed, ``MetaTrainingError`` when training breaks down."""
+    that are not allowed, and ``MetaTrainingError`` if training breaks down."""
     started = time.monotonic()
     settings = QUICK if args.quick else {**WHOLE, "meta_steps": args.steps}
     shared = {"objective": "log", "max_skips": 50}
@@ -114,8 +116,8 @@ def teach(args: argparse.Namespace) -> None:
     draws = [] if args.quick else [_trial(family, args.seed) for family in families]
     progress = Progress(config.meta_steps)
     before = read_card(args.out) if args.resume and args.out.exists() else {}
-    is_begun = before.get("command") == card["command"]
-    best = before["log loss in trials"] if is_begun else math.inf
+    is_resumed = before.get("command") == card["command"]
+    best = before["log loss in trials"] if is_resumed else math.inf
 
     def keep_if_best(step: int) -> None:
         nonlocal best
@@ -123,15 +125,16 @@ def teach(args: argparse.Namespace) -> None:
         if score <= best:
             best = score
             seconds = round(time.monotonic() - started)
-            own = {"meta-steps": step, "log loss in trials": score, "seconds": seconds}
-            own |= {"seconds count from": "the last resume"} if is_begun else {}
-            save_rule(args.out, rule, {**card, **own})
+            numbers = {"meta-steps": step, "log loss in trials": score, "seconds": seconds}
+            if is_resumed:
+                numbers["seconds count from"] = "the last resume"
+            save_rule(args.out, rule, {**card, **numbers})
 
     def watch(history: MetaHistory) -> None:
         last = history.records[-1]
         trial = f"  best trial {best:.3f}" if best < math.inf else ""
-        said = f"log loss {last.meta_loss:6.3f}{trial}"
-        progress.show(last.step, f"{said}  hyper {last.grad_norm:.2f}  skipped {history.skipped}")
+        text = f"log loss {last.meta_loss:6.3f}{trial}  hypergradient {last.grad_norm:.2f}"
+        progress.show(last.step, f"{text}  skipped {history.skipped}")
         if last.step % TRIAL_EVERY == 0 or last.step == config.meta_steps:
             keep_if_best(last.step)
 
@@ -157,30 +160,30 @@ def _card(
 
 
 def _trial(family: TaskFamily, seed: int) -> Draw:
-    """Tasks of meta-training that are drawn for trials alone."""
+    """Draw tasks of the meta-training side for trials alone."""
     return draw_tasks(family, TRIAL_TASKS, TRIAL_STEPS, Generator().manual_seed(2**30 + seed))
 
 
 def _score(rule: CoordinatewiseRule, draw: Draw) -> float:
-    """The "log" meta-loss of whole runs of ``TRIAL_STEPS``, and of a fifth of that, averaged."""
+    """Average the "log" meta-loss of runs of ``TRIAL_STEPS`` steps and of a fifth of them."""
     total = 0.0
     for steps in (TRIAL_STEPS // 5, TRIAL_STEPS):
-        told, batches = rule.for_horizon(steps), draw.batches[:steps]
-        run = unroll_tasks(draw.loss_fn, draw.params, batches, told, differentiable=False)
+        informed, batches = rule.for_horizon(steps), draw.batches[:steps]
+        run = unroll_tasks(draw.loss_fn, draw.params, batches, informed, differentiable=False)
         with torch.no_grad():
             total += meta_loss(draw.loss_fn, run, draw.query, "log").item() / 2
     return total if math.isfinite(total) else math.inf
 
 
 def _describe(family: TaskFamily) -> str:
-    plain = (int, float, str, dict, tuple)
-    own = {n: v for n, v in vars(family).items() if isinstance(v, plain) and n != "is_held_out"}
-    own.pop("device", None)
-    return f"{type(family).__name__}({', '.join(f'{n}={v}' for n, v in own.items())})"
+    """Write a family and its settings as text for a card."""
+    plain, left_out = (int, float, str, dict, tuple), ("is_held_out", "device")
+    settings = {n: v for n, v in vars(family).items() if isinstance(v, plain) and n not in left_out}
+    return f"{type(family).__name__}({', '.join(f'{n}={v}' for n, v in settings.items())})"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    """Run the program. Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
     args = parse(arguments)
     try:
         teach(args)
@@ -188,7 +191,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped; go on with --resume and the same flags.")
+        print("\nStopped; continue with --resume and the same flags.")
         return 130
     return 0
 

@@ -60,8 +60,8 @@ class TaskFamily(ABC):
 class TwoSided(TaskFamily):
     """A family that has a meta-training side and a held-out side.
 
-    All families of this package are such, and take the same keyword arguments: the ``device`` and
-    the ``dtype`` of weights and batches, and ``is_held_out`` for the held-out side.
+    All families of this package are of this class and take its keyword arguments. ``device`` and
+    ``dtype`` are those of weights and batches; ``is_held_out`` chooses the held-out side.
     """
 
     def __init__(

@@ -181,9 +181,9 @@ def test_it_says_once_where_it_was_not_taught():
         LearnedOptimizer.from_pretrained(params=net.parameters(), total_steps=5000)
     assert len(warned) == 1
     said = str(warned[0].message)
-    assert "90 weights (taught: 1,482 to 4,810)" in said
-    assert "4 dimensions of a tensor (taught: 2 to 2)" in said
-    assert "5,000 steps (taught: 10 to 700)" in said
+    assert "90 weights (trained on 1,482 to 4,810)" in said
+    assert "4 dimensions of a tensor (trained on 2 to 2)" in said
+    assert "5,000 steps (trained on 10 to 700)" in said
     task = Digits().sample(generator())
     params = [nn.Parameter(p) for p in task.init(generator()).values()]
     with warnings.catch_warnings():
