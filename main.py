@@ -2,9 +2,10 @@
 
     python main.py              the demo, under a minute on two cores
     python main.py --quick      a small version of everything, to see that it works
-    python main.py --resume     go on where a stopped run was
+    python main.py --resume     continue an interrupted run
 
-Results go to runs/: race.png (the picture), race.json (the numbers), rule.pt (what was learned).
+Results go to runs/: race.png (the picture), race.json (the numbers), rule.pt (what was learned) and
+schedule.pt (the rival that sees only a clock).
 """
 
 from __future__ import annotations
@@ -22,12 +23,11 @@ if __name__ == "__main__" and HEARS_CTRL_C:
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse
-import itertools
 import shlex
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -37,7 +37,15 @@ from nested import MetaConfig, MetaOptimizer, meta_train, race
 from nested.meta.baselines import HandMade
 from nested.meta.history import MetaHistory
 from nested.meta.race import RaceResult
-from nested.meta.report import draw_report, table, verdict
+from nested.meta.report import (
+    CARRIED_ON,
+    COLUMNS,
+    SCHEDULE,
+    UNTRAINED,
+    draw_report,
+    table,
+    verdict,
+)
 from nested.meta.training import MetaTrainingError
 from nested.meta.tuned import BASELINES
 from nested.support.device import DEVICES, find_device
@@ -47,7 +55,6 @@ from nested.tasks import FAMILIES, TaskFamily
 from nested.unroll.dispatch import BACKENDS
 
 RULE = "the rule"
-CARRIED_ON = "constant of the short race"
 UNTUNED = {
     "SGD, lr 0.1": HandMade(torch.optim.SGD, {"lr": 0.1}),
     "Adam, lr 0.001": HandMade(torch.optim.Adam, {"lr": 0.001}),
@@ -56,26 +63,31 @@ SECONDS_BETWEEN_PICTURES = 10.0
 QUICK = {"meta_steps": 60, "tasks": 8}
 FULL_RACE, QUICK_RACE = {"tasks": 128, "tuning_tasks": 32}, {"tasks": 64, "tuning_tasks": 16}
 
-LADDER = """
-A learning system is a stack of levels, each with a state, something it sees, and a clock:
+LEARNED, PREVIOUS = ("rule.pt", "schedule.pt"), ("rule.previous.pt", "schedule.previous.pt")
 
-  level               state              it sees                   it moves
-  1 forward pass      none               a batch of examples       every batch
-  2 momentum buffer   {weights:>6,} numbers     gradients                 every batch
-  3 slow weights      {weights:>6,} numbers     the momentum buffer       every batch
-  4 MetaOptimizer     {rule:>6,} numbers     loss, step, gradients     every {window} batches
+LADDER = """
+A learning system is a stack of levels. Each level has a state and sees something. It acts at one
+clock, and its state moves at that clock or a slower one:
+
+  level              state            sees                   acts         moves
+  1 forward pass     none             a batch of examples    every batch  never: no state
+  2 momentum buffer  {weights:>6,} numbers   gradients              every batch  every batch
+  3 slow weights     {weights:>6,} numbers   the momentum buffer    every batch  every batch
+  4 MetaOptimizer    {rule:>6,} numbers   loss, step, gradients  every batch  every {window} batches
 
 Levels 1 to 3 are momentum SGD. Level 4, a small net, picks the learning rate and the momentum of
-every step. It learns to by differentiating through {window} steps at a time: that derivative is the
-hypergradient.
-"""
+every step. We train it by differentiating the losses of {window} training steps with respect to its
+weights. That derivative is called the hypergradient."""
 
 LEGEND = """
-Meta-training: {steps} updates of level 4. The line is about the last window of {window} steps:
-  loss   mean loss of the inner nets after each step: what level 4 learns to lower
-  lr     the learning rate that level 4 picked, mean over tasks and steps
-  mom    the momentum that it picked, likewise
-  hyper  length of the hypergradient before clipping: how steeply level 4 could still improve here
+Meta-training: {steps} updates of level 4. A line has means over the last window of {window} steps:
+  loss           the loss of the inner nets after each step: level 4 learns to lower it
+  lr             the learning rate that level 4 picked
+  momentum       the momentum that it picked
+  hypergradient  its length before clipping
+"""
+CLOCK_ONLY = """
+Meta-training again, of a level 4 that sees only a clock, on the same windows: a learned schedule.
 """
 
 
@@ -85,67 +97,28 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--family", choices=FAMILIES, default="digits", help="the inner problems (default: digits)"
-    )
-    parser.add_argument(
-        "--horizon",
-        type=int,
-        default=20,
-        metavar="H",
-        help="race at H inner steps and at 5 H (default: 20)",
-    )
-    parser.add_argument(
-        "--unroll-length",
-        type=int,
-        metavar="K",
-        help="inner steps that one hypergradient looks through"
-        f" (default: {defaults.unroll_length})",
-    )
-    parser.add_argument(
-        "--meta-steps",
-        type=int,
-        metavar="N",
-        help=f"updates of level 4 (default: {defaults.meta_steps}, or {QUICK['meta_steps']} with"
-        " --quick)",
-    )
-    parser.add_argument(
-        "--tasks",
-        type=int,
-        metavar="T",
-        help=f"inner nets trained side by side (default: {defaults.tasks}, or {QUICK['tasks']} with"
-        " --quick)",
-    )
-    parser.add_argument(
-        "--seed",
-        type=int,
-        default=0,
-        help="of all that is random, except the race's tasks (default: 0)",
-    )
-    parser.add_argument(
-        "--device",
-        choices=DEVICES,
-        default="auto",
-        help="auto (the default) takes cuda, then mps, then cpu, as there is",
-    )
-    parser.add_argument(
-        "--backend",
-        choices=BACKENDS,
-        default="eager",
-        help="what unrolls in meta-training; higher is a slow cross-check (default: eager)",
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)"
-    )
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on from the checkpoint in the folder, if there is one; ends with the numbers of a"
-        " run never stopped",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="less of everything: about 12 seconds, weaker results"
-    )
+    add = parser.add_argument
+    text = "the inner problems (default: digits)"
+    add("--family", choices=FAMILIES, default="digits", help=text)
+    text = "race at H inner steps and at 5 H (default: 20)"
+    add("--horizon", type=int, default=20, metavar="H", help=text)
+    text = f"inner steps in a window, each differentiated (default: {defaults.unroll_length})"
+    add("--unroll-length", type=int, metavar="K", help=text)
+    text = f"{defaults.meta_steps}, or {QUICK['meta_steps']} with --quick"
+    add("--meta-steps", type=int, metavar="N", help=f"updates of level 4 (default: {text})")
+    text = f"{defaults.tasks}, or {QUICK['tasks']} with --quick"
+    add("--tasks", type=int, metavar="T", help=f"inner nets side by side (default: {text})")
+    text = "of all that is random, except the race's tasks (default: 0)"
+    add("--seed", type=int, default=0, help=text)
+    text = "auto (the default) takes cuda, then mps, then cpu, as there is"
+    add("--device", choices=DEVICES, default="auto", help=text)
+    text = "what unrolls in meta-training; higher is a slow cross-check (default: eager)"
+    add("--backend", choices=BACKENDS, default="eager", help=text)
+    add("--out", type=Path, default=Path("runs"), help="folder for the results (default: runs)")
+    text = "continue an interrupted run from its checkpoints; the numbers come out the same"
+    add("--resume", action="store_true", help=text)
+    text = "less of everything: about 20 seconds, weaker results"
+    add("--quick", action="store_true", help=text)
     return parser.parse_args(arguments)
 
 
@@ -161,30 +134,50 @@ def configure(args: argparse.Namespace) -> MetaConfig:
     return MetaConfig(**chosen, max_horizon=longest, seed=args.seed, backend=args.backend)
 
 
+@dataclass(frozen=True)
+class Demo:
+    """What the flags choose."""
+
+    args: argparse.Namespace
+    config: MetaConfig
+    family: TaskFamily
+    folder: Path
+
+
 def run(args: argparse.Namespace) -> None:
-    """The demo: introduce, race, learn, race again, say what came out."""
+    """The demo: introduce, race, learn, race again, print what came out."""
     started = time.monotonic()
     config, device = configure(args), find_device(args.device)
-    folder = prepare_folder(args.out, "race.png", "race.json", "rule.pt", "rule.previous.pt")
-    family = FAMILIES[args.family](device=device)
-    rule = MetaOptimizer(generator=Generator().manual_seed(args.seed)).to(device)
+    folder = prepare_folder(args.out, "race.png", "race.json", *LEARNED, *PREVIOUS)
+    demo = Demo(args, config, FAMILIES[args.family](device=device), folder)
+    rule, untrained, schedule = (
+        MetaOptimizer(**sees, generator=Generator().manual_seed(args.seed)).to(device)
+        for sees in ({}, {}, {"context": ("log_step",)})
+    )
 
-    def race_now(history: MetaHistory, stage: str) -> RaceResult:
-        result = race({RULE: rule, **UNTUNED}, family, args.horizon, tasks=64, baselines={})
-        title = f"{args.family}: level 4 {stage}"
-        draw_report(folder / "race.png", [result], history, RULE, title=title)
-        return result
+    def race_now(history: MetaHistory) -> None:
+        before = {UNTRAINED: untrained} if history.records else {}
+        entrants, sizes = {RULE: rule, **before, **UNTUNED}, {"tasks": 64, "baselines": {}}
+        result = race(entrants, demo.family, args.horizon, **sizes, replay=())
+        draw(demo, [result], history)
+        if not history.records:
+            print("First a race of level 4 untrained, on tasks that meta-training never uses:\n")
+            print(table(result, RULE), flush=True)
 
-    show_ladder(rule, family, config)
+    show_ladder(demo, rule)
     if not (args.resume and (folder / "rule.pt").exists()):
-        print("First a race of level 4 untrained, on tasks that meta-training never uses:\n")
-        print(table(race_now(MetaHistory(), "is untrained"), RULE), flush=True)
-    history = learn(args, rule, family, config, folder / "rule.pt", race_now)
-    learned = time.monotonic()
-    races = race_both(rule, family, args)
+        race_now(MetaHistory())
+    seconds = {"first_race": time.monotonic() - started}
+    history = learn(demo, rule, race_now)
+    seconds["rule_learned"] = time.monotonic() - started
+    print(CLOCK_ONLY)
+    train(demo, schedule, "schedule.pt")
+    seconds["schedule_learned"] = time.monotonic() - started
+    races = race_both(demo, {RULE: rule, SCHEDULE: schedule}, untrained)
     words = verdict(*races, RULE)
     print("\n".join(["", table(races[0], RULE), "", table(races[1], RULE), "", words, ""]))
-    seconds = {"until_learned": learned - started, "in_all": time.monotonic() - started}
+    draw(demo, races, history)
+    seconds["in_all"] = time.monotonic() - started
     report = {
         "family": args.family,
         "config": asdict(config),
@@ -194,75 +187,97 @@ def run(args: argparse.Namespace) -> None:
         "seconds": seconds,
     }
     save_json(folder / "race.json", report)
-    title = f"{args.family}: level 4 after {config.meta_steps} meta-steps, seed {args.seed}"
-    draw_report(folder / "race.png", races, history, RULE, title=title)
-    seconds = time.monotonic() - started
-    print(f"Saved race.png, race.json and rule.pt in {folder}/ after {seconds:.0f} s.")
+    files = ", ".join(["race.png", "race.json", *LEARNED])
+    print(f"Saved {files} in {folder}/ after {seconds['in_all']:.0f} s.")
 
 
-def show_ladder(rule: MetaOptimizer, family: TaskFamily, config: MetaConfig) -> None:
-    """Print each level: its state, what it sees, when it moves."""
-    weights = family.sample(Generator().manual_seed(0)).init(Generator().manual_seed(0))
+def draw(demo: Demo, races: Sequence[RaceResult], history: MetaHistory) -> None:
+    """Draw race.png, as far as level 4 has learned."""
+    learned = f"after {len(history.records)} of {demo.config.meta_steps} meta-steps"
+    title = f"{demo.args.family}: level 4 {learned}, seed {demo.args.seed}"
+    draw_report(demo.folder / "race.png", races, history, RULE, title=title)
+
+
+def show_ladder(demo: Demo, rule: MetaOptimizer) -> None:
+    """Print each level, with its state, what it sees, when it acts and moves; then the columns."""
+    weights = demo.family.sample(Generator().manual_seed(0)).init(Generator().manual_seed(0))
     print(
         LADDER.format(
             weights=sum(w.numel() for w in weights.values()),
             rule=sum(p.numel() for p in rule.parameters()),
-            window=config.unroll_length,
+            window=demo.config.unroll_length,
         )
     )
+    print(COLUMNS)
 
 
-def learn(
-    args: argparse.Namespace,
-    rule: MetaOptimizer,
-    family: TaskFamily,
-    config: MetaConfig,
-    checkpoint: Path,
-    race_now: Callable[[MetaHistory, str], RaceResult],
-) -> MetaHistory:
-    """Meta-train with a progress line, and redraw the picture every ten seconds."""
-    print(LEGEND.format(steps=config.meta_steps, window=config.unroll_length))
-    if args.resume and not checkpoint.exists():
+def learn(demo: Demo, rule: MetaOptimizer, race_now: Callable[[MetaHistory], None]) -> MetaHistory:
+    """Meta-train the rule, and redraw the picture every ten seconds."""
+    print(LEGEND.format(steps=demo.config.meta_steps, window=demo.config.unroll_length))
+    checkpoint = demo.folder / "rule.pt"
+    if demo.args.resume and not checkpoint.exists():
         print(f"There is no {checkpoint} to resume, so this run starts from the beginning.")
-    if not args.resume and checkpoint.exists():
-        checkpoint.replace(checkpoint.with_name("rule.previous.pt"))
-        print(f"The rule of an earlier run is kept as {checkpoint.with_name('rule.previous.pt')}.")
-    progress, drawn_at = Progress(config.meta_steps), time.monotonic()
+    if not demo.args.resume and checkpoint.exists():
+        print(f"The rule of an earlier run is kept as {demo.folder / PREVIOUS[0]}.")
+    for name, previous in zip(LEARNED, PREVIOUS):
+        if not demo.args.resume and (demo.folder / name).exists():
+            (demo.folder / name).replace(demo.folder / previous)
+    drawn_at = time.monotonic()
 
-    def watch(history: MetaHistory) -> None:
+    def redraw(history: MetaHistory) -> None:
         nonlocal drawn_at
-        last = history.records[-1]
-        text = f"loss {last.meta_loss:.3f}  lr {last.signals['lr']:.3f}"
-        text += f"  mom {last.signals['momentum']:.2f}  hyper {last.grad_norm:.3f}"
-        progress.show(last.step, text + "  skipped: not finite" * last.skipped)
         if time.monotonic() > drawn_at + SECONDS_BETWEEN_PICTURES:
-            race_now(history, f"after {last.step} of {config.meta_steps} meta-steps")
+            race_now(history)
             drawn_at = time.monotonic()
 
-    with progress:
-        return meta_train(
-            rule, family, config, checkpoint=checkpoint, resume=args.resume, on_step=watch
-        )
+    return train(demo, rule, checkpoint.name, redraw)
+
+
+def train(
+    demo: Demo,
+    rule: MetaOptimizer,
+    name: str,
+    on_step: Callable[[MetaHistory], None] = lambda history: None,
+) -> MetaHistory:
+    """Meta-train with a line of progress, and a checkpoint called ``name``."""
+    files = {"checkpoint": demo.folder / name, "resume": demo.args.resume}
+    with Progress(demo.config.meta_steps) as progress:
+
+        def watch(history: MetaHistory) -> None:
+            last = history.records[-1]
+            text = f"loss {last.meta_loss:.3f}  lr {last.signals['lr']:.3f}"
+            text += f"  momentum {last.signals['momentum']:.2f}"
+            text += f"  hypergradient {last.grad_norm:.3f}"
+            progress.show(last.step, text + "  skipped: not finite" * last.skipped)
+            on_step(history)
+
+        return meta_train(rule, demo.family, demo.config, **files, on_step=watch)
 
 
 def race_both(
-    rule: MetaOptimizer, family: TaskFamily, args: argparse.Namespace
+    demo: Demo, learned: dict[str, MetaOptimizer], untrained: MetaOptimizer
 ) -> tuple[RaceResult, RaceResult]:
     """Race for H steps; then for 5 H, with the best constant of the short race carried on too."""
-    sizes = QUICK_RACE if args.quick else FULL_RACE
+    settings = {**(QUICK_RACE if demo.args.quick else FULL_RACE), "replay": [RULE]}
     print(
-        "\nThe race: every baseline is tuned on meta-training tasks for the horizon it is raced at."
+        "\nThe race: each baseline is tuned on meta-training tasks for the horizon it is raced at."
     )
-    clock = Progress(2 * (2 * len(BASELINES) + 1) + 1)
-    steps = itertools.count(1)
+    done = 0
+    # A race for 5 H takes five times as long.
+    with Progress(6 * (2 * len(BASELINES) + len(learned) + 1)) as progress:
 
-    def watch(what: str) -> None:
-        clock.show(next(steps), what)
+        def run_for(horizon: int, **others: MetaOptimizer | HandMade) -> RaceResult:
+            def watch(what: str) -> None:
+                nonlocal done
+                progress.show(done, what)
+                done += horizon // demo.args.horizon
 
-    with clock:
-        short = race({RULE: rule}, family, args.horizon, **sizes, on_entry=watch)
-        entrants = {RULE: rule, CARRIED_ON: short.tuned["best constant"]}
-        return short, race(entrants, family, 5 * args.horizon, **sizes, on_entry=watch)
+            return race({**learned, **others}, demo.family, horizon, **settings, on_entry=watch)
+
+        short = run_for(demo.args.horizon, **{UNTRAINED: untrained})
+        long = run_for(5 * demo.args.horizon, **{CARRIED_ON: short.tuned["best constant"]})
+        progress.show(done, "both races are over")
+    return short, long
 
 
 def main(arguments: list[str] | None = None) -> int:

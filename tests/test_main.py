@@ -1,7 +1,9 @@
 """The demo as people run it: results, clear errors, and nothing lost when it is stopped."""
 
+import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -38,20 +40,66 @@ def numbers(folder):
 
 
 def test_it_leaves_a_picture_a_table_and_a_rule(demo):
-    assert sorted(file.name for file in demo.iterdir()) == ["race.json", "race.png", "rule.pt"]
+    names = ["race.json", "race.png", "rule.pt", "schedule.pt"]
+    assert sorted(file.name for file in demo.iterdir()) == names
     assert (demo / "race.png").read_bytes().startswith(b"\x89PNG")
     short, long = numbers(demo)["races"]
     assert (short["horizon"], long["horizon"]) == (4, 20) and short["tasks"] == 64
     assert "constant of the short race" in long["entries"]
+    assert "untrained" in short["entries"] and "learned schedule, replayed" not in short["entries"]
     MetaOptimizer().load_state_dict(load_checkpoint(demo / "rule.pt")["rule"])
+    schedule = MetaOptimizer(context=("log_step",))
+    schedule.load_state_dict(load_checkpoint(demo / "schedule.pt")["rule"])
 
 
 def test_it_prints_the_ladder_the_race_and_a_verdict(tmp_path, capsys):
     assert run(folder=tmp_path) == 0
     text = capsys.readouterr().out
-    for piece in ("2 momentum buffer        9 numbers", "level 4 untrained", "6/6  loss", "hyper",
-                  "the rule, replayed", "Nesterov", "At 4 steps the rule"):  # fmt: skip
+    for piece in ("2 momentum buffer       9 numbers", "level 4 untrained", "6/6  loss", "hyper",
+                  "the rule, replayed", "Nesterov", "learned schedule", "acts         moves",
+                  "every batch  every 5 batches", "At 4 steps the rule"):  # fmt: skip
         assert piece in text
+
+
+def test_each_column_of_the_tables_is_explained_before_them(tmp_path, capsys):
+    assert run(folder=tmp_path) == 0
+    explained, _, tables = capsys.readouterr().out.partition("First a race")
+    head, *_ = [line for line in tables.splitlines() if "mean loss" in line]
+    for column in re.split(r"\s{2,}", head.strip()):
+        assert f"\n  {column}  " in explained
+
+
+@pytest.mark.parametrize("stage", ["rule.pt", "schedule.pt"])
+def test_without_resume_nothing_of_an_earlier_run_is_used(stage, demo, tmp_path, capsys):
+    (tmp_path / stage).write_bytes(b"of an earlier run")
+    assert run(folder=tmp_path) == 0
+    assert numbers(tmp_path) == numbers(demo)
+    previous = stage.replace(".pt", ".previous.pt")
+    assert (tmp_path / previous).read_bytes() == b"of an earlier run"
+
+
+def test_a_run_stopped_between_the_rule_and_the_schedule_goes_on(demo, tmp_path, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    (tmp_path / "rule.pt").write_bytes((demo / "rule.pt").read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setattr(main, "race_both", stop)
+        assert run("--resume", folder=tmp_path) == 130
+    (tmp_path / "schedule.pt").unlink()
+    assert run("--resume", folder=tmp_path) == 0
+    assert numbers(tmp_path) == numbers(demo)
+
+
+def test_a_full_disk_gets_one_sentence(tmp_path, capsys, monkeypatch):
+    def no_space(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("torch.save", no_space)
+    assert run(folder=tmp_path) == 1
+    error = capsys.readouterr().err
+    path = tmp_path / "rule.pt"
+    assert error == f"error: cannot write {str(path)!r}: No space left on device\n"
 
 
 def test_the_same_seed_gives_the_same_numbers(demo, tmp_path):
@@ -110,7 +158,9 @@ def test_wrong_values_get_one_sentence_before_any_work(flags, message, tmp_path,
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["race.png", "race.json", "rule.pt", "rule.previous.pt"])
+@pytest.mark.parametrize(
+    "name", ["race.png", "race.json", "rule.pt", "rule.previous.pt", "schedule.pt"]
+)
 def test_a_folder_where_a_file_goes_is_found_before_any_work(name, tmp_path, capsys):
     (tmp_path / name).mkdir()
     assert run(folder=tmp_path) == 1
@@ -174,12 +224,12 @@ def hear_ctrl_c():
 
 
 def test_killed_at_any_moment_it_resumes_to_the_numbers_of_a_run_never_killed(tmp_path):
-    """Three moments here; ``tests/benchmarks/kill.py`` does thirty."""
+    """Four moments here; ``tests/benchmarks/kill.py`` does thirty."""
     undisturbed = start(tmp_path / "whole")
     began = time.monotonic()
     assert undisturbed.wait() == 0
     duration = time.monotonic() - began
-    for share in (0.4, 0.6, 0.7):
+    for share in (0.4, 0.55, 0.65, 0.75):
         process = start(tmp_path / "killed", "--resume")
         time.sleep(share * duration)
         process.kill()

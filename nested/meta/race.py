@@ -1,13 +1,13 @@
-"""The race: what was learned, on tasks it never met, against optimizers tuned for the occasion.
+"""The race: a learned rule on held-out tasks, against optimizers tuned for the same horizon.
 
-Letters: T tasks, K inner steps. Source: the paired comparison is a matched-pairs standard error
-(Student 1908); the blind replay is ours.
+Letters: T tasks, K inner steps.
+Source: a paired comparison has a matched-pairs standard error (Student 1908).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class RaceResult:
-    """Everybody's runs on the same tasks, weights and batches."""
+    """The runs of all entrants on the same tasks, weights and batches."""
 
     horizon: int
     entries: dict[str, Entry]
@@ -122,18 +122,22 @@ def race(
     seed: int = 0,
     baselines: Mapping[str, Grid] = BASELINES,
     tuned_for: str = "mean",
+    replay: Collection[str] | None = None,
     on_entry: Callable[[str], None] | None = None,
 ) -> RaceResult:
     """Race ``entrants`` and ``baselines`` for ``horizon`` inner steps on ``tasks`` held-out tasks.
 
-    Each baseline, a function from the horizon to its candidates, is tuned for this horizon on
-    ``tuning_tasks`` tasks of ``family``, for its "mean" or its "final" loss; see ``tune``. Then all
-    run on the same tasks of ``family.held_out()``. A rule with signals ``lr`` and ``momentum`` is
-    also raced against its own schedule, "<name>, replayed". That is plain SGD with the rule's lr
-    (geometric mean over tasks) and momentum, blind to the losses. ``on_entry`` is called with the
-    name of the next entry. Raises ``ValueError`` for a horizon or numbers of tasks that are too
-    small, for an entrant named as a baseline, and for another ``tuned_for``. Raises ``TypeError``
-    for entrants that are no dict.
+    Each baseline is a function from the horizon to its candidates. It is tuned on ``tuning_tasks``
+    tasks of ``family`` for this horizon, for its "mean" or "final" loss: see ``tune``. Then all
+    entrants run on the same tasks of ``family.held_out()``.
+
+    A rule with signals ``lr`` and ``momentum`` also races its average schedule, as "<name>,
+    replayed". That is SGD with the rule's lr (geometric mean over tasks) and momentum, blind to the
+    losses. ``replay`` names the rules to replay: all by default. ``on_entry`` gets a text before
+    each tuning and each run.
+
+    Raises ``ValueError`` for a horizon or a number of tasks that is too small, an entrant named as
+    a baseline, or another ``tuned_for``. Raises ``TypeError`` for entrants that are no dict.
     """
     _check(entrants, baselines, horizon=horizon, tasks=tasks, tuning_tasks=tuning_tasks)
     say = on_entry or (lambda name: None)
@@ -145,15 +149,14 @@ def race(
         tuned[name] = tune(grid(horizon), tuning_draw, tuned_for)
     draw = draw_tasks(family.held_out(), tasks, horizon, _generator(seed, "race"))
     rules = {name: e for name, e in entrants.items() if isinstance(e, UpdateRule)}
-    order = {**rules, **tuned, **entrants}  # rules, baselines, then the other hand-made ones
-    entries = {}
-    for name, entrant in order.items():
+    entries = {}  # rules, baselines, then the other hand-made ones
+    for name, entrant in {**rules, **tuned, **entrants}.items():
         say(f"racing {name} for {horizon} steps")
         if isinstance(entrant, HandMade):
             entries[name] = _race_hand_made(entrant, draw)
             continue
         entries[name] = entry = _race_rule(entrant, draw)
-        if {"lr", "momentum"} <= entry.signals.keys() and entry.signals["lr"].dim() == 2:
+        if _is_schedule(entry.signals) and (replay is None or name in replay):
             entries[f"{name}, replayed"] = _race_hand_made(own_schedule(entry), draw)
     return RaceResult(horizon, entries, tuned)
 
@@ -171,9 +174,15 @@ def _check(entrants: Mapping, baselines: Mapping, **counts: int) -> None:
         raise ValueError(f"{sorted(entrants.keys() & baselines.keys())} are names of baselines")
 
 
+def _is_schedule(signals: dict[str, Tensor]) -> bool:
+    """Whether a rule's signals are one rate and one momentum for all weights, (T, K) each."""
+    return {"lr", "momentum"} <= signals.keys() and signals["lr"].dim() == 2
+
+
 def own_schedule(entry: Entry) -> HandMade:
-    """The rule's signals lr and momentum, (T, K), averaged over tasks, as a blind schedule for
-    plain SGD. Raises ``KeyError`` for a rule without them."""
+    """Average a rule's signals lr and momentum, (T, K), over tasks: a blind schedule for SGD.
+
+    Raises ``KeyError`` for a rule without these signals."""
     lrs = entry.signals["lr"].log().mean(dim=0).exp()
     return scheduled_sgd(lrs.tolist(), entry.signals["momentum"].mean(dim=0).tolist())
 
@@ -217,6 +226,6 @@ def _estimate(values: Tensor) -> Estimate:
 
 
 def _generator(seed: int, purpose: str) -> Generator:
-    """Streams of their own: neither the tasks of meta-training nor each other's are drawn again."""
+    """One stream for each purpose: neither draws the tasks of meta-training, or of the other."""
     offset = {"tuning": 2**31, "race": 2**31 + 2**30}[purpose]
     return Generator().manual_seed(offset + seed % 2**30)

@@ -1,7 +1,9 @@
-"""What came out of a race, as a table, a verdict in plain words and a picture.
+"""What came out of a race: a table, a verdict in plain words, and a picture.
 
 Everything here takes a ``RaceResult`` and the name of the rule in it, and raises ``KeyError`` for a
-name that did not race. Source: the words are ours, the numbers are those of ``nested.meta.race``.
+name that did not race.
+
+Source: the numbers are those of ``nested.meta.race``.
 """
 
 from __future__ import annotations
@@ -10,30 +12,53 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import matplotlib
 from matplotlib.axes import Axes
 
 from nested.meta.history import MetaHistory
 from nested.meta.race import RaceResult
 from nested.support.plots import (
+    COLOURS,
+    TEXT_SIZE,
     draw_bars,
     draw_curves,
     draw_signal,
+    draw_trend,
+    legend_below,
     new_figure,
     plain_log_scale,
     save_figure,
+    split_panel,
 )
 
+SCHEDULE = "learned schedule"  # the rival that sees only a clock, meta-trained like the rule
+UNTRAINED = "untrained"  # the rule before meta-training
+CARRIED_ON = "constant of the short race"
+TITLE_SIZE = TEXT_SIZE + 1
+SHADES = matplotlib.colormaps["Blues"]([0.45, 0.6, 0.75, 0.95])  # tasks of the rule, which is blue
 SURE = 2.0  # standard errors from which a paired difference counts
 SMALL = 0.02  # share of the loss under which a difference does not matter
 
+COLUMNS = """
+Tables list the optimizers raced, the best first. "+-" is a standard error over held-out tasks.
+  mean loss       the loss averaged over all steps of a run: low when training is fast
+  final loss      the loss after the last step, on fresh examples
+  accuracy        the share of fresh examples that the trained net gets right
+  above the rule  the mean loss minus that of the rule, task by task
+  settings        what tuning chose; "1 to 0.1" is the value at the first and the last step
+"""
+
 
 def table(result: RaceResult, name: str) -> str:
-    """The race as text: one line an entrant, best mean loss first; ``name`` is the rule's. Raises
-    ``KeyError`` for a name that did not race."""
+    """The race as text: one line an entrant, best mean loss first; ``name`` is the rule's.
+
+    ``COLUMNS`` explains each column. Raises ``KeyError`` for a name that did not race."""
     means = {other: result.estimate(other).mean for other in result.entries}
     order = sorted(means, key=lambda other: (math.isnan(means[other]), means[other]))
-    head = f"{'':<26}{'mean loss':>16}{'final loss':>17}{'accuracy':>10}   paired with the rule"
-    lines = [f"{result.horizon} inner steps, {_tasks(result, name)} held-out tasks", head]
+    head = f"{'':<26}{'mean loss':>16}{'final loss':>17}{'accuracy':>10}"
+    head += f"   {'above the ' + name.removeprefix('the '):<17} settings"
+    tasks = len(result.entries[name].losses)
+    lines = [f"{result.horizon} inner steps, {tasks} held-out tasks", head]
     for other in order:
         entry = result.entries[other]
         mean, final = result.estimate(other), result.estimate(other, "final")
@@ -46,53 +71,61 @@ def table(result: RaceResult, name: str) -> str:
     return "\n".join(lines)
 
 
-def _tasks(result: RaceResult, name: str) -> int:
-    return len(result.entries[name].losses)
-
-
 def _the(other: str) -> str:
     if other.endswith(", replayed"):
-        return "its own schedule replayed blindly"
-    return f"the {other}" if other.startswith("best") else other
+        return "its own average schedule, replayed blindly,"
+    return f"the {other}" if other.startswith(("best", "learned")) else other
 
 
 def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> str:
-    """One comparison in words: "beats Adam by 7%", "loses to ...", "cannot be told from ..."; a
-    difference counts from ``SURE`` standard errors. Raises ``KeyError`` for a name that did not
-    race."""
+    """One comparison in words: "beats Adam by 7%", "loses to ... by ...", "ties with ...".
+
+    A difference under ``SURE`` standard errors is a tie. Raises ``KeyError`` for a name that did
+    not race."""
     paired, gain = result.paired(name, other, what), result.gain(name, other, what)
     if not math.isfinite(result.estimate(name, what).mean):
-        return f"diverges on some tasks, so cannot be held against {_the(other)}"
+        return f"diverges on some tasks, so cannot be compared with {_the(other)}".rstrip(",")
     if not math.isfinite(paired.mean):
-        return f"beats {_the(other)}, which diverges on some tasks"
+        return f"beats {_the(other).rstrip(',')}, which diverges on some tasks"
     if not abs(paired.mean) > SURE * paired.error:
-        return f"cannot be told from {_the(other)}"
+        return f"ties with {_the(other).rstrip(',')}"
     if paired.mean > 0:
         return f"beats {_the(other)} by {gain:.0%}"
     return f"loses to {_the(other)} by {-gain:.0%}"
 
 
 def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
-    """What was learned, in plain words, from a short race and one much longer. Raises ``KeyError``
-    where the rule, its replay, the best constant, the best decay or Adam did not race."""
-    replay = f"{name}, replayed"
-    lines = [f"At {short.horizon} steps the rule {compare(short, name, 'best constant')},"]
-    lines.append(f"  {compare(short, name, 'best decay')}, and {compare(short, name, replay)}:")
-    worth, gain = short.paired(name, replay), short.gain(name, replay)
-    if worth.mean > SURE * worth.error:
-        lines.append("  it reacts to what it sees; it has learned more than a schedule.")
-    elif abs(gain) < SMALL:
-        lines.append("  what it learned is a schedule; seeing the loss does not help it.")
-    else:
-        lines.append("  whether it reacts, or follows a schedule, these tasks cannot tell.")
-    lines.append(f"  It {compare(short, name, 'Adam')}, which scales every coordinate on its own.")
-    lines.append(
-        f"At {long.horizon} steps, each tuned for that many, it"
-        f" {compare(long, name, 'best constant')}"
-    )
+    """What was learned, in plain words, from a short race and one much longer.
+
+    The first comparison is with the learned schedule. Raises ``KeyError`` where the rule, its
+    replay, ``SCHEDULE``, the best constant, the best decay or Adam did not race."""
+    against = {other: compare(short, name, other) for other in short.entries if other != name}
+    later = {other: compare(long, name, other) for other in long.entries if other != name}
     final = compare(long, name, "best constant", "final")
-    lines.append(f"  (by its final loss it {final}) and {compare(long, name, 'Adam')}.")
-    return "\n".join(lines)
+    return "\n".join(
+        [
+            f"At {short.horizon} steps the rule {against[SCHEDULE]}. That rival sees only a clock.",
+            f"  {_worth(short, name)}",
+            f"  It {against[f'{name}, replayed']}.",
+            f"  It {against['best constant']}, and {against['best decay']}.",
+            f"  It {against['Adam']}. Adam scales every coordinate separately.",
+            f"At {long.horizon} steps the rule {later[SCHEDULE]}.",
+            f"  It {later['best constant']}, and {later['Adam']}, each tuned for that length.",
+            f"  By its final loss it {final}.",
+        ]
+    )
+
+
+def _worth(short: RaceResult, name: str) -> str:
+    """What seeing the run is worth, over a schedule meta-trained in the same way."""
+    paired, gain = short.paired(name, SCHEDULE), short.gain(name, SCHEDULE)
+    if paired.mean > SURE * paired.error:
+        return "So it reacts to the run it is in: it has learned more than a schedule."
+    if abs(gain) < SMALL:
+        return "So what it has learned is no better than a schedule."
+    if paired.mean < -SURE * paired.error:
+        return "So it is worse than a schedule: what it sees of the run does not help it."
+    return "Whether it reacts, or follows a schedule, these tasks do not show."
 
 
 def draw_report(
@@ -103,39 +136,78 @@ def draw_report(
     *,
     title: str,
 ) -> None:
-    """Draw one or two races (curves, mean losses), the signals in the last, and the meta-loss, as a
-    PNG at ``path``. Raises ``ValueError`` when it cannot be written, ``KeyError`` for a rule
-    without signals lr and momentum."""
-    figure, (top, bottom) = new_figure(2, 3)
-    for axes, result in zip(top, races):
-        curves = {other: result.curve(other) for other in result.entries}
-        dashed = [other for other in curves if other.endswith("replayed")]
-        draw_curves(axes, curves, highlight=name, dashed=dashed)
-        note = "bands: 2 standard errors; last point: query data"
-        axes.set_title(f"{result.horizon} steps ({note})", fontsize=8)
-    if len(races) == 1:
-        top[1].set_axis_off()
-    means = {other: races[0].estimate(other) for other in races[0].entries}
-    draw_bars(top[2], means, highlight=name)
-    top[2].set_title(f"mean loss over {races[0].horizon} steps, shorter is better", fontsize=9)
-    signals = races[-1].entries[name].signals
-    draw_signal(bottom[0], signals["lr"], "learning rate", logarithmic=True)
-    draw_signal(bottom[1], signals["momentum"], "momentum", logarithmic=False)
-    for axes in bottom[:2]:
-        axes.set_title("what the rule chose, a line a held-out task", fontsize=9)
-    _draw_history(bottom[2], history)
+    """Draw one or two races, the signals in the first, and the meta-loss, as a PNG at ``path``.
+
+    Raises ``ValueError`` when it cannot be written, ``KeyError`` for a rule without signals lr and
+    momentum."""
+    figure, ((before, feedback), (longer, bars), (signals, learning)) = new_figure(3, 2, height=3.4)
+    first, last = races[0], races[-1]
+    note = "diamond: fresh examples"
+    contents = [UNTRAINED, "best constant", name, "Adam"]
+    whole = len(first.entries) <= 5  # a race without baselines
+    _draw_some(before, first, list(first.entries) if whole else contents, name, races)
+    before.set_title(f"before and after learning ({note})", fontsize=TITLE_SIZE)
+    contents = [SCHEDULE, f"{name}, replayed", "best decay", name]
+    _draw_some(feedback, first, [] if whole else contents, name, races)
+    feedback.set_title("does the rule react, or follow a schedule?", fontsize=TITLE_SIZE)
+    contents = [SCHEDULE, "best constant", name, "Adam"]
+    _draw_some(longer, last, contents if len(races) > 1 else [], name, races)
+    longer.set_title(f"a longer race: {last.horizon} steps", fontsize=TITLE_SIZE)
+    means = {other: first.estimate(other) for other in first.entries}
+    draw_bars(bars, means, highlight=name, colours=_colours(list(means), races))
+    bars.set_title(f"mean loss over {first.horizon} steps: less is better", fontsize=TITLE_SIZE)
+    _draw_choices(signals, first, name, races)
+    _draw_history(learning, history)
     figure.suptitle(title)
     save_figure(figure, path)
 
 
+def _colours(names: Sequence[str], races: Sequence[RaceResult]) -> list:
+    """One colour a name, the same in every panel."""
+    order = list(dict.fromkeys(name for result in races for name in result.entries))
+    return [COLOURS[order.index(name) % len(COLOURS)] for name in names]
+
+
+def _draw_some(
+    axes: Axes, result: RaceResult, names: list[str], highlight: str, races: Sequence[RaceResult]
+) -> None:
+    """Draw the curves of those ``names`` that raced; hide the panel if there are none."""
+    curves = {name: result.curve(name) for name in names if name in result.entries}
+    if not curves:
+        axes.set_axis_off()
+        return
+    dashed = [name for name in curves if name in (SCHEDULE, f"{highlight}, replayed")]
+    colours = _colours(list(curves), races)
+    draw_curves(axes, curves, highlight=highlight, dashed=dashed, colours=colours)
+
+
+def _draw_choices(axes: Axes, result: RaceResult, name: str, races: Sequence[RaceResult]) -> None:
+    """Draw the rate and the momentum: a line a task for the rule, one for the schedule."""
+    for half, signal, is_rate in zip(split_panel(axes), ("lr", "momentum"), (True, False)):
+        label = "learning rate" if is_rate else "momentum"
+        draw_signal(half, result.entries[name].signals[signal], label, logarithmic=is_rate)
+        for line, shade in zip(half.lines, SHADES):
+            line.set_color(shade)
+        if SCHEDULE in result.entries:
+            (colour,) = _colours([SCHEDULE], races)
+            schedule = result.entries[SCHEDULE].signals[signal][0]
+            half.plot(schedule, "--", linewidth=2.2, color=colour, label=SCHEDULE)
+        if is_rate:
+            half.set(xlabel="", xticklabels=[])
+            half.set_title("what the rule chose, a line for each of 4 tasks", fontsize=TITLE_SIZE)
+        elif SCHEDULE in result.entries:
+            half.legend(fontsize=TEXT_SIZE, loc="lower left")
+
+
 def _draw_history(axes: Axes, history: MetaHistory) -> None:
-    kept = [r for r in history.records if not r.skipped]
-    for label, chosen in (
-        ("first window of a run", [r for r in kept if r.inner_step == 0]),
-        ("later windows", [r for r in kept if r.inner_step > 0]),
-    ):
-        axes.plot([r.step for r in chosen], [r.meta_loss for r in chosen], ".", ms=3, label=label)
+    records = [r for r in history.records if not r.skipped]
+    starts = sorted({r.inner_step for r in records})[:3]
+    for start, which in zip(starts, ("first", "second", "third")):
+        chosen = [r for r in records if r.inner_step == start]
+        steps, losses = [r.step for r in chosen], [r.meta_loss for r in chosen]
+        draw_trend(axes, steps, losses, f"{which} window of a run")
     axes.set(xlabel="meta-step", ylabel="meta-loss")
     plain_log_scale(axes)
-    axes.set_title("meta-training: the loss level 4 learns to lower", fontsize=9)
-    axes.legend(fontsize=7)
+    axes.set_title("meta-training: does the meta-loss go down?", fontsize=TITLE_SIZE)
+    if starts:
+        legend_below(axes)

@@ -203,7 +203,13 @@ def made_up(rule_mean, horizon=4, **others):
     return RaceResult(horizon, entries, {})
 
 
-OTHERS = {"rule, replayed": 1.5, "best constant": 2.0, "best decay": 1.25, "Adam": 0.8}
+OTHERS = {
+    "rule, replayed": 1.5,
+    "learned schedule": 1.25,
+    "best constant": 2.0,
+    "best decay": 1.25,
+    "Adam": 0.8,
+}
 
 
 def test_estimates_are_means_and_standard_errors_over_tasks():
@@ -217,51 +223,65 @@ def test_estimates_are_means_and_standard_errors_over_tasks():
 
 def test_the_verdict_says_what_the_numbers_say():
     reacts = verdict(made_up(1.0, **OTHERS), made_up(1.0, 20, **OTHERS), "rule")
+    assert reacts.startswith("At 4 steps the rule beats the learned schedule by 20%.")
     assert "beats the best constant by 50%" in reacts
-    assert "beats its own schedule replayed blindly by 33%" in reacts
+    assert "beats its own average schedule, replayed blindly, by 33%" in reacts
     assert "it reacts" in reacts and "loses to Adam by 25%" in reacts
-    schedule = {**OTHERS, "rule, replayed": 1.0, "best constant": 0.5}
+    schedule = {**OTHERS, "learned schedule": 1.0, "best constant": 0.5}
     plain = verdict(made_up(1.0, **schedule), made_up(1.0, 20, **schedule), "rule")
     assert "loses to the best constant by 100%" in plain
-    assert "cannot be told from its own schedule replayed blindly" in plain
-    assert "a schedule; seeing the loss does not help" in plain
+    assert "ties with the learned schedule" in plain
+    assert "no better than a schedule" in plain
+    worse = verdict(
+        made_up(1.0, **{**OTHERS, "learned schedule": 0.9}), made_up(1.0, 20, **OTHERS), "rule"
+    )
+    assert "loses to the learned schedule by 11%" in worse and "worse than a schedule" in worse
 
 
 def test_a_run_that_diverged_is_called_so():
     broken = made_up(float("nan"), **OTHERS)
     text = verdict(broken, made_up(1.0, 20, **OTHERS), "rule")
-    assert "diverges on some tasks" in text and "is a schedule" not in text
+    assert "diverges on some tasks" in text and "these tasks do not show" in text
     assert compare(made_up(1.0, Adam=float("inf")), "rule", "Adam") == (
         "beats Adam, which diverges on some tasks"
     )
 
 
-def test_a_noisy_replay_is_no_evidence_of_a_schedule():
+def test_a_noisy_rival_is_no_evidence_of_a_schedule():
     noisy = made_up(1.0, **OTHERS)
     far_apart = torch.tensor([[0.1], [1.0], [9.0]]).expand(3, 5)
-    noisy.entries["rule, replayed"].losses.copy_(far_apart)
-    assert "these tasks cannot tell" in verdict(noisy, made_up(1.0, 20, **OTHERS), "rule")
+    noisy.entries["learned schedule"].losses.copy_(far_apart)
+    assert "these tasks do not show" in verdict(noisy, made_up(1.0, 20, **OTHERS), "rule")
 
 
 def test_comparisons_need_two_standard_errors():
     noisy = made_up(1.0, Adam=1.0)
     noisy.entries["Adam"].losses.copy_(torch.tensor([[0.5], [1.2], [1.6]]).expand(3, 5))
-    assert compare(noisy, "rule", "Adam") == "cannot be told from Adam"
+    assert compare(noisy, "rule", "Adam") == "ties with Adam"
+
+
+def test_only_the_rules_named_are_replayed():
+    rules = {"a": MetaOptimizer(), "b": MetaOptimizer(context=("log_step",))}
+    result = race(rules, Quadratics(), 3, **FEW, baselines={}, replay=["a"])
+    assert list(result.entries) == ["a", "a, replayed", "b"]
 
 
 def test_the_table_has_everyone_best_first_also_when_somebody_diverged():
     result = made_up(1.0, **OTHERS, broken=float("nan"))
     lines = table(result, "rule").splitlines()[2:]
     assert [line[:20].split("  ")[0] for line in lines] == [
-        "Adam", "rule", "best decay", "rule, replayed", "best constant", "broken",
+        "Adam", "rule", "learned schedule", "best decay", "rule, replayed", "best constant",
+        "broken",
     ]  # fmt: skip
     assert result.summary("rule")["entries"]["Adam"]["mean"]["mean"] == pytest.approx(0.8)
 
 
 def test_the_picture_is_drawn_with_and_without_a_history(tmp_path):
-    record = MetaRecord(1, 0, 2.0, 0.1, False, {"lr": 0.1, "momentum": 0.5})
-    races = [made_up(1.0, **OTHERS), made_up(1.0, 20, **OTHERS)]
-    for name, shown, history in (("a", races[:1], []), ("b", races, [record])):
+    window = {"grad_norm": 0.1, "skipped": False, "signals": {"lr": 0.1, "momentum": 0.5}}
+    records = [MetaRecord(1, 0, 2.0, **window), MetaRecord(2, 10, 1.0, **window)]
+    races = [made_up(1.0, **OTHERS, untrained=2.5), made_up(1.0, 20, **OTHERS)]
+    few = made_up(1.0, untrained=2.0, Adam=0.8)
+    for name, shown, history in (("a", [few], []), ("b", [few], records), ("c", races, records)):
         path = tmp_path / f"{name}.png"
         draw_report(path, shown, MetaHistory(history), "rule", title="a test")
         assert path.read_bytes().startswith(b"\x89PNG")

@@ -7,7 +7,17 @@ import pytest
 import torch
 
 from nested.support.device import find_device
-from nested.support.plots import draw_bars, draw_curves, draw_signal, new_figure, save_figure
+from nested.support.plots import (
+    draw_bars,
+    draw_curves,
+    draw_signal,
+    draw_trend,
+    legend_below,
+    new_figure,
+    plain_log_scale,
+    save_figure,
+    split_panel,
+)
 from nested.support.progress import Progress
 
 
@@ -94,4 +104,39 @@ def test_pictures_are_real_pngs(tmp_path):
     draw_signal(right, torch.rand(5, 20) + 0.01, "learning rate", logarithmic=True)
     save_figure(figure, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG\r\n")
-    assert len(left.lines) == 2 and len(middle.patches) == 2 and len(right.lines) == 4
+    assert len(middle.patches) == 2 and len(right.lines) == 4
+
+
+def test_the_loss_on_fresh_examples_is_a_marker_and_not_the_end_of_the_curve():
+    figure, ((axes,),) = new_figure(1, 1)
+    mean = torch.tensor([3.0, 2.0, 1.0, 9.0])
+    draw_curves(axes, {"a": (mean, torch.zeros(4))}, highlight="a")
+    curve, marker = axes.lines[:2]
+    assert list(curve.get_ydata()) == [3, 2, 1] and curve.get_marker() == "None"
+    assert list(marker.get_xydata()[0]) == [3, 9] and marker.get_marker() == "D"
+
+
+def test_ticks_of_steps_are_whole_numbers_and_legends_can_be_read():
+    figure, ((left, right),) = new_figure(1, 2)
+    draw_curves(left, {"a": (torch.tensor([2.0, 1.0, 1.0]), torch.zeros(3))}, highlight="a")
+    draw_trend(right, [1, 2, 3], [3.0, 2.0, 2.5], "loss")
+    plain_log_scale(right)
+    legend_below(right)
+    for axes in (left, right):
+        assert all(tick == round(tick) for tick in axes.get_xticks())
+        assert all(text.get_fontsize() >= 9 for text in axes.get_legend().get_texts())
+
+
+def test_a_trend_is_the_mean_of_neighbours_over_a_faint_cloud():
+    figure, ((axes,),) = new_figure(1, 1)
+    values = [float(i % 2) for i in range(32)]
+    draw_trend(axes, range(32), values, "noise")
+    line, cloud = axes.lines
+    assert max(line.get_ydata()[2:-2]) < 0.7 and min(line.get_ydata()[2:-2]) > 0.3
+    assert list(cloud.get_ydata()) == values and cloud.get_alpha() < 0.5
+
+
+def test_a_panel_is_split_in_two():
+    figure, ((left, right),) = new_figure(1, 2)
+    upper, lower = split_panel(right)
+    assert figure.axes == [left, upper, lower]
