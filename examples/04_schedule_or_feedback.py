@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 from torch import Generator
 
 from nested import MetaConfig, MetaOptimizer, meta_train, race, unroll_tasks
-from nested.meta.baselines import BASELINES
+from nested.meta.tuned import BASELINES
 from nested.support.files import prepare_folder
 from nested.support.plots import plain_log_scale, save_figure
 from nested.tasks import Digits

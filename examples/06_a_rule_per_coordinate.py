@@ -1,11 +1,11 @@
-"""Lesson 05. A rule per coordinate: can it beat Adam?
+"""Lesson 06. A rule per coordinate: can it beat Adam?
 
 Ask. Adam is one formula, and a person wrote it. Suppose that a net sees what Adam sees at each
 weight, and more, and was taught on small digit problems how to step. Is it faster than Adam with
 the best of 60 settings, on problems that it never met? Also where it looks 25 times further ahead?
 
 Show. Race the rule that comes with the package, and use it as any optimizer, in three lines. Run
-`python examples/05_a_rule_per_coordinate.py`; the picture is runs/lesson_05.png.
+`python examples/06_a_rule_per_coordinate.py`; the picture is runs/lesson_06.png.
 """
 
 from pathlib import Path
@@ -81,7 +81,7 @@ def main(folder: Path = Path("runs"), quick: bool = False) -> dict[str, float]:
         numbers |= race_for(horizon, rule, curves, steps, **sizes)
     for panel in axes[:, 0]:
         panel.legend(fontsize=7)
-    save_figure(figure, prepare_folder(folder) / "lesson_05.png")
+    save_figure(figure, prepare_folder(folder) / "lesson_06.png")
     return numbers
 
 

@@ -1,11 +1,11 @@
-"""Lesson 06. Optimizers are memories: what does momentum remember?
+"""Lesson 07. Optimizers are memories: what does momentum remember?
 
 Ask. A momentum buffer is a memory of gradients. Half-way through a run, the gradients turn: how
 long does each optimizer go on in the old direction? Does it matter whether the new gradients come
 with the same inputs, or with others? And who gains by remembering: on a stream in random order, and
 on one sorted by class, where what comes next is never what came last?
 
-Show. Run `python examples/06_optimizers_are_memories.py`; the picture is runs/lesson_06.png.
+Show. Run `python examples/07_optimizers_are_memories.py`; the picture is runs/lesson_07.png.
 """
 
 import math
@@ -119,7 +119,7 @@ def main(folder: Path = Path("runs"), seeds: int = 3) -> dict[str, float]:
         panel.set_title(f"digits {order}", fontsize=9)
         panel.axvline(CHANCE, color="black", linestyle=":")
         panel.set(xlabel="loss on unseen digits (dotted: knowing nothing)")
-    save_figure(figure, prepare_folder(folder) / "lesson_06.png")
+    save_figure(figure, prepare_folder(folder) / "lesson_07.png")
     return numbers
 
 

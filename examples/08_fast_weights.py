@@ -1,10 +1,10 @@
-"""Lesson 07. Fast weights: is linear attention gradient descent?
+"""Lesson 08. Fast weights: is linear attention gradient descent?
 
 Ask. A matrix that learns while it reads takes one step on an objective of its own at each token.
 Take -<M k, v>: is that linear attention? Take |M k - v|^2 / 2: what does the memory do better, when
 a key comes again with another value? And how many pairs can 16 x 16 numbers hold?
 
-Show. Run `python examples/07_fast_weights.py`; the picture is runs/lesson_07.png.
+Show. Run `python examples/08_fast_weights.py`; the picture is runs/lesson_08.png.
 """
 
 from pathlib import Path
@@ -86,7 +86,7 @@ def main(folder: Path = Path("runs")) -> dict[str, float]:
         panel.set(xlabel=f"pairs of keys and values (dotted: {DIM}, the width)", ylim=(0, 2.2))
     panels[0].set(ylabel="error of the last values, relative")
     panels[0].legend(fontsize=8)
-    save_figure(figure, prepare_folder(folder) / "lesson_07.png")
+    save_figure(figure, prepare_folder(folder) / "lesson_08.png")
     return numbers
 
 

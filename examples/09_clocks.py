@@ -1,10 +1,10 @@
-"""Lesson 08. Clocks: what survives in slow levels?
+"""Lesson 09. Clocks: what survives in slow levels?
 
 Ask. Four levels of a continuum memory read the same text and learn in the same way, but one moves
 every 4 tokens, the others every 16, 64 and 256. The text speaks of one thing for long, and then of
 another. Who knows the new first, who still knows the old, and does a level that waits still read?
 
-Show. Run `python examples/08_clocks.py`; the picture is runs/lesson_08.png.
+Show. Run `python examples/09_clocks.py`; the picture is runs/lesson_09.png.
 """
 
 from pathlib import Path
@@ -88,7 +88,7 @@ def main(folder: Path = Path("runs")) -> dict[str, float]:
         panel.set(xlabel="tokens since the text changed its subject", ylim=(0, 1.6))
     panels[0].set(ylabel="error of values, relative")
     panels[0].legend(fontsize=7, ncols=2, loc="upper center")
-    save_figure(figure, prepare_folder(folder) / "lesson_08.png")
+    save_figure(figure, prepare_folder(folder) / "lesson_09.png")
     return numbers
 
 
