@@ -26,7 +26,7 @@ NUMBER = re.compile(r"[-+]?\d+(?:\.\d+)?(?:e[-+]?\d+)?")
 # between machines, so lessons that meta-train get a wider one. To emulate another machine, run a
 # lesson with ATEN_CPU_CAPABILITY=default.
 TOLERANCE = 0.03
-TOLERANCES = {"00_one_file": 0.06, "03_train_level_4": 0.06, "04_schedule_or_feedback": 0.1}
+TOLERANCES = {"00_one_file": 0.06, "03_train_level_4": 0.06, "04_schedule_or_feedback": 0.2}
 
 
 def run_script(name: str, folder: Path) -> str:
@@ -47,9 +47,9 @@ def difference(printed: str, committed: str, tolerance: float) -> str:
     """Say where two texts differ by more than the tolerance of their numbers; "" if nowhere.
 
     Numbers with a decimal point may also differ by one in their last digit. Others that are small
-    are counts, and have to agree.
+    are counts, and have to agree. Standard errors, after "+-", vary too much to be compared.
     """
-    lines, wanted = printed.splitlines(), committed.splitlines()
+    lines, wanted = (re.sub(r"\+- [\d.]+", "+-", x).splitlines() for x in (printed, committed))
     if len(lines) != len(wanted):
         return f"{len(lines)} lines instead of {len(wanted)}"
     for line, want in zip(lines, wanted):
