@@ -142,5 +142,4 @@ save_figure(figure, folder / "lesson_08.png")
 # knows them all.
 #
 # **Exercise.** Let half of the keys come again, with other values, and ask for the newest value of
-# each key. Which of the two rules forgets the old values? What does a
-# rate of 0.5 change?
+# each key. Which of the two rules forgets the old values? What does a rate of 0.5 change?
