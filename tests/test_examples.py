@@ -176,28 +176,23 @@ def test_lesson_07_what_a_memory_forgets_depends_on_its_key(tmp_path):
     assert numbers[f"Muon, {order}"] < numbers[f"momentum, {order}"] - 0.1
 
 
-def test_lesson_08_linear_attention_is_gradient_descent(tmp_path):
-    numbers = run_main("08_fast_weights", tmp_path)
-    assert numbers["against gradient descent"] < 1e-13 and numbers["against attention"] < 1e-13
-    once, again = "every key comes once", "half of the keys come again"
-    for pairs in (2, 8, 16):
-        delta, attention = (
-            f"{name}, {pairs} pairs, " for name in ("delta rule", "linear attention")
-        )
-        assert numbers[delta + once] < numbers[attention + once]
-        assert numbers[delta + again] < numbers[delta + once] + 0.1
-        assert numbers[attention + again] > numbers[attention + once] + 0.3
+def test_lesson_08_a_matrix_holds_as_many_pairs_as_it_is_wide(tmp_path):
+    text = run_lesson("08_fast_weights", tmp_path)
+    assert numbers(text, "differ by")[0] < 1e-12
+    pairs = [2, 4, 8, 12, 16, 20, 24, 32]
+    often = dict(zip(pairs, numbers(text, "delta rule, 100 readings"), strict=True))
+    assert often[8] < 0.01 and often[12] < 0.1 and often[24] > 0.6
+    once = numbers(text, "delta rule, 1 reading ")
+    assert all(a < b for a, b in zip(once, numbers(text, "linear attention, 1 reading ")))
 
 
 def test_lesson_09_slow_levels_hold_what_fast_ones_have_lost(tmp_path):
-    numbers = run_main("09_clocks", tmp_path)
-    old, new = (
-        [numbers[f"{what} after, {period}"] for period in (4, 16, 64, 256)]
-        for what in ("old", "new")
-    )
-    assert all(numbers[f"old before, {period}"] < 0.02 for period in (4, 16, 64, 256))
-    assert old[0] > 1 and old == sorted(old, reverse=True) and old[-1] < 0.5
-    assert new[0] < 0.02 and new == sorted(new) and new[-1] > 0.5
+    text = run_lesson("09_clocks", tmp_path)
+    rows = [numbers(text, f"\n{period:6}"[1:]) for period in (4, 16, 64, 256)]
+    _, before, old, new, _ = zip(*rows)
+    assert max(before[:3]) < 0.02
+    assert old[0] > 1 and list(old) == sorted(old, reverse=True) and old[-1] < 0.7
+    assert new[0] < 0.05 and list(new) == sorted(new) and new[-1] > 0.5
 
 
 def test_every_lesson_is_short_and_has_a_test():
