@@ -251,7 +251,10 @@ def train(
             progress.show(last.step, text + "  skipped: not finite" * last.skipped)
             on_step(history)
 
-        return meta_train(rule, demo.family, demo.config, **files, on_step=watch)
+        history = meta_train(rule, demo.family, demo.config, **files, on_step=watch)
+        if not progress.task.completed:
+            progress.show(demo.config.meta_steps, "learned in an earlier run")
+    return history
 
 
 def race_both(

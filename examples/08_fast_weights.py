@@ -46,7 +46,7 @@ for k, v in zip(keys[0], values[0]):
     descent.append((matrix @ k).detach())
 
 # %% [markdown]
-# **Attention without a softmax** looks back at all earlier tokens, and weighs their values:
+# **Attention without a softmax** reads all earlier tokens, and weighs their values:
 #
 # $$y_t = \sum_{s \le t} (k_t \cdot k_s)\, v_s .$$
 #

@@ -115,10 +115,12 @@ def test_a_second_run_keeps_the_rule_of_the_first(tmp_path, capsys):
     assert "rule of an earlier run is kept" in capsys.readouterr().out
 
 
-def test_resuming_a_finished_run_repeats_its_race(demo, tmp_path):
-    (tmp_path / "rule.pt").write_bytes((demo / "rule.pt").read_bytes())
+def test_resuming_a_finished_run_repeats_its_race(demo, tmp_path, capsys):
+    for name in ("rule.pt", "schedule.pt"):
+        (tmp_path / name).write_bytes((demo / name).read_bytes())
     assert run("--resume", folder=tmp_path) == 0
     assert numbers(tmp_path) == numbers(demo)
+    assert capsys.readouterr().out.count("6/6  learned in an earlier run") == 2
 
 
 def test_resume_without_a_checkpoint_says_so_and_starts(demo, tmp_path, capsys):

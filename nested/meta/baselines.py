@@ -26,9 +26,10 @@ from nested.unroll.registry import loss_over_tasks
 
 @dataclass(frozen=True)
 class HandMade:
-    """A ``torch.optim`` optimizer with its settings; ``schedule`` gives some of them step by step,
-    {setting: K numbers}, blind to what happens. A learning rate is weight change per unit of what
-    the optimizer makes of the gradient, and inner step."""
+    """A ``torch.optim`` optimizer with its settings.
+
+    ``schedule`` gives settings step by step, {setting: K numbers}, blind to the losses. A learning
+    rate is weight change per inner step and unit of the optimizer's direction."""
 
     optimizer: type[torch.optim.Optimizer]
     settings: dict[str, Any]
@@ -57,16 +58,17 @@ class Draw(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """The loss before the first of K updates and after each, (..., T, K + 1), and the weights after
-    all, {name: (C, T, ...)}."""
+    """The losses (..., T, K + 1) before the first of K updates and after each, and the weights
+    {name: (C, T, ...)} after all."""
 
     losses: Tensor
     params: Params
 
 
 def draw_tasks(family: TaskFamily, tasks: int, horizon: int, generator: Generator) -> Draw:
-    """Draw T = ``tasks`` tasks, with K = ``horizon`` batches and a query batch each, all tensors
-    (T, ...). Raises ``ValueError`` for no tasks or no steps."""
+    """Draw T = ``tasks`` tasks, with K = ``horizon`` batches and a query batch each.
+
+    All tensors are (T, ...). Raises ``ValueError`` for no tasks or no steps."""
     check_counts(tasks=tasks, horizon=horizon)
     drawn = [family.sample(generator) for _ in range(tasks)]
     params = stack_init(drawn, generator)
@@ -77,14 +79,14 @@ def draw_tasks(family: TaskFamily, tasks: int, horizon: int, generator: Generato
 def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     """Run C candidates of one optimizer class on T tasks; losses (C, T, K + 1), params (C, T, ...).
 
-    One ``torch.optim`` optimizer moves them all, with a parameter group per candidate; these
-    optimizers treat every coordinate alone, so that neither candidates nor tasks can mix. Raises
+    One ``torch.optim`` optimizer moves them all, with a parameter group per candidate. These
+    optimizers treat every coordinate alone, so neither candidates nor tasks can mix. Raises
     ``IndexError`` for no candidates.
     """
     count = len(candidates)
     loss_fn = loss_over_tasks(draw.loss_fn, draw.params)
 
-    def repeat(x: Tensor) -> Tensor:  # (T, ...) -> (C T, ...), as so many tasks
+    def repeat(x: Tensor) -> Tensor:  # (T, ...) -> (C T, ...)
         return x.detach().expand(count, *x.shape).flatten(0, 1)
 
     params = {name: repeat(p).clone() for name, p in draw.params.items()}
@@ -106,15 +108,17 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
         losses.append(loss)
     with torch.no_grad():
         losses.append(loss_fn(params, tree_map(repeat, draw.query)))
-    found = torch.stack(losses, dim=-1), params  # (C T, K + 1) and (C T, ...)
-    return Outcome(*tree_map(lambda x: x.unflatten(0, (count, -1)), found))
+    runs = torch.stack(losses, dim=-1), params  # (C T, K + 1) and (C T, ...)
+    return Outcome(*tree_map(lambda x: x.unflatten(0, (count, -1)), runs))
 
 
 def tune(grid: Sequence[HandMade], draw: Draw, what: str = "mean") -> HandMade:
-    """Return the candidate with the lowest mean over tasks of the "mean" loss (over all updates:
-    the meta-loss), or of the "final" one: ``smoothed``, on the batches trained on, what
-    ``speed_up`` chases. One that diverges is never lowest. Raises ``IndexError`` for an empty
-    grid, ``ValueError`` for another ``what``."""
+    """Return the candidate with the lowest loss, averaged over tasks.
+
+    The "mean" loss is averaged over all updates, like the meta-loss. The "final" loss is the end of
+    the ``smoothed`` curve on the batches trained on, which ``speed_up`` compares. A candidate that
+    diverges is never the lowest. Raises ``IndexError`` for an empty grid, ``ValueError`` for
+    another ``what``."""
     if what not in ("mean", "final"):
         raise ValueError(f"baselines are tuned for their mean or final loss, but got {what!r}")
     losses = run_hand_made(grid, draw).losses  # (C, T, K + 1)
@@ -124,8 +128,10 @@ def tune(grid: Sequence[HandMade], draw: Draw, what: str = "mean") -> HandMade:
 
 
 def smoothed(curve: Tensor) -> Tensor:
-    """Losses (..., K) averaged over the last twentieth of a run, (..., K): a step's batch alone is
-    too noisy to be an aim. Raises ``IndexError`` for a tensor without dimensions."""
+    """Average losses (..., K) over a trailing window of a twentieth of the run; returns (..., K).
+
+    The loss of a single batch is too noisy to be an aim. Raises ``IndexError`` for a tensor without
+    dimensions."""
     width = max(1, curve.shape[-1] // 20)
     windows = torch.nn.functional.pad(curve, (width - 1, 0)).unfold(-1, width, 1)  # (..., K, width)
     counts = torch.arange(1, curve.shape[-1] + 1, device=curve.device).clamp(max=width)

@@ -50,8 +50,10 @@ class Entry:
     settings: str  # of a hand-made optimizer
 
     def score(self, what: str) -> Tensor:
-        """(T,) "mean": the loss averaged over the K updates; "final": the one after the last;
-        "accuracy", where there is one. Anything else raises ``ValueError``."""
+        """Return one number a task, (T,), by the name ``what``.
+
+        "mean" is the loss averaged over the K updates, "final" the loss after the last. "accuracy"
+        exists where the task is to classify. Any other name raises ``ValueError``."""
         if what == "mean":
             return self.losses[:, 1:].mean(dim=1)
         if what == "final":
@@ -67,7 +69,7 @@ class RaceResult:
 
     horizon: int
     entries: dict[str, Entry]
-    tuned: dict[str, HandMade]  # the baselines, with the settings found
+    tuned: dict[str, HandMade]  # the baselines, with the settings that won
 
     def estimate(self, name: str, what: str = "mean") -> Estimate:
         """Mean and standard error over tasks of "mean" loss, "final" loss or "accuracy". Raises
@@ -75,13 +77,15 @@ class RaceResult:
         return _estimate(self.entries[name].score(what))
 
     def paired(self, name: str, other: str, what: str = "mean") -> Estimate:
-        """How much higher the score of ``other`` is than that of ``name``, task by task; raises as
-        ``estimate`` does."""
+        """The score of ``other`` minus that of ``name``, task by task.
+
+        Raises as ``estimate`` does."""
         return _estimate(self.entries[other].score(what) - self.entries[name].score(what))
 
     def gain(self, name: str, other: str, what: str = "mean") -> float:
-        """By which share the mean of ``name`` is under that of ``other`` (0.2 is 20 % better); NaN
-        where the other's is 0. Raises as ``estimate`` does."""
+        """The share by which the mean of ``name`` is under that of ``other``: 0.2 is 20 % better.
+
+        It is NaN where the mean of ``other`` is 0. Raises as ``estimate`` does."""
         theirs = self.estimate(other, what).mean
         return 1 - self.estimate(name, what).mean / theirs if theirs else math.nan
 
@@ -92,8 +96,9 @@ class RaceResult:
         return losses.mean(dim=0), losses.std(dim=0) / math.sqrt(len(losses))
 
     def summary(self, name: str) -> dict[str, Any]:
-        """The numbers of the race as plain data, with all differences paired against ``name``;
-        raises ``KeyError`` for a name that did not race."""
+        """The numbers of the race as plain data, with all differences paired against ``name``.
+
+        Raises ``KeyError`` for a name that did not race."""
         rows = {}
         for other, entry in self.entries.items():
             curve, errors = self.curve(other)

@@ -95,7 +95,7 @@ def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> st
 
 
 def verdict(short: RaceResult, long: RaceResult, name: str) -> str:
-    """What was learned, in plain words, from a short race and one much longer.
+    """Say in plain words what was learned, from a short race and a longer one.
 
     The first comparison is with the learned schedule. Raises ``KeyError`` where the rule, its
     replay, ``SCHEDULE``, the best constant, the best decay or Adam did not race."""

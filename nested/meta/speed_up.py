@@ -1,4 +1,4 @@
-"""How much sooner: the steps that one entrant of a race needs to get where another one ended.
+"""Speed-up: the steps that one entrant of a race needs to reach the loss where another ended.
 
 Letters: T tasks, K inner steps. Source: steps to a tuned baseline's final loss, as Celo
 (arXiv 2501.12670) counts them; intervals by the bootstrap over tasks (Efron 1979).
@@ -19,8 +19,9 @@ RESAMPLES = 1000
 
 
 class SpeedUp(NamedTuple):
-    """K / steps needed, 1 if just as fast; 0 if it never gets there. ``low`` and ``high`` bound 95
-    in 100 resamplings of the tasks."""
+    """K / steps needed: 1 if just as fast, 0 if the loss is never reached.
+
+    ``low`` and ``high`` bound 95 in 100 resamplings of the tasks."""
 
     value: float
     low: float
@@ -28,10 +29,11 @@ class SpeedUp(NamedTuple):
 
 
 def speed_up(result: RaceResult, name: str, other: str, seed: int = 0) -> SpeedUp:
-    """How much sooner ``name`` reaches the smoothed loss, mean over tasks, that ``other`` ends
-    with: on the batches that both train on, none of which was met before. As curves are noisy, one
-    against itself can come out a little above 1, which is worth showing beside it. Raises
-    ``KeyError`` for a name that did not race."""
+    """Return by which factor ``name`` is sooner at the loss that ``other`` ends with.
+
+    Losses are smoothed means over tasks, on the batches that both train on; each batch is new.
+    Curves are noisy, so a curve against itself can come out a little above 1: show that number
+    beside the speed-up. Raises ``KeyError`` for a name that did not race."""
     ours, theirs = (result.entries[n].losses[:, :-1] for n in (name, other))  # (T, K)
     value = _ratio(ours.mean(0, keepdim=True), theirs.mean(0, keepdim=True))
     generator = Generator().manual_seed(seed)

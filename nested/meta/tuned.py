@@ -56,8 +56,9 @@ class MuonOfTasks(Optimizer):
 
 
 def constant_rates(optimizer: type[Optimizer], rates: Sequence[float], settings: Settings) -> Grid:
-    """Return the grid of each of ``rates`` (weight change per unit of what the optimizer makes of
-    the gradient, and inner step) with each of ``settings``, the same for any horizon."""
+    """Return the grid of each of ``rates`` with each of ``settings``, the same for any horizon.
+
+    A rate is weight change per inner step and unit of the optimizer's direction."""
 
     def candidates(horizon: int) -> list[HandMade]:
         return [HandMade(optimizer, {"lr": rate, **s}) for s in settings for rate in rates]

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""The device to compute on."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 
 def find_device(name: str = "auto") -> torch.device:
-    """Return the device called ``name``; "auto" takes cuda, then mps, then cpu, as there is.
+    """Return the device called ``name``; "auto" takes the first present of cuda, mps and cpu.
 
-    With cuda it turns TensorFloat-32 off for the whole process: products rounded to its ten bits
-    are not the CPU's. Raises ``ValueError`` for an unknown name, and for a device that this machine
-    does not have.
+    With cuda it disables TensorFloat-32 for the whole process: that format rounds products to ten
+    bits, and the CPU does not. Raises ``ValueError`` for an unknown name, and for a device that
+    this machine does not have.
     """
     present = {
         "cuda": torch.cuda.is_available(),

@@ -1,4 +1,4 @@
-"""Files that survive being killed: written aside, moved into place whole, read as data only."""
+"""Files that survive a killed program: written aside, moved into place whole, read as data."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import torch
 
 
 def prepare_folder(path: Path | str, *names: str) -> Path:
-    """Make a folder and check that files, those called ``names`` above all, can be written in it;
-    raises ``ValueError`` if not."""
+    """Make a folder, and check that files can be written in it, above all those in ``names``.
+
+    Raises ``ValueError`` if they cannot."""
     folder = Path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -30,14 +31,17 @@ def prepare_folder(path: Path | str, *names: str) -> Path:
 
 
 def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then move it there in one go, so that a
-    reader, or the next run, finds the old file or the new one, never half of one. Raises
-    ``ValueError`` when that cannot be done."""
+    """Let ``write`` fill a temporary file beside ``path``, then move it there in one go.
+
+    A reader, or the next run, finds the old file or the new one, never half of one. Raises
+    ``ValueError`` when the file cannot be written."""
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}.part{path.suffix}")  # keeps the suffix: writers look
+    temporary = path.with_name(
+        f".{path.stem}.part{path.suffix}"
+    )  # writers choose the format by the suffix
     try:
         write(temporary)
-        temporary.chmod(0o666 & ~_umask())  # some writers keep files to their owner
+        temporary.chmod(0o666 & ~_umask())  # a writer may let only the owner read
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -53,8 +57,10 @@ def _umask() -> int:
 
 
 def save_json(path: Path | str, content: Any) -> None:
-    """Save plain data as JSON; numbers that are not finite, which JSON lacks, become null. Raises
-    ``ValueError`` when the file cannot be written, ``TypeError`` for what JSON cannot hold."""
+    """Save plain data as JSON. Numbers that are not finite become null: JSON has no others.
+
+    Raises ``ValueError`` when the file cannot be written, ``TypeError`` for content that JSON
+    cannot hold."""
     text = json.dumps(_without_infinities(content), indent=1, allow_nan=False)
     write_whole(path, lambda temporary: temporary.write_text(text + "\n", encoding="utf-8"))
 
@@ -74,10 +80,10 @@ def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Load what ``save_checkpoint`` saved, tensors (...) onto the CPU. Never runs code from the
-    file.
+    """Load a dict that ``save_checkpoint`` saved, with its tensors (...) on the CPU.
 
-    Raises ``FileNotFoundError`` when there is none, and ``ValueError`` when it cannot be read.
+    It never runs code from the file. Raises ``FileNotFoundError`` when there is none, and
+    ``ValueError`` when it cannot be read.
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no checkpoint at {str(path)!r}")
