@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Generator
@@ -178,17 +179,17 @@ def run(args: argparse.Namespace) -> None:
     print("\n".join(["", table(races[0], RULE), "", table(races[1], RULE), "", words, ""]))
     draw(demo, races, history)
     seconds["in_all"] = time.monotonic() - started
-    report = {
-        "family": args.family,
-        "config": asdict(config),
-        "races": [result.summary(RULE) for result in races],
-        "skipped_updates": history.skipped,
-        "verdict": words,
-        "seconds": seconds,
-    }
-    save_json(folder / "race.json", report)
+    numbers = {"skipped_updates": history.skipped, "verdict": words, "seconds": seconds}
+    save_numbers(demo, races, numbers)
     files = ", ".join(["race.png", "race.json", *LEARNED])
     print(f"Saved {files} in {folder}/ after {seconds['in_all']:.0f} s.")
+
+
+def save_numbers(demo: Demo, races: Sequence[RaceResult], numbers: dict[str, Any]) -> None:
+    """Save race.json: the settings, both races, and the other ``numbers``."""
+    settings = {"family": demo.args.family, "config": asdict(demo.config)}
+    summaries = [result.summary(RULE) for result in races]
+    save_json(demo.folder / "race.json", {**settings, "races": summaries, **numbers})
 
 
 def draw(demo: Demo, races: Sequence[RaceResult], history: MetaHistory) -> None:

@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from nested import MetaConfig, MetaOptimizer, meta_train, unroll
+from nested import MetaConfig, MetaOptimizer, unroll
+from nested.meta.training import Training, run_training
 from nested.rules import CoordinatewiseRule, load_rule, save_rule
+from nested.rules.rule_training import RuleConfig, RuleTraining
 from nested.support.files import load_checkpoint
 from nested.tasks import FAMILIES, Digits
 from tests.problems import generator, problem
@@ -73,22 +75,24 @@ def test_tasks_are_the_same_numbers(name, other_default):
     assert_same(drawn(), usual)
 
 
-@pytest.mark.parametrize("estimator", ["gradient", "pes"])
+@pytest.mark.parametrize("estimator", ["gradient", "pes", "rule training"])
 def test_meta_training_goes_on_from_a_checkpoint_alike(estimator, other_default, tmp_path):
     def trained(steps, where, resume=False):
         rule = MetaOptimizer(5, generator=generator(0)).float()
-        settings = {"estimator": estimator, "tasks": 4, "unroll_length": 2, "max_horizon": 6}
-        groups, rescale = (2, 1.5) if estimator == "gradient" else (1, 1.0)
-        config = MetaConfig(**settings, meta_steps=6, groups=groups, rescale=rescale)
+        settings = {"tasks": 4, "unroll_length": 2, "max_horizon": 6, "meta_steps": 6}
+        if estimator == "rule training":
+            config = RuleConfig(**settings, groups=2, random_rescale=1.5)
+            training = RuleTraining(rule, Digits(hidden=4), config)
+        else:
+            config = MetaConfig(**settings, estimator=estimator)
+            training = Training(rule, Digits(hidden=4), config)
 
         def stop(history):
             if len(history.records) == steps:
                 raise KeyboardInterrupt
 
         try:
-            meta_train(
-                rule, Digits(hidden=4), config, checkpoint=where, resume=resume, on_step=stop
-            )
+            run_training(training, checkpoint=where, resume=resume, on_step=stop)
         except KeyboardInterrupt:
             pass
         return rule.state_dict()
