@@ -4,7 +4,7 @@
     python main.py --quick      a small version of everything, to see that it works
     python main.py --resume     continue an interrupted run
 
-Results go to runs/: race.png (the picture), race.json (the numbers), rule.pt (what was learned) and
+Results go to runs/: race.png and before_after.png (pictures), race.json (the numbers), rule.pt (what was learned) and
 schedule.pt (the rival that sees only a clock).
 """
 
@@ -43,6 +43,7 @@ from nested.meta.report import (
     COLUMNS,
     SCHEDULE,
     UNTRAINED,
+    draw_before_after,
     draw_report,
     table,
     verdict,
@@ -64,6 +65,7 @@ SECONDS_BETWEEN_PICTURES = 10.0
 QUICK = {"meta_steps": 60, "tasks": 8}
 FULL_RACE, QUICK_RACE = {"tasks": 128, "tuning_tasks": 32}, {"tasks": 64, "tuning_tasks": 16}
 
+PICTURES = ("race.png", "before_after.png")
 LEARNED, PREVIOUS = ("rule.pt", "schedule.pt"), ("rule.previous.pt", "schedule.previous.pt")
 
 LADDER = """
@@ -149,7 +151,7 @@ def run(args: argparse.Namespace) -> None:
     """The demo: introduce, race, learn, race again, print what came out."""
     started = time.monotonic()
     config, device = configure(args), find_device(args.device)
-    folder = prepare_folder(args.out, "race.png", "race.json", *LEARNED, *PREVIOUS)
+    folder = prepare_folder(args.out, *PICTURES, "race.json", *LEARNED, *PREVIOUS)
     demo = Demo(args, config, FAMILIES[args.family](device=device), folder)
     rule, untrained, schedule = (
         MetaOptimizer(**sees, generator=Generator().manual_seed(args.seed)).to(device)
@@ -178,10 +180,11 @@ def run(args: argparse.Namespace) -> None:
     words = verdict(*races, RULE)
     print("\n".join(["", table(races[0], RULE), "", table(races[1], RULE), "", words, ""]))
     draw(demo, races, history)
+    draw_before_after(folder / "before_after.png", races, RULE)
     seconds["in_all"] = time.monotonic() - started
     numbers = {"skipped_updates": history.skipped, "verdict": words, "seconds": seconds}
     save_numbers(demo, races, numbers)
-    files = ", ".join(["race.png", "race.json", *LEARNED])
+    files = ", ".join([*PICTURES, "race.json", *LEARNED])
     print(f"Saved {files} in {folder}/ after {seconds['in_all']:.0f} s.")
 
 

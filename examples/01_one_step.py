@@ -17,6 +17,7 @@ from nested.support.plots import save_figure
 from nested.tasks import Digits
 
 LR = 0.1
+SEED = 0
 PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
 # %% [markdown]
@@ -28,7 +29,7 @@ PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 # gradient in the graph, so that PyTorch can differentiate through it.
 
 # %%
-generator = Generator().manual_seed(0)
+generator = Generator().manual_seed(SEED)
 task = Digits(dtype=torch.float64).sample(generator)
 weights = {name: w.requires_grad_() for name, w in task.init(generator).items()}
 batch, fresh = task.batch(generator), task.batch(generator, "query")

@@ -20,6 +20,7 @@ from nested.tasks.stack import stack_batch, stack_init
 STEPS = (1, 3, 10, 30)  # K
 TASKS, META_STEPS = 200, 80
 FLAT, STEEP = 0.03, 3.0  # curvatures
+SEED = 0
 PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
 # %% [markdown]
@@ -28,7 +29,7 @@ PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 # (flat) and 3 (steep). Each of T = 200 tasks draws other directions, curvatures and centres.
 
 # %%
-generator = Generator().manual_seed(0)
+generator = Generator().manual_seed(SEED)
 family = Quadratics(curvature=(FLAT, STEEP), noise=0.0)
 tasks = [family.sample(generator) for _ in range(TASKS)]
 start = stack_init(tasks, generator)  # {"w": (T, 8)}

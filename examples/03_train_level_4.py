@@ -24,6 +24,7 @@ WINDOW = 10  # K: inner steps in a window
 MAX_HORIZON = 40  # inner steps of the longest run
 TASKS = 16  # T: nets that train side by side
 META_LR, WEIGHT_DECAY, CLIP = 0.03, 1e-4, 1.0
+SEED = 0
 PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
 # %% [markdown]
@@ -36,7 +37,7 @@ PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 # early and late parts of training in one mixture.
 
 # %%
-generator = Generator().manual_seed(0)
+generator = Generator().manual_seed(SEED)
 family = Digits()
 rule = MetaOptimizer()
 
@@ -102,7 +103,11 @@ for meta_step in range(META_STEPS):
 # %%
 same_rule = MetaOptimizer()
 config = MetaConfig(
-    meta_steps=META_STEPS, unroll_length=WINDOW, max_horizon=MAX_HORIZON, tasks=TASKS
+    meta_steps=META_STEPS,
+    unroll_length=WINDOW,
+    max_horizon=MAX_HORIZON,
+    tasks=TASKS,
+    seed=SEED,
 )
 history = meta_train(same_rule, family, config)
 

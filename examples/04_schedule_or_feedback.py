@@ -19,7 +19,8 @@ from nested.tasks import Digits
 from nested.tasks.stack import stack_batch, stack_init
 
 HORIZON = 20  # inner steps raced
-CONFIG = MetaConfig(meta_steps=100, max_horizon=40)
+SEED = 0
+CONFIG = MetaConfig(meta_steps=100, max_horizon=40, seed=SEED)
 WORLDS = {"all images alike": (1.0, 1.0), "contrast from 1/3 to 3": (1 / 3, 3.0)}
 PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 

@@ -22,6 +22,7 @@ STEPS, TASKS = 100, 128  # length of a run, and T
 WINDOWS = (1, 5, 20, 100)  # K; the last one spans the whole run
 EXPONENTS = torch.linspace(0.2, 1.4, 13).tolist()
 PES_WINDOW, SIGMA, REPEATS = 5, 0.05, 16
+SEED = 0
 PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
 # %% [markdown]
@@ -56,7 +57,7 @@ class DecayRule(UpdateRule):
 
 # %%
 family = Quadratics(dim=8, curvature=(0.01, 1.0), noise=1.0)
-draw = draw_tasks(family, TASKS, STEPS, Generator().manual_seed(0))
+draw = draw_tasks(family, TASKS, STEPS, Generator().manual_seed(SEED))
 
 # %% [markdown]
 # **The truncated hypergradient** is the derivative of the mean loss of a run, as windows see it.
@@ -127,7 +128,7 @@ def zero_crossing(slopes):
 
 
 slopes = {f"windows of {K}": [hypergradient(x, K)[0] for x in EXPONENTS] for K in WINDOWS}
-generator = Generator().manual_seed(0)
+generator = Generator().manual_seed(SEED)
 slopes["PES, windows of 5"] = [
     sum(pes(x, generator) for _ in range(REPEATS)) / REPEATS for x in EXPONENTS
 ]

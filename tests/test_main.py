@@ -40,9 +40,10 @@ def numbers(folder):
 
 
 def test_it_leaves_a_picture_a_table_and_a_rule(demo):
-    names = ["race.json", "race.png", "rule.pt", "schedule.pt"]
+    names = ["before_after.png", "race.json", "race.png", "rule.pt", "schedule.pt"]
     assert sorted(file.name for file in demo.iterdir()) == names
-    assert (demo / "race.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("before_after.png", "race.png"):
+        assert (demo / picture).read_bytes().startswith(b"\x89PNG")
     short, long = numbers(demo)["races"]
     assert (short["horizon"], long["horizon"]) == (4, 20) and short["tasks"] == 64
     assert "constant of the short race" in long["entries"]
@@ -161,7 +162,8 @@ def test_wrong_values_get_one_sentence_before_any_work(flags, message, tmp_path,
 
 
 @pytest.mark.parametrize(
-    "name", ["race.png", "race.json", "rule.pt", "rule.previous.pt", "schedule.pt"]
+    "name",
+    ["race.png", "before_after.png", "race.json", "rule.pt", "rule.previous.pt", "schedule.pt"],
 )
 def test_a_folder_where_a_file_goes_is_found_before_any_work(name, tmp_path, capsys):
     (tmp_path / name).mkdir()

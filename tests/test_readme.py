@@ -32,7 +32,7 @@ def test_its_code_runs_and_gives_level_4_a_gradient():
 UNTESTED = {  # they need packages that nothing else needs, or write to the repository
     "pip install jupytext jupyterlab",
     "jupyter lab examples",
-    "python tests/test_examples.py --write 01",
+    "python -m tests.test_examples --write 01",
 }
 
 

@@ -42,8 +42,6 @@ FORBIDDEN = {
 }
 # Files that are still to be rewritten, and how many faults each may have until then.
 EXEMPT = {
-    "examples/06_a_rule_per_coordinate.py": 2,
-    "examples/07_optimizers_are_memories.py": 2,
     "examples/08_fast_weights.py": 1,
     "examples/09_clocks.py": 1,
     "nested/memory/selfmod.py": 1,

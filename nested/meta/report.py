@@ -162,6 +162,17 @@ def draw_report(
     save_figure(figure, path)
 
 
+def draw_before_after(path: Path | str, races: Sequence[RaceResult], name: str) -> None:
+    """Draw the first of ``races`` alone: untrained rule, best constant, learned rule and Adam.
+
+    Losses are means over tasks, in the task's unit; a PNG at ``path``. Raises ``ValueError`` when
+    it cannot be written."""
+    figure, ((axes,),) = new_figure(1, 1, width=7.2)
+    _draw_some(axes, races[0], [UNTRAINED, "best constant", name, "Adam"], name, races)
+    axes.set_title("Level 4 before and after it learned to train (diamond: fresh examples)")
+    save_figure(figure, path)
+
+
 def _colours(names: Sequence[str], races: Sequence[RaceResult]) -> list:
     """One colour a name, the same in every panel."""
     order = list(dict.fromkeys(name for result in races for name in result.entries))
