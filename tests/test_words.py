@@ -44,15 +44,6 @@ FORBIDDEN = {
 EXEMPT = {
     "examples/06_a_rule_per_coordinate.py": 2,
     "examples/07_optimizers_are_memories.py": 2,
-    "examples/08_fast_weights.py": 1,
-    "examples/09_clocks.py": 1,
-    "nested/memory/selfmod.py": 1,
-    "nested/memory/short_texts.py": 1,
-    "nested/meta/baselines.py": 1,
-    "nested/meta/tuned.py": 1,
-    "nested/support/device.py": 1,
-    "nested/support/files.py": 1,
-    "nested/tasks/sinusoids.py": 1,
 }
 SHORTENED = re.compile(r"\b(e\.g|i\.e|eqs?|vs|al|Fig|Sec|App|cf|approx|no|pp?)\.(?=[\s)])")
 END = re.compile(r"""(?<=[.!?])["')*]*\s+(?=["'(*]*[A-Z`])|\s+·\s+""")
