@@ -274,9 +274,9 @@ def race_both(
     with Progress(6 * (2 * len(BASELINES) + len(learned) + 1)) as progress:
 
         def run_for(horizon: int, **others: MetaOptimizer | HandMade) -> RaceResult:
-            def watch(what: str) -> None:
+            def watch(entrant: str) -> None:
                 nonlocal done
-                progress.show(done, what)
+                progress.show(done, entrant)
                 done += horizon // demo.args.horizon
 
             return race({**learned, **others}, demo.family, horizon, **settings, on_entry=watch)

@@ -74,8 +74,8 @@ def unroll(
     with with_autograd(rule):  # each backend turns it off where it is not wanted
         if has_inference_tensors((params, batches[0], state)):
             params, batches, state = outside_inference((params, batches, state))
-        how = {"differentiable": differentiable, "first_order": first_order}
-        trajectory = BACKENDS[backend](loss_fn, params, batches, rule, state, **how)
+        options = {"differentiable": differentiable, "first_order": first_order}
+        trajectory = BACKENDS[backend](loss_fn, params, batches, rule, state, **options)
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
 

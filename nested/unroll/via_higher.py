@@ -116,9 +116,9 @@ def _check_parts(loss_fn: LossFn, params: Params, batches: Sequence[Batch], stat
 
 def _starting_weights(model: torch.nn.Module, params: Params, differentiable: bool) -> list[Tensor]:
     start = []
-    for name, own in model.named_parameters():
-        weight = params.get(name, own)
-        if not own.requires_grad:
+    for name, parameter in model.named_parameters():
+        weight = params.get(name, parameter)
+        if not parameter.requires_grad:
             start.append(weight.detach())
         elif differentiable and weight.requires_grad:
             start.append(weight)
