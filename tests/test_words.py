@@ -1,7 +1,6 @@
 """The words of the README, the lessons and the docstrings: short sentences, the field's own terms.
 
-``python tests/test_words.py`` prints every fault, and ``python tests/test_words.py PATH`` those of one
-file.
+``python tests/test_words.py`` prints every fault; with paths, it prints those of these files.
 """
 
 import ast

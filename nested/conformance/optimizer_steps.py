@@ -103,14 +103,9 @@ def _two_groups(net: SmallNet) -> list[dict[str, list[torch.nn.Parameter]]]:
 
 
 def _judge_resume(evidence: Evidence) -> Verdict:
-<<<<<<< HEAD
-    wrong = [cut for cut, apart in evidence.items() if apart != 0]
+    wrong = [case for case, apart in evidence.items() if apart != 0]
     more = f", and in {len(wrong) - 1} other places" if len(wrong) > 1 else ""
     measured = f"a resumed run differs when saved after {wrong[0] if wrong else 'no steps'}{more}"
-=======
-    wrong = [case for case, apart in evidence.items() if apart != 0]
-    measured = f"a resumed run differs when saved after {', '.join(wrong) or 'no steps'}"
->>>>>>> w23-words
     hint = "keep everything that the next step needs in self.state or in the groups"
     return Verdict(not wrong, measured, hint)
 
