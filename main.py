@@ -4,8 +4,8 @@
     python main.py --quick      a small version of everything, to see that it works
     python main.py --resume     continue an interrupted run
 
-Results go to runs/: race.png and before_after.png (pictures), race.json (the numbers), rule.pt (what was learned) and
-schedule.pt (the rival that sees only a clock).
+Results go to runs/: race.png and before_after.png (pictures), race.json (the numbers), rule.pt
+(what was learned) and schedule.pt (the rival that sees only a clock).
 """
 
 from __future__ import annotations

@@ -45,10 +45,10 @@ def unroll_tasks(
 ) -> Trajectory:
     """``nested.unroll`` for T tasks: the same arguments, each tensor with a leading T.
 
-    ``loss_fn`` and ``rule`` are those of one task; tasks do not mix. Returns a ``Trajectory`` with
-    params {name: (T, ...)}, a state of tensors (T, ...), losses (T, K) and signals {name: (T, K,
-    ...)}. The backend "higher" takes the tasks one after another. Raises what ``unroll``
-    raises, and ``ValueError`` when the parts do not agree on T.
+    ``loss_fn`` and ``rule`` are those of one task, and no task affects another. Returns a
+    ``Trajectory`` with params {name: (T, ...)}, a state of tensors (T, ...), losses (T, K) and
+    signals {name: (T, K, ...)}. The backend "higher" takes the tasks one after another. Raises what
+    ``unroll`` raises, and ``ValueError`` when the parts do not agree on T.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)

@@ -30,9 +30,9 @@ def unroll_via_higher(
 ) -> Trajectory:
     """As ``unroll_eager``, but ``higher`` runs the model, keeps its buffers and moves its weights.
 
-    Only lr and momentum come from ``rule``. So the loss must be made by ``functional_loss``, the
-    rule's signals must be the scalars ``lr`` and ``momentum``, and its state must keep the buffer
-    under ``"momentum"``. Anything else raises ``TypeError``; a missing higher raises
+    Only lr and momentum come from ``rule``. So its signals must be the scalars ``lr`` and
+    ``momentum``, and its state must keep the buffer under ``"momentum"``. The loss must be made by
+    ``functional_loss``. Anything else raises ``TypeError``; a missing higher raises
     ``ImportError``. Returns losses (K,) and signals {name: (K,)}. The gradient is taken twice: once
     for the rule to see, once by ``higher``. So this is for checking, not for speed.
     """
