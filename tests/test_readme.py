@@ -16,7 +16,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))]
 
 
 def blocks(language, text=README):
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+    found = re.findall(rf"(```|~~~){language}\n(.*?)\1", text, flags=re.DOTALL)
+    return [block for _, block in found]
 
 
 def test_its_code_runs_and_gives_level_4_a_gradient():

@@ -45,7 +45,7 @@ END = re.compile(r"""(?<=[.!?])["')*]*\s+(?=["'(*]*[A-Z`])|\s+·\s+""")
 
 def paragraphs(text: str) -> Iterator[str]:
     """Give each paragraph and list item of Markdown or of a docstring, as one line."""
-    text = re.sub(r"```.*?```", "\n\n", text, flags=re.DOTALL)
+    text = re.sub(r"(```|~~~).*?\1", "\n\n", text, flags=re.DOTALL)
     text = re.sub(r"^(#+ .*|\|.*|\s*<.*>|Source: .*)$", "\n", text, flags=re.MULTILINE)
     code = r"^( {4,}|\s*python -m ).*$"  # an equation, or a command
     text = re.sub(code, "\n", text, flags=re.MULTILINE)
@@ -112,7 +112,7 @@ def unexplained(text: str) -> list[str]:
     if head is None:
         return ["no glossary"]
     section = re.split(r"^#+ ", text[head.end() :], maxsplit=1, flags=re.MULTILINE)[0]
-    before = re.sub(r"```.*?```|`[^`]*`", "", text[: head.start()], flags=re.DOTALL)
+    before = re.sub(r"(```|~~~).*?\1|`[^`]*`", "", text[: head.start()], flags=re.DOTALL)
     before = re.sub(r"^#+ .*$|\]\([^)]*\)", "]", before, flags=re.MULTILINE)
     faults = []
     for term in re.findall(r"\*\*([^*]+)\*\*", section):
