@@ -4,8 +4,8 @@
     python main.py --quick      a small version of everything, to see that it works
     python main.py --resume     continue an interrupted run
 
-Results go to runs/: race.png and before_after.png (pictures), race.json (the numbers), rule.pt (what was learned) and
-schedule.pt (the rival that sees only a clock).
+Results go to runs/: race.png and before_after.png (pictures), race.json (the numbers), rule.pt
+(what was learned) and schedule.pt (the rival that sees only a clock).
 """
 
 from __future__ import annotations
@@ -274,9 +274,9 @@ def race_both(
     with Progress(6 * (2 * len(BASELINES) + len(learned) + 1)) as progress:
 
         def run_for(horizon: int, **others: MetaOptimizer | HandMade) -> RaceResult:
-            def watch(what: str) -> None:
+            def watch(entrant: str) -> None:
                 nonlocal done
-                progress.show(done, what)
+                progress.show(done, entrant)
                 done += horizon // demo.args.horizon
 
             return race({**learned, **others}, demo.family, horizon, **settings, on_entry=watch)

@@ -53,7 +53,7 @@ def loss_of(w, inputs, targets):
 
 # %% [markdown]
 # **Level 4** is a net of 98 numbers. It sees the loss, the length of the gradient and the step. It
-# picks a learning rate from 0.001 to 10 and a momentum from 0 to 1.
+# picks a learning rate from 0.001 to 10, on a logarithmic scale, and a momentum from 0 to 1.
 
 # %%
 torch.manual_seed(0)
@@ -64,7 +64,7 @@ def learned(loss, g, step):
     length = sum((x * x).sum((1, 2)) for x in g).sqrt()
     context = torch.stack([loss.log(), length.log(), torch.full_like(loss, step / 10 - 1)], dim=1)
     rate, momentum = level_4(context).sigmoid()[:, :, None, None].unbind(1)  # (T, 1, 1) each
-    return 0.001 * 10_000**rate, momentum
+    return 0.001 * 10_000**rate, momentum  # one of each for each net
 
 
 # %% [markdown]
@@ -87,8 +87,9 @@ def train(choose, held_out=False):
 
 
 # %% [markdown]
-# **A score** is the mean loss after each of the 20 steps, over 64 tasks. The rival is the best
-# constant rate and momentum out of 24 pairs, chosen on the images for learning.
+# **A score** is the mean loss after each of the 20 steps, over 64 tasks. The nets train on the
+# held-out images; level 4 itself never learned from them. The rival is the best constant rate and
+# momentum out of 24 pairs, chosen on the images for learning.
 
 
 # %%
@@ -103,8 +104,9 @@ best = min(pairs, key=lambda pair: score(lambda *context: pair, held_out=False)[
 curves = {"untrained": score(learned), "best constant": score(lambda *context: best)}
 
 # %% [markdown]
-# **Meta-training.** One `backward()` goes back through 20 steps of training, into level 4. It gives
-# the *hypergradient*: the gradient of the meta-loss with respect to the weights of level 4.
+# **Meta-training.** Each meta-step trains 16 new nets on new tasks. Their mean loss after each step
+# is the *meta-loss*. One `backward()` goes back through 20 steps of training, into level 4. It
+# gives the *hypergradient*: the gradient of the meta-loss with respect to the weights of level 4.
 
 # %%
 adam = torch.optim.Adam(level_4.parameters())

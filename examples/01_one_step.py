@@ -25,8 +25,9 @@ PICTURES = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 # pass, gives a loss. Level 3, the weights, moves against its gradient: `w <- w - lr g`. Level 2,
 # the momentum buffer, does not matter yet, because it is empty before the first step.
 #
-# The step is judged by the loss on *fresh* images. `create_graph=True` keeps the computation of the
-# gradient in the graph, so that PyTorch can differentiate through it.
+# The step is judged by the loss on *fresh* images, which this package calls the query.
+# `create_graph=True` keeps the computation of the gradient in the graph, so that PyTorch can
+# differentiate through it.
 
 # %%
 generator = Generator().manual_seed(SEED)
@@ -77,7 +78,8 @@ print(f"  by hand            {by_hand:+.8f}")
 print(f"  finite difference  {by_difference:+.8f}")
 
 # %% [markdown]
-# **A number with a gradient can learn.** Here gradient descent moves the learning rate itself.
+# **A number with a gradient can learn.** Here gradient descent moves the learning rate itself, at a
+# rate of 1. It fits this one pair of batches; lesson 02 seeks a rate that suits many tasks.
 
 # %%
 path = [LR]

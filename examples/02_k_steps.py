@@ -59,9 +59,12 @@ class ConstantRule(UpdateRule):
 
 
 # %% [markdown]
-# **To unroll** is to make K steps and keep their graph. `unroll_tasks` does so for T tasks at once.
-# Then `backward()` gives the hypergradient of the loss *after* the K steps, and Adam follows it.
-# The logarithm of the loss has the same minimum, and gradients of similar size for every K.
+# **To unroll** is to make K steps and keep their graph. `unroll(loss_fn, params, batches, rule)`
+# does so for one task, and `unroll_tasks` for T tasks at once: every tensor then has a leading T.
+# The tasks of a family share one loss. Then `backward()` gives the hypergradient of the loss
+# *after* the K steps, and Adam follows it. The logarithm of the loss has the same minimum, and
+# gradients of similar size for every K. We start at a small rate: beyond the stable range losses
+# grow at every step, and after 30 steps the hypergradient is too large to follow.
 
 # %%
 best = {}
@@ -113,8 +116,8 @@ save_figure(figure, PICTURES / "lesson_02.png")
 # %% [markdown]
 # **Answer.** Larger. One step can win only in the steep directions, which want a rate near
 # $1 / \lambda_{max}$. With more steps the steep directions shrink anyway, and the flat ones, which
-# want large rates, decide. The best rate grows towards the stability edge, and no further: beyond
-# it the steep directions explode.
+# want large rates, decide. The best rate comes close to the stability edge, and stays below it:
+# beyond it the steep directions explode.
 #
 # **Exercise.** Give the rule a momentum buffer: `init` returns zeros, and `forward` calls
 # `nested.momentum_step` with a momentum of 0.5. The stability edge is then at

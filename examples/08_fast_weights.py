@@ -61,8 +61,8 @@ print(f"gradient descent on -<M k, v> and linear attention differ by {difference
 # The two are the same numbers. The gradient of `-<M k, v>` is `-v kᵀ`, so `M` is the sum of all
 # `v kᵀ`.
 #
-# **The error.** That gradient does not depend on `M`: linear attention never looks at its answer
-# before it writes. The *delta rule* does. It descends the squared error `|M k - v|² / 2`, so it
+# **The error.** That gradient does not depend on `M`: linear attention writes without reading its
+# answer first. The *delta rule* reads first. It descends the squared error `|M k - v|² / 2`, so it
 # writes only what is missing: `M <- M + (v - M k) kᵀ`. The package has both rules, token by token.
 
 

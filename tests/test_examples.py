@@ -197,6 +197,20 @@ def test_lesson_09_slow_levels_hold_what_fast_ones_have_lost(tmp_path):
     assert new[0] < 0.05 and list(new) == sorted(new) and new[-1] > 0.5
 
 
+def test_lesson_16_checks_see_what_loss_curves_do_not(tmp_path):
+    text = run_lesson("16_is_it_right", tmp_path)
+    for subject in ("update rule", "optimizer", "memory"):
+        first, broken, mended = numbers(text, f"{subject}: loss")
+        assert broken < 0.9 * first and broken == pytest.approx(mended, rel=0.05)
+    counts = [numbers(line, "broken:") for line in text.splitlines() if "mended: " in line]
+    assert [failed for failed, *_ in counts] == [1, 1, 4]
+    assert all(passed == ran for _, _, passed, ran in counts)
+    for name in ("the hypergradient is right", "a saved state continues", "knows a later token"):
+        assert f"  - {name}" in text or f"  - no read {name}" in text
+    broken, mended = numbers(text, "token by token: loss")
+    assert broken > 0.9 and mended < 0.75
+
+
 def test_every_lesson_is_short_and_has_a_test():
     tests = Path(__file__).read_text()
     for name in LESSONS:

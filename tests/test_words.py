@@ -1,7 +1,6 @@
 """The words of the README, the lessons and the docstrings: short sentences, the field's own terms.
 
-``python tests/test_words.py`` prints every file with faults; with paths, it prints each fault.
-``python tests/test_words.py --exempt`` prints what ``EXEMPT`` could be now.
+``python tests/test_words.py`` prints every fault; with paths, it prints those of these files.
 """
 
 import ast
@@ -39,18 +38,6 @@ FORBIDDEN = {
     "fall": r"(?<!-)\bfalls?\b(?!-| back\b)",
     "so many": r"\bso many\b",
     "by wiggling": r"\bwiggl\w+\b",
-}
-# Files that are still to be rewritten, and how many faults each may have until then.
-EXEMPT = {
-    "examples/08_fast_weights.py": 1,
-    "examples/09_clocks.py": 1,
-    "nested/memory/selfmod.py": 1,
-    "nested/memory/short_texts.py": 1,
-    "nested/meta/baselines.py": 1,
-    "nested/meta/tuned.py": 1,
-    "nested/support/device.py": 1,
-    "nested/support/files.py": 1,
-    "nested/tasks/sinusoids.py": 1,
 }
 SHORTENED = re.compile(r"\b(e\.g|i\.e|eqs?|vs|al|Fig|Sec|App|cf|approx|no|pp?)\.(?=[\s)])")
 END = re.compile(r"""(?<=[.!?])["')*]*\s+(?=["'(*]*[A-Z`])|\s+·\s+""")
@@ -155,7 +142,7 @@ def faults(path: str) -> list[str]:
 @pytest.mark.parametrize("path", FILES)
 def test_sentences_are_short_and_words_are_plain(path):
     lines = faults(path)
-    assert len(lines) <= EXEMPT.get(path, 0), "\n" + "\n".join(lines)
+    assert not lines, "\n" + "\n".join(lines)
 
 
 def test_what_is_a_sentence_and_a_word():
@@ -197,20 +184,10 @@ def test_a_term_is_explained_where_it_is_first_used():
 
 
 def main(arguments: list[str]) -> None:
-    """Print the files with faults, the faults of the files named, or the new ``EXEMPT``."""
-    counts = {path: len(faults(path)) for path in FILES}
-    counts = {path: count for path, count in counts.items() if count}
-    if arguments == ["--exempt"]:
-        print("EXEMPT = {", *(f'    "{p}": {n},' for p, n in counts.items()), "}", sep="\n")
-    elif arguments:
-        for path in arguments:
-            print(path, *faults(path), sep="\n  ")
-    else:
-        for path, count in counts.items():
-            print(f"{count:4} {path}" + ("" if path in EXEMPT else "  (not exempt: it fails)"))
-        done = [path for path in EXEMPT if path not in counts]
-        print(f"{sum(counts.values())} faults in {len(counts)} of {len(FILES)} files")
-        print("no longer to be exempt:", ", ".join(done) or "none")
+    """Print the faults of the files named, or of all files."""
+    for path in arguments or FILES:
+        if lines := faults(path):
+            print(path, *lines, sep="\n  ")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves
 
 from nested.conformance.check import Check, Evidence, Result, Verdict, require, run_check
-from nested.conformance.small_problem import cut, small_params
+from nested.conformance.small_problem import detached_copy, small_params
 from nested.levels.meta_optimizer import MetaOptimizer
 from nested.tasks.digits import Digits
 from nested.tasks.stack import stack_batch, stack_init
@@ -54,7 +54,7 @@ def seen_in_a_run(seed: int) -> list[dict[str, Any]]:
         grads = torch.autograd.grad(losses.sum(), list(points.values()))
         grads, losses = dict(zip(points, grads, strict=True)), losses.detach()
         at = {"loss": losses, "step": state["step"], "params": params, "grads": grads}
-        inputs.append(cut({**at, "buffer": state["momentum"]}))
+        inputs.append(detached_copy({**at, "buffer": state["momentum"]}))
         with torch.no_grad():
             params, state, _ = torch.vmap(rule.forward)(params, grads, state, losses)
     return inputs
@@ -65,11 +65,11 @@ def values_in_a_run(feature: Feature, seed: int) -> Tensor:
     feature pass through."""
     runs = seen_in_a_run(seed)
     with torch.no_grad():
-        return torch.stack([_of_tasks(feature, inputs) for inputs in runs], dim=1)
+        return torch.stack([_over_tasks(feature, inputs) for inputs in runs], dim=1)
 
 
-def _of_tasks(feature: Feature, inputs: dict[str, Any]) -> Tensor:
-    return torch.vmap(lambda one: feature(**one))(inputs)
+def _over_tasks(feature: Feature, inputs: dict[str, Any]) -> Tensor:
+    return torch.vmap(lambda task_inputs: feature(**task_inputs))(inputs)
 
 
 def _small(seed: int, scale: float = 1.0, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def _judge_form(evidence: Evidence) -> Verdict:
 
 def _probe_repeats(feature: Feature, seed: int) -> Evidence:
     inputs = _small(seed)
-    before, values = cut(inputs), []
+    before, values = detached_copy(inputs), []
     for other in (1, 2):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(other)  # global randomness must not matter
@@ -150,7 +150,7 @@ def _judge_names(evidence: Evidence) -> Verdict:
 
 def _probe_tasks(feature: Feature, seed: int) -> Evidence:
     alone = [_small(seed + t) for t in range(3)]
-    together = _of_tasks(feature, stack_tasks(alone))
+    together = _over_tasks(feature, stack_tasks(alone))
     one_by_one = [feature(**pick_task(stack_tasks(alone), t)).detach() for t in range(3)]
     return {"together": together.detach(), "alone": torch.stack(one_by_one)}
 

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from nested.conformance.check import Check, Evidence, Result, Verdict, require, run_check
 from nested.conformance.family_sides import SIDE_CHECKS
-from nested.conformance.small_problem import cut
+from nested.conformance.small_problem import detached_copy
 from nested.tasks.family import SPLITS, Task, TaskFamily
 from nested.tasks.stack import stack_batch, stack_init
 
@@ -42,7 +42,7 @@ def _drawn(family: TaskFamily, seed: int) -> dict[str, list[Tensor]]:
     task = family.sample(_from(seed))
     parts = {"weights": task.init(_from(seed))}
     parts |= {f"{split} batch": task.batch(_from(seed), split) for split in SPLITS}
-    return {what: cut(tree_leaves(tree)) for what, tree in parts.items()}
+    return {part: detached_copy(tree_leaves(tree)) for part, tree in parts.items()}
 
 
 def _same(ours: list[Tensor], theirs: list[Tensor]) -> bool:
@@ -63,11 +63,11 @@ def _probe_draws(family: TaskFamily, seed: int) -> Evidence:
 
 def _judge_draws(evidence: Evidence) -> Verdict:
     first, again, another = evidence["first"], evidence["again"], evidence["another"]
-    loose = [what for what in first if not _same(first[what], again[what])]
+    loose = [part for part in first if not _same(first[part], again[part])]
     if loose:
         hint = "draw with generator=generator, and keep nothing between draws"
         return Verdict(False, f"two draws from one seed differ in {', '.join(loose)}", hint)
-    stuck = [what for what in first if what != "weights" and _same(first[what], another[what])]
+    stuck = [part for part in first if part != "weights" and _same(first[part], another[part])]
     hint = "does the draw use the generator?"
     measured = f"two seeds draw the same {', '.join(stuck)}" if stuck else "draws follow the seed"
     return Verdict(not stuck, measured, hint)
@@ -93,12 +93,12 @@ def _outline(tree: Any) -> str:
 
 
 def _judge_forms(evidence: Evidence) -> Verdict:
-    for what, outlines in evidence.items():
+    for part, outlines in evidence.items():
         if len(outlines) > 1:
-            measured = f"the {what} of different tasks have different forms"
+            measured = f"the {part} of different tasks have different forms"
             return Verdict(False, measured, f"{outlines[0]} is not {outlines[1]}")
         if "no tensor" in outlines[0] or "[]" in outlines[0]:
-            return Verdict(False, f"{what} are not tensors", "return tensors, in dicts or tuples")
+            return Verdict(False, f"{part} are not tensors", "return tensors, in dicts or tuples")
     return Verdict(True, "all tasks have the same names, shapes and dtypes")
 
 
@@ -131,31 +131,31 @@ def _probe_loss(family: TaskFamily, seed: int) -> Evidence:
     tasks = [family.sample(_from(seed + t)) for t in range(2)]
     params = {n: p.requires_grad_() for n, p in tasks[0].init(_from(seed)).items()}
     batch = tasks[0].batch(_from(seed))
-    before = cut([params, batch])
+    before = detached_copy([params, batch])
     losses = [task.loss(params, batch) for task in (*tasks, tasks[0])]
     grads = torch.autograd.grad(losses[0].sum(), list(params.values()), materialize_grads=True)
     return {
         "shape": list(losses[0].shape),
-        "losses": cut(losses),
+        "losses": detached_copy(losses),
         "slopes": {n: g.abs().max().item() for n, g in zip(params, grads, strict=True)},
-        "changed": not _same(tree_leaves(before), tree_leaves(cut([params, batch]))),
+        "changed": not _same(tree_leaves(before), tree_leaves(detached_copy([params, batch]))),
     }
 
 
 def _judge_loss(evidence: Evidence) -> Verdict:
     if evidence["shape"]:
         return Verdict(False, f"the loss has shape {tuple(evidence['shape'])}", "take its mean")
-    one, other, again = (loss.item() for loss in evidence["losses"])
-    if not math.isfinite(one):
-        return Verdict(False, f"the loss of fresh weights is {one}", "scale data or weights")
-    if one != again or evidence["changed"]:
+    first, other, again = (loss.item() for loss in evidence["losses"])
+    if not math.isfinite(first):
+        return Verdict(False, f"the loss of fresh weights is {first}", "scale data or weights")
+    if first != again or evidence["changed"]:
         return Verdict(
             False,
             "the loss changes its inputs, or differs from call to call",
             "write it as a pure function",
         )
-    if one != other:
-        measured = f"two tasks give one batch the losses {one:.4g} and {other:.4g}"
+    if first != other:
+        measured = f"two tasks give one batch the losses {first:.4g} and {other:.4g}"
         return Verdict(False, measured, "put whatever differs between tasks into the batch")
     strange = [name for name, slope in evidence["slopes"].items() if not math.isfinite(slope)]
     if strange:
@@ -175,7 +175,7 @@ def _probe_batched(family: TaskFamily, seed: int) -> Evidence:
     weights = [task.init(generators[0]) for task in tasks]
     batches = [task.batch(generators[1]) for task in tasks]
     alone = [t.loss(p, b) for t, p, b in zip(tasks, weights, batches, strict=True)]
-    return {"together": cut(together), "alone": cut(torch.stack(alone))}
+    return {"together": detached_copy(together), "alone": detached_copy(torch.stack(alone))}
 
 
 def _judge_batched(evidence: Evidence) -> Verdict:

@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_leaves
 
 from nested.conformance.check import Check, Evidence, Verdict
-from nested.conformance.small_problem import cut
+from nested.conformance.small_problem import detached_copy
 from nested.tasks.family import SPLITS, Task, TaskFamily
 
 TASKS, BATCHES = 6, 12  # drawn by each check
@@ -34,7 +34,7 @@ def _probe_query(family: TaskFamily, seed: int) -> Evidence:
     rows = {}
     for split in SPLITS:
         batches = [task.batch(_from(seed + i), split) for i in range(BATCHES)]
-        rows[split] = [cut(tree_leaves(batch)) for batch in batches]
+        rows[split] = [detached_copy(tree_leaves(batch)) for batch in batches]
     return rows
 
 
@@ -110,7 +110,7 @@ def _probe_sides(family: TaskFamily, seed: int) -> Evidence:
 
 def _three_batches(task: Task) -> list[Tensor]:
     """Draw from the same three seeds for all tasks: with one seed, two tasks could agree."""
-    return [leaf for i in range(3) for leaf in cut(tree_leaves(task.batch(_from(i))))]
+    return [leaf for i in range(3) for leaf in detached_copy(tree_leaves(task.batch(_from(i))))]
 
 
 def _judge_sides(evidence: Evidence) -> Verdict:

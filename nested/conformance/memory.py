@@ -24,7 +24,7 @@ from nested.conformance.check import (
 )
 from nested.conformance.memory_gradients import GRADIENT_CHECKS
 from nested.conformance.memory_reads import CHUNK, DIM, Make, draw, in_parts, leaves, made
-from nested.conformance.small_problem import cut
+from nested.conformance.small_problem import detached_copy
 from nested.levels.forward import State
 from nested.memory.gates import shut
 
@@ -61,7 +61,7 @@ def _probe_parts(make: Make, seed: int) -> Evidence:
         read, after = in_parts(memory, x, sizes)
         ours += [read, *leaves(after)]
         others += [whole[0], *leaves(whole[1])]
-    return {"ours": cut(ours), "others": cut(others)}
+    return {"ours": detached_copy(ours), "others": detached_copy(others)}
 
 
 @torch.no_grad()
@@ -100,7 +100,10 @@ def _probe_samples(make: Make, seed: int) -> Evidence:
         y, after = memory(x[i : i + 1])
         alone.append(y)
         again.append(memory(x[i : i + 1], after)[0])
-    return {"ours": cut([together, more]), "others": cut([torch.cat(alone), torch.cat(again)])}
+    return {
+        "ours": detached_copy([together, more]),
+        "others": detached_copy([torch.cat(alone), torch.cat(again)]),
+    }
 
 
 @torch.no_grad()
@@ -109,17 +112,17 @@ def _probe_modes(make: Make, seed: int) -> Evidence:
     memory = made(make, seed)
     x = draw(memory, seed)
     _, given = memory(x[:, : CHUNK - 3])  # within its first chunk
-    given_copy, weights = cut(given), cut(list(memory.state_dict().values()))
+    given_copy, weights = detached_copy(given), detached_copy(list(memory.state_dict().values()))
     runs = [memory.train()(x, given), memory.eval()(x, given), memory(x, given)]
     ours = [leaf for run in runs[1:] for leaf in leaves(list(run))]
     others = 2 * leaves(list(runs[0]))
-    ours += cut([*leaves(given), *memory.state_dict().values()])
+    ours += detached_copy([*leaves(given), *memory.state_dict().values()])
     others += [*leaves(given_copy), *weights]
     for p in memory.parameters():  # as an optimizer does; a state must be no view of parameters
         p += 1
     ours += leaves(given)
     others += leaves(given_copy)
-    return {"ours": cut(ours), "others": cut(others)}
+    return {"ours": detached_copy(ours), "others": detached_copy(others)}
 
 
 @torch.no_grad()

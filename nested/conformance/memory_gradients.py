@@ -43,8 +43,8 @@ def _probe_gradients(make: Make, seed: int) -> Evidence:
             if any(_off(slope, wanted) > CLOSE for slope in ours):  # or is there a kink between?
                 other = _difference(memory, x, mix, p, way, STEPS[1])
                 wanted = min(wanted, other, key=lambda end: max(_off(slope, end) for slope in ours))
-            for slope, cut in zip(ours, ("", ", in two parts"), strict=True):
-                results[f"{name}, chunk {chunk}{cut}"] = [slope, wanted]
+            for slope, reading in zip(ours, ("", ", in two parts"), strict=True):
+                results[f"{name}, chunk {chunk}{reading}"] = [slope, wanted]
     return {"slopes": results}
 
 
@@ -52,11 +52,11 @@ def _probe_gradients(make: Make, seed: int) -> Evidence:
 def _difference(
     memory: nn.Module, x: Tensor, mix: Tensor, parameter: Tensor, way: Tensor, step: float
 ) -> float:
-    kept, ends = parameter.clone(), []
+    original, ends = parameter.clone(), []
     for sign in (1, -1):
-        parameter.copy_(kept + sign * step * way)
+        parameter.copy_(original + sign * step * way)
         ends.append((memory(x)[0] * mix).sum().item())
-    parameter.copy_(kept)
+    parameter.copy_(original)
     return (ends[0] - ends[1]) / (2 * step)
 
 

@@ -55,7 +55,7 @@ def _probe_in_place(make: Make, seed: int) -> Evidence:
         "changes no weight": difference(weights_of(net), before) == 0,
         "leaves a graph": any(p.requires_grad is False or not p.is_leaf for p in params),
     }
-    return {"wrong": [what for what, is_so in wrong.items() if is_so]}
+    return {"wrong": [fault for fault, is_so in wrong.items() if is_so]}
 
 
 def _judge_in_place(evidence: Evidence) -> Verdict:
@@ -80,10 +80,10 @@ def _probe_resume(make: Make, seed: int) -> Evidence:
     for dtype, cuts in DTYPES.items():
         whole = SmallNet(seed, dtype)
         train(whole, make(_two_groups(whole), whole), range(STEPS))
-        for cut in cuts:
+        for saved_at in cuts:
             net = SmallNet(seed, dtype)
             optimizer = make(_two_groups(net), net)
-            train(net, optimizer, range(cut))
+            train(net, optimizer, range(saved_at))
             file = io.BytesIO()
             torch.save({"net": net.state_dict(), "optimizer": optimizer.state_dict()}, file)
             file.seek(0)
@@ -92,8 +92,8 @@ def _probe_resume(make: Make, seed: int) -> Evidence:
             again.load_state_dict(saved["net"])
             optimizer = make(_two_groups(again), again)
             optimizer.load_state_dict(saved["optimizer"])
-            after = train(again, optimizer, range(cut, STEPS))
-            apart[f"{cut} steps in {dtype}"] = difference(after, weights_of(whole))
+            after = train(again, optimizer, range(saved_at, STEPS))
+            apart[f"{saved_at} steps in {dtype}"] = difference(after, weights_of(whole))
     return apart
 
 
@@ -103,8 +103,9 @@ def _two_groups(net: SmallNet) -> list[dict[str, list[torch.nn.Parameter]]]:
 
 
 def _judge_resume(evidence: Evidence) -> Verdict:
-    wrong = [cut for cut, apart in evidence.items() if apart != 0]
-    measured = f"a resumed run differs when saved after {', '.join(wrong) or 'no steps'}"
+    wrong = [case for case, apart in evidence.items() if apart != 0]
+    more = f", and in {len(wrong) - 1} other places" if len(wrong) > 1 else ""
+    measured = f"a resumed run differs when saved after {wrong[0] if wrong else 'no steps'}{more}"
     hint = "keep everything that the next step needs in self.state or in the groups"
     return Verdict(not wrong, measured, hint)
 

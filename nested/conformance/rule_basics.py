@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves
 
 from nested.conformance.check import Check, Evidence, Verdict, largest
 from nested.conformance.small_problem import (
-    cut,
+    detached_copy,
     in_float64,
     small_batches,
     small_loss,
@@ -51,7 +51,7 @@ def _probe_repeats(rule: UpdateRule, seed: int) -> Evidence:
             torch.manual_seed(other)  # global randomness must not matter
             run = unroll(small_loss, params, batches, rule, differentiable=False)
         runs.append([run.losses, *run.params.values()])
-    return {"runs": cut(runs)}
+    return {"runs": detached_copy(runs)}
 
 
 def _judge_repeats(evidence: Evidence) -> Verdict:
@@ -69,10 +69,10 @@ def _probe_purity(rule: UpdateRule, seed: int) -> Evidence:
     params, state = used_state(rule, small_params(seed), seed)
     parts = {**dict(rule.named_parameters()), **dict(rule.named_buffers())}
     watched = {"params": params, "state": state, "rule": parts}
-    before = cut(watched)
+    before = detached_copy(watched)
     with torch.no_grad():
         _one_step(rule, params, state, seed)
-    return {"before": before, "after": cut(watched)}
+    return {"before": before, "after": detached_copy(watched)}
 
 
 def _judge_purity(evidence: Evidence) -> Verdict:
@@ -232,7 +232,7 @@ def _probe_permutation(rule: UpdateRule, seed: int) -> Evidence:
 
 def _three_moves(rule: UpdateRule, params: Params, loss_fn: Any, seed: int) -> Params:
     run = unroll(loss_fn, params, small_batches(STEPS, seed), rule, differentiable=False)
-    return cut(run.params)
+    return detached_copy(run.params)
 
 
 def _judge_symmetry(evidence: Evidence) -> Verdict:

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from nested.conformance.check import Check, Evidence, Verdict, judge_equal
 from nested.conformance.small_problem import (
-    cut,
+    detached_copy,
     in_float64,
     nudged,
     small_batches,
@@ -210,7 +210,10 @@ def _probe_loop(rule: UpdateRule, seed: int) -> Evidence:
             by_hand, state, _ = rule(by_hand, grads, state, loss.detach())
         losses.append(loss.detach())
     manual = [torch.stack(losses), *by_hand.values()]
-    return {"ours": cut([run.losses, *run.params.values()]), "others": cut(manual)}
+    return {
+        "ours": detached_copy([run.losses, *run.params.values()]),
+        "others": detached_copy(manual),
+    }
 
 
 def _probe_carried(rule: UpdateRule, seed: int) -> Evidence:
@@ -222,7 +225,10 @@ def _probe_carried(rule: UpdateRule, seed: int) -> Evidence:
         small_loss, first.params, batches[STEPS:], rule, first.state, differentiable=False
     )
     pieces = [torch.cat([first.losses, rest.losses]), *rest.params.values()]
-    return {"ours": cut([whole.losses, *whole.params.values()]), "others": cut(pieces)}
+    return {
+        "ours": detached_copy([whole.losses, *whole.params.values()]),
+        "others": detached_copy(pieces),
+    }
 
 
 def _probe_tasks(rule: UpdateRule, seed: int) -> Evidence:
@@ -237,7 +243,7 @@ def _probe_tasks(rule: UpdateRule, seed: int) -> Evidence:
         alone = unroll(small_loss, params[t], batches[t], rule, differentiable=False)
         ours += [together.losses[t], *pick_task(together.params, t).values()]
         others += [alone.losses, *alone.params.values()]
-    return {"ours": cut(ours), "others": cut(others)}
+    return {"ours": detached_copy(ours), "others": detached_copy(others)}
 
 
 GRADIENT_CHECKS = [

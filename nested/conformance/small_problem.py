@@ -77,9 +77,9 @@ def used_state(rule: UpdateRule, params: Params, seed: int) -> tuple[Params, Sta
     given = {**dict(zip(points, grads, strict=True)), "unused": small_params(seed + 1)["unused"]}
     with torch.no_grad():
         step = rule(params, given, rule.init(params), loss.detach())
-    return cut((step.params, step.state))
+    return detached_copy((step.params, step.state))
 
 
-def cut(tree: Any) -> Any:
+def detached_copy(tree: Any) -> Any:
     """Copy all tensors (...) of a nested structure, without their graphs."""
     return tree_map_only(Tensor, lambda leaf: leaf.detach().clone(), tree)

@@ -46,13 +46,13 @@ def unroll_checkpointed(
     changed in place raises ``RuntimeError`` there. Returns
     losses (K,), or (T, K) with ``time_dim=1``.
     """
-    how = {"first_order": first_order, "time_dim": time_dim}
+    options = {"first_order": first_order, "time_dim": time_dim}
     if not differentiable:
-        return unroll_eager(loss_fn, params, batches, rule, state, differentiable=False, **how)
+        return unroll_eager(loss_fn, params, batches, rule, state, differentiable=False, **options)
     learned = [p for p in rule.parameters() if p.requires_grad]
     leaves, spec = tree_flatten((params, state))
     precision = _precision(leaves)
-    replay = _Replay(loss_fn, _segments(batches), rule, learned, spec, how, precision)
+    replay = _Replay(loss_fn, _segments(batches), rule, learned, spec, options, precision)
     _refuse_other_sources(replay, leaves, batches[0])
     out = _Checkpointed.apply(replay, *learned, *leaves)
     return tree_unflatten(list(out), replay.out_spec)
@@ -67,7 +67,7 @@ class _Replay:
     rule: UpdateRule
     learned: list[Tensor]
     spec: Any  # of (params, state)
-    how: dict[str, Any]
+    options: dict[str, Any]
     precision: tuple[str, torch.dtype, bool]  # autocast's device, dtype, and whether it is on
     out_spec: Any = None
 
@@ -81,7 +81,7 @@ class _Replay:
         parts = (self.loss_fn, params, segment, self.rule, state)
         kind, dtype, enabled = self.precision
         with torch.autocast(kind, dtype, enabled), with_autograd(self.rule):
-            return unroll_eager(*parts, differentiable=differentiable, **self.how)
+            return unroll_eager(*parts, differentiable=differentiable, **self.options)
 
     def all(self, leaves: Sequence[Tensor]) -> tuple[Trajectory, list[tuple]]:
         """Make all steps without a graph; return where they lead, and each segment's start."""
@@ -90,7 +90,7 @@ class _Replay:
             starts.append((leaves, spec, _random_states(leaves)))
             parts.append(self.run(leaves, spec, segment, differentiable=False))
             leaves, spec = tree_flatten(parts[-1][:2])  # a rule may turn the order of its state
-        return join(parts, self.how["time_dim"]), starts
+        return join(parts, self.options["time_dim"]), starts
 
 
 class _Checkpointed(torch.autograd.Function):
@@ -148,8 +148,8 @@ def _segment_gradients(
     if pairs:
         ends, cotangents = zip(*pairs)
         grads = torch.autograd.grad(ends, sources, cotangents, allow_unused=True)
-    found = iter(grads)
-    return tuple(next(found) if x.requires_grad else None for x in [*replay.learned, *leaves])
+    remaining = iter(grads)
+    return tuple(next(remaining) if x.requires_grad else None for x in [*replay.learned, *leaves])
 
 
 def _segments(batches: Sequence[Batch]) -> list[list[Batch]]:
@@ -165,7 +165,7 @@ def _segments(batches: Sequence[Batch]) -> list[list[Batch]]:
 
 
 def _slice(d: Tensor | None, begin: int, end: int, replay: _Replay) -> Tensor | None:
-    return None if d is None else d.narrow(replay.how["time_dim"], begin, end - begin)
+    return None if d is None else d.narrow(replay.options["time_dim"], begin, end - begin)
 
 
 def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batch) -> None:
@@ -174,10 +174,10 @@ def _refuse_other_sources(replay: _Replay, leaves: Sequence[Tensor], batch: Batc
     learned_data = any(x.requires_grad for x in _tensors(replay.segments))
     params, state = tree_unflatten([x.detach() for x in leaves], replay.spec)
     zeros = {name: torch.zeros_like(p) for name, p in params.items()}
-    own = {name: p.detach() for name, p in replay.rule.named_parameters()}
+    weights = {name: p.detach() for name, p in replay.rule.named_parameters()}
     with torch.enable_grad(), _drawing_from(_random_states(leaves)):  # which draws nothing new
         loss = replay.loss_fn(params, batch)
-        step = call_with(replay.rule, own, params, zeros, state, loss.detach())
+        step = call_with(replay.rule, weights, params, zeros, state, loss.detach())
     if learned_data or any(x.requires_grad for x in tree_leaves((loss, tuple(step)))):
         raise ValueError(
             "the checkpoint backend finds gradients of the rule's own parameters, the initial"

@@ -46,8 +46,8 @@ def unroll_compiled(
     the last whole window are made by ``unroll_eager``. Returns losses (K,), or (T, K) with
     ``time_dim=1``; raises what ``unroll_eager`` raises.
     """
-    how = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
-    roll_out = {**how, "differentiable": False}
+    options = {"differentiable": differentiable, "first_order": first_order, "time_dim": time_dim}
+    roll_out = {**options, "differentiable": False}
     whole, parts, now = len(batches) // WINDOW * WINDOW, [], (params, state)
     program = _program(on_gpu=next(iter(params.values())).is_cuda)
     if whole:  # wrong parts are refused in eager's words
@@ -64,11 +64,11 @@ def unroll_compiled(
                 parts.append(program(loss_fn, start, window, rule, memory, first_order, time_dim))
                 now = parts[-1].params, parts[-1].state
     except torch._dynamo.exc.TorchDynamoException as error:
-        said = str(error).strip().splitlines()[0]
-        warnings.warn(f"torch.compile failed, so the eager backend is used: {said}", stacklevel=3)
-        return unroll_eager(loss_fn, params, batches, rule, state, **how)
+        reason = str(error).strip().splitlines()[0]
+        warnings.warn(f"torch.compile failed, so the eager backend is used: {reason}", stacklevel=3)
+        return unroll_eager(loss_fn, params, batches, rule, state, **options)
     if whole < len(batches):
-        parts.append(unroll_eager(loss_fn, now[0], batches[whole:], rule, now[1], **how))
+        parts.append(unroll_eager(loss_fn, now[0], batches[whole:], rule, now[1], **options))
     return join(parts, time_dim)
 
 

@@ -81,18 +81,18 @@ class _LossAndGradient(torch.autograd.Function):
         z: Tensor,
         *weights: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        loss, grads, seen = _passes(net, inputs, targets, has_bias, z, weights)
+        loss, grads, stored = _passes(net, inputs, targets, has_bias, z, weights)
         ctx.net, ctx.has_bias = net, has_bias
-        ctx.save_for_backward(inputs, targets, z, *weights, *seen)
+        ctx.save_for_backward(inputs, targets, z, *weights, *stored)
         ctx.set_materialize_grads(False)
         return loss, *grads
 
     @staticmethod
     def backward(ctx: Any, d_loss: Tensor | None, *vectors: Tensor | None) -> tuple:
         inputs, targets, z, *saved = ctx.saved_tensors
-        weights, seen = saved[: len(vectors) - 2], saved[len(vectors) - 2 :]
-        if torch.is_grad_enabled():  # a third derivative: what was seen depends on z and weights
-            seen = _passes(ctx.net, inputs, targets, ctx.has_bias, z, weights)[2]
+        weights, stored = saved[: len(vectors) - 2], saved[len(vectors) - 2 :]
+        if torch.is_grad_enabled():  # a third derivative: these too depend on z and weights
+            stored = _passes(ctx.net, inputs, targets, ctx.has_bias, z, weights)[2]
         first, bias, *vectors = vectors
         first = torch.zeros_like(z).mT @ inputs if first is None else first
         vectors = [
@@ -100,7 +100,7 @@ class _LossAndGradient(torch.autograd.Function):
             for v, w in zip(vectors, weights, strict=True)
         ]
         r_z = _affine(inputs, first, bias)
-        out = _hessian_product(ctx.net, weights, seen, d_loss, r_z, vectors)
+        out = _hessian_product(ctx.net, weights, stored, d_loss, r_z, vectors)
         return None, None, None, None, *out
 
 
@@ -133,7 +133,7 @@ def _passes(
 def _hessian_product(
     net: Net,
     weights: Sequence[Tensor | None],
-    seen: Sequence[Tensor],
+    stored: Sequence[Tensor],
     d_loss: Tensor | None,
     r_z: Tensor,
     vectors: Sequence[Tensor | None],
@@ -141,12 +141,12 @@ def _hessian_product(
     """The gradient times ``d_loss`` plus the Hessian times the direction in which z_1 changes by
     ``r_z`` and the weights by ``vectors``: by z_1, then by weight."""
     count = len(net.activations)
-    xs, d_zs, curvature = seen[:count], seen[count : 2 * count + 1], seen[2 * count + 1 :]
+    xs, d_zs, curvature = stored[:count], stored[count : 2 * count + 1], stored[2 * count + 1 :]
     r_zs, r_xs = [r_z], []
     for layer in range(count):  # r_x = a' r_z,  r_z = V x + v + W r_x
         r_xs.append(net.activations[layer].back(r_zs[-1], xs[layer]))
-        moved = _affine(xs[layer], *vectors[2 * layer : 2 * layer + 2])
-        r_zs.append(_add_product(moved, r_xs[-1], weights[2 * layer].mT))
+        direct_change = _affine(xs[layer], *vectors[2 * layer : 2 * layer + 2])
+        r_zs.append(_add_product(direct_change, r_xs[-1], weights[2 * layer].mT))
     r_d = _change_of_score(r_zs[-1], curvature)
     if d_loss is not None:  # what multiplies the gradient itself goes back along the same way
         r_d = torch.addcmul(r_d, d_zs[-1], d_loss[:, None, None] if d_loss.dim() else d_loss)

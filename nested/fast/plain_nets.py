@@ -123,6 +123,6 @@ def _plain_layers(loss_fn: LossFn, params: Params) -> Layers | None:
     if getattr(next(iter(inner.values()), None), "inplace", False):  # it would write to the batch
         return None
     layers = [(layer, f"{name}." if name else "") for name, layer in inner.items()]
-    own = [f"{name}{kind}" for layer, name in layers for kind, p in layer.named_parameters()]
+    names = [f"{name}{kind}" for layer, name in layers for kind, p in layer.named_parameters()]
     distinct = [name for name, _ in model.named_parameters()]  # no layer twice, and nothing else
-    return layers if own == distinct and set(own) == set(params) else None
+    return layers if names == distinct and set(names) == set(params) else None

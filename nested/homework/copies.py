@@ -71,9 +71,9 @@ def find_alike(
     return groups
 
 
-def likeness(one: frozenset[int], other: frozenset[int]) -> float:
-    """Return the share, from 0 to 1, of the smaller set of fingerprints that the other has."""
-    return len(one & other) / max(min(len(one), len(other)), 1)
+def likeness(first: frozenset[int], second: frozenset[int]) -> float:
+    """Return the share, from 0 to 1, of the smaller set of fingerprints that the other set has."""
+    return len(first & second) / max(min(len(first), len(second)), 1)
 
 
 def fingerprints(source: str) -> frozenset[int]:
@@ -93,13 +93,13 @@ def _groups(slot: str, prints: Mapping[str, frozenset[int]]) -> Iterator[Alike]:
         if (share := likeness(prints[pair[0]], prints[pair[1]])) >= THRESHOLD
     }
     group = {name: {name} for name in prints}
-    for one, other in pairs:
-        together = group[one] | group[other]
-        for name in together:
-            group[name] = together
-    for together in {id(group[name]): group[name] for pair in pairs for name in pair}.values():
-        most = max(share for pair, share in pairs.items() if pair[0] in together)
-        yield Alike(slot, tuple(name for name in prints if name in together), most)
+    for first, second in pairs:
+        joined = group[first] | group[second]
+        for name in joined:
+            group[name] = joined
+    for joined in {id(group[name]): group[name] for pair in pairs for name in pair}.values():
+        most = max(share for pair, share in pairs.items() if pair[0] in joined)
+        yield Alike(slot, tuple(name for name in prints if name in joined), most)
 
 
 def _stub(root: Path, slot: str) -> str:

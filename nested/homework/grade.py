@@ -120,8 +120,8 @@ def grade(
 def check_folder(folder: Path) -> None:
     """Raise ``ValueError`` unless ``folder`` is a folder."""
     if not folder.is_dir():
-        what = "is a file; name its folder" if folder.exists() else "is not there"
-        raise ValueError(f"{str(folder)!r} {what}")
+        problem = "is a file; name its folder" if folder.exists() else "is not there"
+        raise ValueError(f"{str(folder)!r} {problem}")
 
 
 def chosen_slots(only: Sequence[str], check: str, worth: dict[str, Worth]) -> list[str]:

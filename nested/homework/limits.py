@@ -46,16 +46,16 @@ def limit_this_process(seconds: int, memory: int, file: Path, package: Path) -> 
     the system refuses a limit that it should know."""
     limit_memory(memory)
     space = resource.getrlimit(resource.RLIMIT_AS)[0]
-    for what, value in (
+    for limit, value in (
         (resource.RLIMIT_CPU, seconds),
         (resource.RLIMIT_AS, space),  # for good
         (resource.RLIMIT_FSIZE, OUTPUT_BYTES),
         (resource.RLIMIT_NOFILE, OPEN_FILES),
         (resource.RLIMIT_CORE, 0),
     ):
-        if sys.platform == "darwin" and what == resource.RLIMIT_AS:
+        if sys.platform == "darwin" and limit == resource.RLIMIT_AS:
             continue  # macOS ignores this limit, and may refuse it
-        resource.setrlimit(what, (value, value))
+        resource.setrlimit(limit, (value, value))
     if sys.platform == "linux":
         prctl = ctypes.CDLL(None).prctl
         prctl(END_WITH_PARENT, 9, 0, 0, 0)  # however the grader ends

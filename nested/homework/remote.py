@@ -127,10 +127,10 @@ def plant(root: nn.Module, name: str, tensor: Tensor) -> None:
         root.register_buffer(last, tensor)
 
 
-def _of_a_size(tree: Any, what: str) -> Any:
+def _of_a_size(tree: Any, name: str) -> Any:
     count = sum(leaf.numel() for leaf in tree_leaves(tree) if torch.is_tensor(leaf))
     if count > LARGEST:
-        raise ValueError(f"{what} has {count} numbers; at most {LARGEST} can be graded")
+        raise ValueError(f"{name} has {count} numbers; at most {LARGEST} can be graded")
     return tree
 
 

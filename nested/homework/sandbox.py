@@ -176,12 +176,12 @@ class Sandbox:
 
 def _environment() -> dict[str, str]:
     """Make the environment of the process. It keeps only the paths of programs and this package."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    paths = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     package = str(Path(nested.__file__).parents[1])
     one_thread = {"OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     returned_at_once = {"MALLOC_MMAP_THRESHOLD_": str(2**18)}  # so that memory can be measured
     quiet = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-    return {**kept, "PYTHONPATH": package, **one_thread, **returned_at_once, **quiet}
+    return {**paths, "PYTHONPATH": package, **one_thread, **returned_at_once, **quiet}
 
 
 def _sentence(reply: dict[str, Any]) -> str:

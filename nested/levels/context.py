@@ -23,12 +23,12 @@ from nested.levels.forward import Params
 
 def log_loss(*, loss: Tensor, **rest: Tensor | Params) -> Tensor:
     """Return log |loss|, ()."""
-    return _finite_log(_wide(loss).abs())
+    return _finite_log(wide(loss).abs())
 
 
 def log_step(*, step: Tensor, **rest: Tensor | Params) -> Tensor:
     """Return log(1 + step), ()."""
-    return torch.log1p(_wide(step))
+    return torch.log1p(wide(step))
 
 
 def log_grad_norm(*, loss: Tensor, grads: Params, **rest: Tensor | Params) -> Tensor:
@@ -73,20 +73,20 @@ def context_vector(features: tuple[str | Callable, ...], **inputs: Tensor | Para
             values.append(FEATURES[feature].compute(**inputs))
         elif inputs["loss"].dim():
             one_task = torch.vmap(lambda task, f=feature: f(**task), randomness="different")
-            values.append(_wide(one_task(inputs)))
+            values.append(wide(one_task(inputs)))
         else:
-            values.append(_wide(feature(**inputs)))
+            values.append(wide(feature(**inputs)))
     return torch.stack(values, dim=-1)
+
+
+def wide(x: Tensor) -> Tensor:
+    """Return x (...) in at least float32: half precision is too coarse for logarithms."""
+    return x if x.dtype == torch.float64 else x.float()
 
 
 def _flat(tensors: Params, loss: Tensor) -> Tensor:
     """Join all tensors {name: (...)} to one vector (N,), or (T, N) where ``loss`` is (T,)."""
-    return torch.cat([_wide(x).reshape(*loss.shape, -1) for x in tensors.values()], dim=-1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    """At least float32: half precision is too coarse for logarithms."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
+    return torch.cat([wide(x).reshape(*loss.shape, -1) for x in tensors.values()], dim=-1)
 
 
 def _finite_log(x: Tensor) -> Tensor:

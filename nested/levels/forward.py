@@ -19,7 +19,7 @@ from nested.levels.lend import Lender
 Params = dict[str, Tensor]  # as dict(model.named_parameters()) gives
 State = Any  # a nested dict or tuple of tensors
 Batch = Any  # a nested dict or tuple of tensors; functional_loss takes (inputs, targets)
-LossFn = Callable[[Params, Batch], Tensor]  # it may offer with_gradient, see unroll/eager.py
+LossFn = Callable[[Params, Batch], Tensor]  # it may offer with_gradient, see unroll/gradient.py
 Criterion = Callable[[Any, Any], Tensor]
 
 

@@ -173,7 +173,7 @@ def _refuse_modes(norms: dict[str, nn.Module]) -> None:
 
 def _writes(subject: str) -> str:
     return (
-        f"{subject} in the forward pass, and a pure loss has nowhere to keep what was written:"
-        " call model.eval(), use a layer without running statistics (GroupNorm), or an Embedding"
+        f"{subject} in the forward pass, and a pure loss has nowhere to keep what was written."
+        " Call model.eval(), use a layer without running statistics (GroupNorm), or an Embedding"
         " without max_norm"
     )

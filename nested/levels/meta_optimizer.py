@@ -20,7 +20,7 @@ from nested.levels.rule import Step, UpdateRule
 from nested.levels.slow_weights import slow_weights_step
 
 START_LR, START_MOMENTUM = 0.1, 0.5
-REACH = 4.0  # no feature enters the net as a larger number
+LARGEST_FEATURE = 4.0  # no feature enters the net as a larger number
 
 
 class MetaOptimizer(UpdateRule):
@@ -35,10 +35,11 @@ class MetaOptimizer(UpdateRule):
     range, it starts a tenth of the range away from the end. Pass ``generator`` for a random
     initialisation; the default is fixed.
 
-    Signals: ``lr`` and ``momentum``, (); for a loss that is not finite, the low ends. State:
-    ``momentum``, a buffer named as the params, and ``step``, a count from 0. Raises ``ValueError``
-    for a width or feature that is not allowed, and for a range narrower than float32 can keep
-    inside: 10 % in lr, 0.01 in momentum.
+    Signals: ``lr`` and ``momentum``, (). If the loss is not finite, both are at the low end of
+    their range. State: ``momentum``, a buffer named as the params, and ``step``, a count from 0.
+
+    Raises ``ValueError`` for a width or feature that is not allowed, and for a range that is too
+    narrow for float32. An lr range must span 10 %, a momentum range 0.01.
     """
 
     takes_tasks = True
@@ -59,7 +60,7 @@ class MetaOptimizer(UpdateRule):
         scales = [FEATURES[f][1:] if isinstance(f, str) else (0.0, 1.0) for f in self.context]
         spans = [_inside(*map(math.log, lr_range)), _inside(*momentum_range)]
         (centre, width), (low, span) = (_constant(rows).unbind(1) for rows in (scales, spans))
-        buffers = {"centre": centre, "width": REACH * width, "low": low, "span": span}
+        buffers = {"centre": centre, "width": LARGEST_FEATURE * width, "low": low, "span": span}
         for name, values in buffers.items():
             self.register_buffer(name, values, persistent=False)
         self.net = nn.Sequential(nn.Linear(len(context), hidden), nn.Tanh(), nn.Linear(hidden, 2))
@@ -84,10 +85,10 @@ class MetaOptimizer(UpdateRule):
 
     def signals(self, context: Tensor) -> tuple[Tensor, Tensor]:
         """Choose (lr, momentum), (...) each, for ``context`` (..., F), in the order of
-        ``self.context``. A row that is not finite gets the low ends."""
+        ``self.context``. A row that is not finite gets the low ends of both ranges."""
         is_finite = torch.isfinite(context).all(-1, keepdim=True)
         x = torch.where(is_finite, context, self.centre)
-        x = REACH * torch.tanh((x - self.centre) / self.width)
+        x = LARGEST_FEATURE * torch.tanh((x - self.centre) / self.width)
         first, tanh, last = self.net
         share = torch.sigmoid(_affine(last, tanh(_affine(first, x.to(first.weight.dtype)))))
         share = share.to(context.dtype) * is_finite

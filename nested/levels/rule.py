@@ -24,9 +24,9 @@ class Step(NamedTuple):
 class UpdateRule(nn.Module):
     """Level 4: decides how the weights move. Meta-training learns its parameters.
 
-    A rule is *pure*. ``forward`` changes none of its arguments and stores nothing in the module, so
-    that K steps can be differentiated and a run can be continued from its state. Three attributes
-    are conventions:
+    A rule is *pure*. ``forward`` changes none of its arguments and stores nothing in the module. So
+    K steps can be differentiated, and a run can be continued from its state. Three attributes are
+    conventions:
 
     - ``takes_tasks = True`` promises that ``forward`` itself moves T tasks, with a leading T in
       every tensor. Other rules are batched by ``torch.vmap``, which is slower.

@@ -2,8 +2,8 @@
 
 State: five small nets per sample.  It sees: tokens, and its own answers to their values.  Clock:
 every token, with gradients at the weights from the start of its chunk.
-Letters: B samples, T tokens, D width, C tokens of a chunk, M = 5 memories: the main memory that is
-read, and four rules that make a token's key, value, rate and forgetting, in this order.
+Letters: B samples, T tokens, D width, C tokens of a chunk, M = 5 memories. The first is the main
+memory, which is read. The others make a token's key, value, rate and forgetting, in this order.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 82-93.
 """
 

@@ -1,7 +1,7 @@
 """A warning for texts that end before a level moves: they cannot teach that level what to write.
 
-Source: the writes of a level reach later tokens only after its clock, as in Behrouz et al. 2025
-(arXiv 2512.24695), eq. 71.
+A level's writes reach later tokens only after its clock is due.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 71.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ _LEARNED: WeakSet[nn.Module] = WeakSet()  # modules with one backward from a sho
 
 
 def never_taught(clocks: dict[str, int], length: int) -> dict[str, int]:
-    """Select from ``clocks``, {level: period}, the levels that texts of ``length`` tokens cannot
-    teach what to write.
+    """Select from ``clocks``, {level: period}, the levels that learn nothing from short texts.
 
-    Such a level first moves at or after the last token, so no loss depends on what it wrote.
+    The texts have ``length`` tokens. Such a level first moves at or after the last one, so no loss
+    depends on what it wrote.
     """
     return {name: period for name, period in clocks.items() if period >= max(length, 2)}
 
@@ -38,9 +38,8 @@ def clocks_in(module: nn.Module, path: str = "") -> dict[str, int]:
 def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool) -> None:
     """Warn at the second backward through short texts if ``module`` has levels with longer periods.
 
-    ``y`` (...) was read from ``length`` tokens, and ``is_new`` says that they began a text. A
-    module warns once. It never warns after it was given a state, because its texts are windows of
-    longer ones then.
+    ``y`` (...) was read from ``length`` tokens. ``is_new`` says that they began a text. A module
+    warns once. It never warns after it got a state: its texts are windows of longer ones then.
     """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return
@@ -62,8 +61,10 @@ def _warn(module: nn.Module, length: int) -> None:
 
 
 def advice(levels: dict[str, int], length: int) -> str:
-    """Say which ``levels``, {name: period}, learn nothing from texts of ``length`` tokens, and what
-    to do about it."""
+    """Say which ``levels``, {name: period}, learn nothing from texts of ``length`` tokens.
+
+    The text also names the remedies.
+    """
     names = ", ".join(f"{name} (every {period:,} tokens)" for name, period in levels.items())
     return (
         f"texts of {length:,} tokens end before these levels move, and teach them nothing:"

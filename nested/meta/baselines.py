@@ -112,17 +112,17 @@ def run_hand_made(candidates: Sequence[HandMade], draw: Draw) -> Outcome:
     return Outcome(*tree_map(lambda x: x.unflatten(0, (count, -1)), runs))
 
 
-def tune(grid: Sequence[HandMade], draw: Draw, what: str = "mean") -> HandMade:
+def tune(grid: Sequence[HandMade], draw: Draw, score: str = "mean") -> HandMade:
     """Return the candidate with the lowest loss, averaged over tasks.
 
     The "mean" loss is averaged over all updates, like the meta-loss. The "final" loss is the end of
     the ``smoothed`` curve on the batches trained on, which ``speed_up`` compares. A candidate that
     diverges is never the lowest. Raises ``IndexError`` for an empty grid, ``ValueError`` for
-    another ``what``."""
-    if what not in ("mean", "final"):
-        raise ValueError(f"baselines are tuned for their mean or final loss, but got {what!r}")
+    another ``score``."""
+    if score not in ("mean", "final"):
+        raise ValueError(f"baselines are tuned for their mean or final loss, but got {score!r}")
     losses = run_hand_made(grid, draw).losses  # (C, T, K + 1)
-    scores = losses[..., 1:].mean(-1) if what == "mean" else smoothed(losses[..., :-1])[..., -1]
+    scores = losses[..., 1:].mean(-1) if score == "mean" else smoothed(losses[..., :-1])[..., -1]
     means = scores.mean(1)  # (C,)
     return grid[means.nan_to_num(nan=math.inf).argmin().item()]
 

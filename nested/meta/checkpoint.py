@@ -82,7 +82,7 @@ def _made_for(training: Training) -> dict[str, Any]:
     return {
         "rule": {"class": type(rule).__name__, **_settings(rule), **shapes},
         "family": {
-            name + f" of family {i}" * (i > 0): value
+            (f"{name} of family {i}" if i else name): value
             for i, family in enumerate(training.families)
             for name, value in {"class": type(family).__name__, **_settings(family)}.items()
         },

@@ -39,10 +39,10 @@ class Particles(Wrapped):
         return self.rule.init(params)
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
-        def one(weights: Params, *arguments) -> Step:
+        def one_particle(weights: Params, *arguments) -> Step:
             return call_with(self.rule, weights, *arguments)
 
-        return over_tasks(one)(self.weights, params, grads, state, loss)
+        return over_tasks(one_particle)(self.weights, params, grads, state, loss)
 
 
 class EvolutionStep(MetaStep):
@@ -77,18 +77,18 @@ class EvolutionStep(MetaStep):
         """As in ``MetaStep``, for N particles at ``params`` {name: (N, ...)}. Raises what
         ``unroll_tasks`` does."""
         config, sigma = self.config, self.config.sigma
-        own = dict(zip(self.learned_names, self.learned, strict=True))
-        noise = {name: self._draw(p.detach()) for name, p in own.items()}
-        weights = {name: p.detach() + noise[name] for name, p in own.items()}
+        learned = dict(zip(self.learned_names, self.learned, strict=True))
+        noise = {name: self._draw(p.detach()) for name, p in learned.items()}
+        weights = {name: p.detach() + noise[name] for name, p in learned.items()}
         self.sums = {name: self.sums.get(name, 0) + e for name, e in noise.items()}
-        fixed = {n: p.detach() for n, p in self.rule.named_parameters() if n not in own}
+        fixed = {n: p.detach() for n, p in self.rule.named_parameters() if n not in learned}
         fixed |= dict(self.rule.named_buffers())
-        together = {n: x.expand(config.tasks, *x.shape) for n, x in fixed.items()}
+        repeated = {n: x.expand(config.tasks, *x.shape) for n, x in fixed.items()}
         run = unroll_tasks(
             loss_fn,
             params,
             batches,
-            Particles(self.rule, {**together, **weights}),
+            Particles(self.rule, {**repeated, **weights}),
             state,
             backend=config.backend,
             differentiable=False,
@@ -97,7 +97,7 @@ class EvolutionStep(MetaStep):
             losses = task_losses(loss_fn, run, query, config.objective)  # (N,)
             grads = tuple(
                 torch.tensordot(losses, self.sums[name], dims=1) / (config.tasks * sigma**2)
-                for name in own
+                for name in learned
             )
         signals = {name: signal.float().mean() for name, signal in run.signals.items()}
         rest = detached((run.params, run.state))
@@ -111,7 +111,7 @@ class EvolutionStep(MetaStep):
         return torch.stack([half, -half], dim=1).flatten(0, 1)
 
 
-def paired(tree: Batch) -> Batch:
+def repeat_for_pairs(tree: Batch) -> Batch:
     """Each of the tensors (T, ...) of a nested structure with every task twice, (2 T, ...), the two
     of a pair side by side."""
     return tree_map_only(Tensor, lambda x: x.repeat_interleave(2, dim=0), tree)

@@ -49,18 +49,18 @@ class Entry:
     signals: dict[str, Tensor]  # {name: (T, K, ...)} of a rule
     settings: str  # of a hand-made optimizer
 
-    def score(self, what: str) -> Tensor:
-        """Return one number a task, (T,), by the name ``what``.
+    def score(self, name: str) -> Tensor:
+        """Return one number a task, (T,): the score called ``name``.
 
         "mean" is the loss averaged over the K updates, "final" the loss after the last. "accuracy"
         exists where the task is to classify. Any other name raises ``ValueError``."""
-        if what == "mean":
+        if name == "mean":
             return self.losses[:, 1:].mean(dim=1)
-        if what == "final":
+        if name == "final":
             return self.losses[:, -1]
-        if what == "accuracy" and self.accuracy is not None:
+        if name == "accuracy" and self.accuracy is not None:
             return self.accuracy
-        raise ValueError(f"a race has mean, final and, to classify, accuracy, but not {what!r}")
+        raise ValueError(f"a race has mean, final and, to classify, accuracy, but not {name!r}")
 
 
 @dataclass(frozen=True)
@@ -71,23 +71,23 @@ class RaceResult:
     entries: dict[str, Entry]
     tuned: dict[str, HandMade]  # the baselines, with the settings that won
 
-    def estimate(self, name: str, what: str = "mean") -> Estimate:
+    def estimate(self, name: str, score: str = "mean") -> Estimate:
         """Mean and standard error over tasks of "mean" loss, "final" loss or "accuracy". Raises
         ``KeyError`` for a name that did not race, ``ValueError`` for another score."""
-        return _estimate(self.entries[name].score(what))
+        return _estimate(self.entries[name].score(score))
 
-    def paired(self, name: str, other: str, what: str = "mean") -> Estimate:
+    def paired(self, name: str, other: str, score: str = "mean") -> Estimate:
         """The score of ``other`` minus that of ``name``, task by task.
 
         Raises as ``estimate`` does."""
-        return _estimate(self.entries[other].score(what) - self.entries[name].score(what))
+        return _estimate(self.entries[other].score(score) - self.entries[name].score(score))
 
-    def gain(self, name: str, other: str, what: str = "mean") -> float:
+    def gain(self, name: str, other: str, score: str = "mean") -> float:
         """The share by which the mean of ``name`` is under that of ``other``: 0.2 is 20 % better.
 
         It is NaN where the mean of ``other`` is 0. Raises as ``estimate`` does."""
-        theirs = self.estimate(other, what).mean
-        return 1 - self.estimate(name, what).mean / theirs if theirs else math.nan
+        theirs = self.estimate(other, score).mean
+        return 1 - self.estimate(name, score).mean / theirs if theirs else math.nan
 
     def curve(self, name: str) -> tuple[Tensor, Tensor]:
         """Mean and standard error over tasks of the loss, (K + 1,) each: before the first update,

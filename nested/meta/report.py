@@ -77,13 +77,13 @@ def _the(other: str) -> str:
     return f"the {other}" if other.startswith(("best", "learned")) else other
 
 
-def compare(result: RaceResult, name: str, other: str, what: str = "mean") -> str:
+def compare(result: RaceResult, name: str, other: str, score: str = "mean") -> str:
     """One comparison in words: "beats Adam by 7%", "loses to ... by ...", "ties with ...".
 
     A difference under ``SURE`` standard errors is a tie. Raises ``KeyError`` for a name that did
     not race."""
-    paired, gain = result.paired(name, other, what), result.gain(name, other, what)
-    if not math.isfinite(result.estimate(name, what).mean):
+    paired, gain = result.paired(name, other, score), result.gain(name, other, score)
+    if not math.isfinite(result.estimate(name, score).mean):
         return f"diverges on some tasks, so cannot be compared with {_the(other)}".rstrip(",")
     if not math.isfinite(paired.mean):
         return f"beats {_the(other).rstrip(',')}, which diverges on some tasks"

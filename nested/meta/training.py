@@ -20,7 +20,7 @@ from nested.levels.forward import Params, State
 from nested.levels.rule import UpdateRule
 from nested.meta.checkpoint import restore, snapshot
 from nested.meta.config import MetaConfig
-from nested.meta.evolution import EvolutionStep, paired
+from nested.meta.evolution import EvolutionStep, repeat_for_pairs
 from nested.meta.history import MetaHistory, MetaRecord
 from nested.meta.meta_step import MetaStep
 from nested.support.files import load_checkpoint, save_checkpoint
@@ -175,7 +175,7 @@ class Training:
         return Runs(tasks, params, self.first_state(params, horizon), 0, horizon)
 
     def _for_pairs(self, tree: Any) -> Any:
-        return paired(tree) if self.is_pes else tree  # antithetic pairs share their task
+        return repeat_for_pairs(tree) if self.is_pes else tree  # antithetic pairs share their task
 
     def step(self, runs: Runs) -> list[Runs]:
         """Make one meta-step on ``runs``. Returns them one window further, or [] at their end."""

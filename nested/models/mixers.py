@@ -31,8 +31,9 @@ class Mixer(NamedTuple):
 
 
 def _selfmod(config: ModelConfig) -> nn.Module:
-    cut = config.detach_every
-    return SelfModifyingTitans(config.dim, config.objective, config.chunk, detach_every=cut)
+    return SelfModifyingTitans(
+        config.dim, config.objective, config.chunk, detach_every=config.detach_every
+    )
 
 
 def _titans(config: ModelConfig) -> nn.Module:
@@ -40,8 +41,9 @@ def _titans(config: ModelConfig) -> nn.Module:
 
 
 def _linear(config: ModelConfig) -> nn.Module:
-    cut = config.detach_every
-    return LinearMemory(config.dim, config.objective, config.chunk, detach_every=cut)
+    return LinearMemory(
+        config.dim, config.objective, config.chunk, detach_every=config.detach_every
+    )
 
 
 def _attention(config: ModelConfig) -> nn.Module:

@@ -38,7 +38,7 @@ class MemoryOptimizer(Optimizer):
     ranges: ClassVar[dict[str, tuple[float, float]]] = {}
     switches: ClassVar[tuple[str, ...]] = ()  # settings that are True or False
     shaped: ClassVar[tuple[str, ...]] = ()  # parts of a weight's state that have its shape
-    kept: ClassVar[tuple[str, ...]] = ()  # other keys that the optimizer puts in a group
+    extra_keys: ClassVar[tuple[str, ...]] = ()  # other keys that the optimizer puts in a group
 
     def begin(self, group: dict[str, Any], params: list[Tensor]) -> None:
         """Give ``params``, tensors (...) of ``group``, an initial state, unless they have one.
@@ -127,7 +127,7 @@ class MemoryOptimizer(Optimizer):
         """Raise ``ValueError`` if ``group`` has a setting or a parameter that is not allowed, or a
         key that is no setting."""
         name = type(self).__name__
-        check_keys(name, group, {*self.defaults, *self.kept})
+        check_keys(name, group, {*self.defaults, *self.extra_keys})
         for setting, (low, high) in self.ranges.items():
             value = group[setting]
             is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

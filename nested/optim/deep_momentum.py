@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from nested.levels.context import wide
 from nested.optim.base import INFINITY, MemoryOptimizer, as_rows, zeros_for
 from nested.optim.sharded import cut_as, whole
 
@@ -119,7 +120,7 @@ class DeepMomentum(MemoryOptimizer):
 
 def _at_once(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum: float) -> Pieces:
     """Train the net on the gradients of ``params``, and return its answers, (n, C) each."""
-    errors = [_wide(whole(p.grad)).reshape(-1, len(net["A"])) for p in params]
+    errors = [wide(whole(p.grad)).reshape(-1, len(net["A"])) for p in params]
     keys = torch.cat([_of_size_one(u) for u in errors])
     _learn(net, [(torch.cat(errors), keys)], lr, momentum)
     return _answer(net, keys).split([len(u) for u in errors])
@@ -134,7 +135,7 @@ def _in_parts(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum:
 
     def parts(p: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         for rows in whole(p.grad).reshape(-1, len(net["A"])).split(count):
-            errors = _wide(rows)
+            errors = wide(rows)
             yield errors, errors / sizes[p][0] / sizes[p][1]
 
     _learn(net, (part for p in params for part in parts(p)), lr, momentum)
@@ -148,7 +149,7 @@ def _in_parts(net: dict[str, Tensor], params: list[Tensor], lr: float, momentum:
 def _learn(net: dict[str, Tensor], pairs: Pairs, lr: float, momentum: float) -> None:
     """Train the net, in place, on pairs of errors and keys, (n, C) each."""
     scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
-    outer, inner = _wide(net["A"]), _wide(net["B"])
+    outer, inner = wide(net["A"]), wide(net["B"])
     d_outer, d_inner = torch.zeros_like(outer), torch.zeros_like(inner)
     for errors, keys in pairs:
         hidden = _hidden(inner, keys)  # (H, n)
@@ -163,16 +164,12 @@ def _learn(net: dict[str, Tensor], pairs: Pairs, lr: float, momentum: float) -> 
 def _answer(net: dict[str, Tensor], keys: Tensor) -> Tensor:
     """Compute the net's answers (n, C) to keys (n, C)."""
     scale = 1 / math.sqrt(net["rows"] * len(net["B"]))
-    return _hidden(_wide(net["B"]), keys).T @ (_wide(net["A"]).T * scale)
+    return _hidden(wide(net["B"]), keys).T @ (wide(net["A"]).T * scale)
 
 
 def _hidden(inner: Tensor, keys: Tensor) -> Tensor:
     """Compute ``tanh(B k)``, (H, n), of keys (n, C): as 2 sigmoid(2 B k) - 1, which is faster."""
     return (2 * inner @ keys.T).sigmoid_().mul_(2).sub_(1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _sharings(group: dict[str, Any]) -> Iterator[tuple[list[Tensor], int]]:
@@ -192,8 +189,8 @@ def _size(x: Tensor) -> tuple[Tensor, Tensor]:
     So no square overflows or vanishes. Dividing by both leaves a zero x zero.
     """
     low, high = x.aminmax()
-    largest = _wide(torch.maximum(-low, high)).clamp(min=torch.finfo(x.dtype).tiny)
-    squares = [(_wide(part) / largest).square_().sum() for part in x.flatten().split(NUMBERS)]
+    largest = wide(torch.maximum(-low, high)).clamp(min=torch.finfo(x.dtype).tiny)
+    squares = [(wide(part) / largest).square_().sum() for part in x.flatten().split(NUMBERS)]
     root = (sum(squares) / x.numel()).sqrt()
     return largest, root.clamp(min=torch.finfo(root.dtype).tiny)
 

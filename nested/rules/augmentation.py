@@ -40,17 +40,17 @@ class Rescaled(Wrapped):
         for name, p in params.items():
             drawn = [draw_log_uniform(1 / reach, reach, generator) for _ in range(len(p))]
             scale[name] = torch.tensor(drawn, dtype=torch.float32).to(p)
-        shown = {name: p / _beside(scale[name], p) for name, p in params.items()}
-        return {"scale": scale, "own": over_tasks(self.rule.init)(shown)}
+        scaled = {name: p / _beside(scale[name], p) for name, p in params.items()}
+        return {"scale": scale, "own": over_tasks(self.rule.init)(scaled)}
 
     def forward(self, params: Params, grads: Params, state: State, loss: Tensor) -> Step:
         rule = rule_of_tasks(self.rule) if loss.dim() else self.rule
         units = {name: _beside(state["scale"][name], p) for name, p in params.items()}
-        shown = {name: p / units[name] for name, p in params.items()}
-        seen = {name: g * units[name] for name, g in grads.items()}
-        moved, own, signals = rule(shown, seen, state["own"], loss)
-        params = {name: p * units[name] for name, p in moved.items()}
-        return Step(params, {"scale": state["scale"], "own": own}, signals)
+        scaled = {name: p / units[name] for name, p in params.items()}
+        scaled_grads = {name: g * units[name] for name, g in grads.items()}
+        step = rule(scaled, scaled_grads, state["own"], loss)
+        params = {name: p * units[name] for name, p in step.params.items()}
+        return Step(params, {"scale": state["scale"], "own": step.state}, step.signals)
 
 
 def _beside(scale: Tensor, p: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Generator, Tensor, nn
 
+from nested.levels.context import wide
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
 from nested.rules.features import (
@@ -156,9 +157,9 @@ class CoordinatewiseRule(UpdateRule):
         self, p: Tensor, grad: Tensor, memories: Memories, time: Time, task_dims: int
     ) -> tuple[Tensor, Memories, Tensor]:
         """Return the new weights (...) of one tensor, its new memories, and its lr (1,)."""
-        weight, grad = (_as_matrix(_wide(x), task_dims) for x in (p, grad))
+        weight, grad = (_as_matrix(wide(x), task_dims) for x in (p, grad))
         grad, memory_dtype = sanitise(grad), memories.square.dtype
-        old = Memories(*map(_wide, memories))
+        old = Memories(*map(wide, memories))
         new = remember(old, grad.reshape(old.square.shape))
         lr, direction = self.decide(tensor_features(weight, grad, new, time))
         # w <- w - lr d / rms(d)
@@ -227,11 +228,6 @@ class CoordinatewiseRule(UpdateRule):
         rms = (direction.dot(direction) / len(direction) + TINY).sqrt()
         direction *= scale * lr.to(rms.dtype) * alive_share(means) / rms
         large.weight.sub_(direction.to(p.dtype))
-
-
-def _wide(x: Tensor) -> Tensor:
-    """Convert half precision to float32: it is too coarse for squares and logarithms."""
-    return x if x.dtype in (torch.float32, torch.float64) else x.float()
 
 
 def _as_matrix(x: Tensor, task_dims: int) -> Tensor:

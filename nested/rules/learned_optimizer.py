@@ -71,7 +71,7 @@ class LearnedOptimizer(MemoryOptimizer):
     """
 
     ranges = {"lr": (0.0, INFINITY)}
-    kept = ("shared", "guard")
+    extra_keys = ("shared", "guard")
 
     def __init__(self, params: Any, rule: UpdateRule, *, total_steps: int | None = None) -> None:
         if not isinstance(rule, UpdateRule):

@@ -87,8 +87,8 @@ def draw_bars(
     ``ValueError`` when ``highlight`` is not one of the names."""
     names = list(values)
     means, errors = zip(*values.values())
-    shown = [colours[i % len(colours)] for i in range(len(names))]
-    bars = axes.barh(names, means, xerr=[2 * e for e in errors], color=shown, alpha=0.6)
+    bar_colours = [colours[i % len(colours)] for i in range(len(names))]
+    bars = axes.barh(names, means, xerr=[2 * e for e in errors], color=bar_colours, alpha=0.6)
     bars[names.index(highlight)].set_alpha(1.0)
     axes.invert_yaxis()
     axes.tick_params(labelsize=TEXT_SIZE)

@@ -31,11 +31,11 @@ LARGEST_INPUT = 5.0  # inputs are in [-5, 5]
 class Sinusoids(TwoSided):
     """Fit ``y = a sin(f x + p)`` with a net of two layers of ``hidden`` tanh units.
 
-    Letters: B ``batch_size``. Each task draws the amplitude a (log-uniform, 0.3 to 3), the
-    frequency f (log-uniform, 0.3 to 1.2) and the phase p. Batches are (x (B, 1), y (B, 1)), where y
-    has noise of standard deviation ``noise`` times a; the loss is the mean squared error. Every
-    batch is drawn anew, train and query batches from different seeds. ``settings``: see
-    ``TwoSided``. Raises ``ValueError`` for sizes under 1 or a negative noise.
+    Letters: B ``batch_size``. Each task draws its amplitude a (log-uniform, 0.3 to 3), its
+    frequency f (log-uniform, 0.3 to 1.2) and its phase p (uniform). Batches are (x (B, 1), y
+    (B, 1)). Noise of standard deviation ``noise`` times a is added to y. The loss is the mean
+    squared error. Every batch is drawn anew, train and query batches from different seeds.
+    ``settings``: see ``TwoSided``. Raises ``ValueError`` for sizes under 1 or a negative noise.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Generator
 
 from nested.levels.forward import Batch, Params
 from nested.tasks.family import Task
-from nested.unroll.over_tasks import stack_tasks
+from nested.unroll.over_tasks import set_beside, stack_tasks
 
 
 def stack_init(tasks: Sequence[Task], generator: Generator) -> Params:
@@ -28,8 +28,7 @@ def stack_batch(tasks: Sequence[Task], generator: Generator, split: str = "train
     nor "query".
     """
     kinds = {(type(task), id(getattr(task, "family", None))) for task in tasks}
-    # a subclass that overrides ``batch`` alone must not be drawn by the ``batches`` it inherits
-    definer = next(kind for kind in type(tasks[0]).__mro__ if "batch" in vars(kind))
-    if len(kinds) == 1 and "batches" in vars(definer):
-        return definer.batches(tasks, generator, split)
+    draw_at_once = set_beside(type(tasks[0]), "batch", "batches")
+    if len(kinds) == 1 and draw_at_once:
+        return draw_at_once(tasks, generator, split)
     return stack_tasks([task.batch(generator, split) for task in tasks])

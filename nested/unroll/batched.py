@@ -26,7 +26,7 @@ from nested.support.autograd import (
 )
 from nested.unroll.dispatch import check_backend, unroll
 from nested.unroll.inputs import check_data, check_inputs, check_state, with_horizon
-from nested.unroll.over_tasks import over_tasks, pick_task, stack_tasks
+from nested.unroll.over_tasks import over_tasks, pick_task, set_beside, stack_tasks
 from nested.unroll.registry import BACKENDS, loss_over_tasks
 from nested.unroll.trajectory import Trajectory
 from nested.unroll.transforms import InTransform
@@ -45,18 +45,18 @@ def unroll_tasks(
 ) -> Trajectory:
     """``nested.unroll`` for T tasks: the same arguments, each tensor with a leading T.
 
-    ``loss_fn`` and ``rule`` are those of one task; tasks do not mix. Returns a ``Trajectory`` with
-    params {name: (T, ...)}, a state of tensors (T, ...), losses (T, K) and signals {name: (T, K,
-    ...)}. The backend "higher" takes the tasks one after another. Raises what ``unroll``
-    raises, and ``ValueError`` when the parts do not agree on T.
+    ``loss_fn`` and ``rule`` are those of one task, and no task affects another. Returns a
+    ``Trajectory`` with params {name: (T, ...)}, a state of tensors (T, ...), losses (T, K) and
+    signals {name: (T, K, ...)}. The backend "higher" takes the tasks one after another. Raises what
+    ``unroll`` raises, and ``ValueError`` when the parts do not agree on T.
     """
     check_backend(backend)
     check_inputs(params, batches, rule)
     count = _count_tasks((params, batches, state))
-    how = {"differentiable": differentiable, "first_order": first_order}
+    options = {"differentiable": differentiable, "first_order": first_order}
     if backend == "higher":  # which knows no tasks
         each = [pick_task((params, batches, state), task) for task in range(count)]
-        runs = [unroll(loss_fn, p, b, rule, s, backend=backend, **how) for p, b, s in each]
+        runs = [unroll(loss_fn, p, b, rule, s, backend=backend, **options) for p, b, s in each]
         with torch.set_grad_enabled(differentiable):
             return stack_tasks(runs)
     first = over_tasks(with_horizon(rule, len(batches)).init)(params)
@@ -71,7 +71,7 @@ def unroll_tasks(
             if has_inference_tensors((params, batches[0], state)):
                 params, batches, state = outside_inference((params, batches, state))
             trajectory = BACKENDS[backend](
-                losses, params, batches, rule_of_tasks(rule), state, time_dim=1, **how
+                losses, params, batches, rule_of_tasks(rule), state, time_dim=1, **options
             )
     except RuntimeError:
         loss_fn(*pick_task((params, batches[0]), 0))  # one task's error has plainer words
@@ -83,8 +83,7 @@ def unroll_tasks(
 def rule_of_tasks(rule: UpdateRule) -> UpdateRule:
     """Return a rule that moves T tasks, all its tensors (T, ...). It is ``rule`` itself, if the
     class that defines its ``forward`` sets ``takes_tasks``, else one by ``torch.vmap``."""
-    owner = next(kind for kind in type(rule).__mro__ if "forward" in vars(kind))
-    return rule if vars(owner).get("takes_tasks") else _ByVmap(rule)
+    return rule if set_beside(type(rule), "forward", "takes_tasks") else _ByVmap(rule)
 
 
 class _ByVmap(UpdateRule):
@@ -100,9 +99,9 @@ class _ByVmap(UpdateRule):
 def _count_tasks(parts: Any) -> int:
     shapes = {tuple(leaf.shape[:1]) for leaf in tree_leaves(parts) if torch.is_tensor(leaf)}
     if len(shapes) != 1 or shapes <= {(), (0,)}:
-        found = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
+        sizes = ", ".join(sorted(str(shape[0]) if shape else "none" for shape in shapes))
         raise ValueError(
             "tensors in params, batches and state need the same leading task dimension, but the"
-            f" sizes found are: {found}"
+            f" sizes found are: {sizes}"
         )
     return shapes.pop()[0]

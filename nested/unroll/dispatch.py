@@ -40,7 +40,7 @@ def unroll(
     differentiable: bool = True,
     first_order: bool = False,
 ) -> Trajectory:
-    """Make K steps of ``rule`` from ``params``, one per batch, in a graph the level above can use.
+    """Make K steps of ``rule`` from ``params``, one per batch, and keep their graph.
 
     ``loss_fn(params, batch)`` returns a scalar, (). ``params`` {name: (...)} are the initial
     weights, and ``batches`` is a list of K batches. ``state`` is ``rule.init(params)`` by default;
@@ -51,7 +51,7 @@ def unroll(
 
     ``differentiable=False`` is a cheap roll-out: everything comes back detached. This flag decides,
     not ``torch.no_grad``. With ``first_order=True`` inner gradients are constants to the outer one,
-    as in FOMAML; the loss that the rule sees is not. ``backend`` is "eager"; "checkpoint", which
+    as in FOMAML; the losses stay in the graph. ``backend`` is "eager"; "checkpoint", which
     keeps about sqrt(2 K) steps in memory; "compile", fastest once compiled; or "higher", a
     cross-check by another library.
 
@@ -74,8 +74,8 @@ def unroll(
     with with_autograd(rule):  # each backend turns it off where it is not wanted
         if has_inference_tensors((params, batches[0], state)):
             params, batches, state = outside_inference((params, batches, state))
-        how = {"differentiable": differentiable, "first_order": first_order}
-        trajectory = BACKENDS[backend](loss_fn, params, batches, rule, state, **how)
+        options = {"differentiable": differentiable, "first_order": first_order}
+        trajectory = BACKENDS[backend](loss_fn, params, batches, rule, state, **options)
     check_data(batches, (trajectory.losses, trajectory.params))
     return trajectory
 

@@ -34,10 +34,10 @@ def unroll_eager(
     ``loss_fn`` returns one loss per task, (T,), and losses come back as (T, K). ``nested.unroll``
     is the public form, which checks the arguments.
     """
-    how = {"differentiable": differentiable, "first_order": first_order, "dims": time_dim}
+    options = {"differentiable": differentiable, "first_order": first_order, "dims": time_dim}
     losses, signals = [], []
     for batch in batches:
-        loss, grads = loss_and_gradient(loss_fn, params, batch, **how)  # level 1
+        loss, grads = loss_and_gradient(loss_fn, params, batch, **options)  # level 1
         with torch.set_grad_enabled(differentiable):
             step = rule(params, grads, state, loss)  # level 4 decides, levels 2 and 3 move
         check_step(step, params)

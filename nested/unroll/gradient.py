@@ -24,7 +24,8 @@ def loss_and_gradient(
     """Compute the loss at ``params`` and its gradient {name: (...)}. The loss is (), or (T,) with
     ``dims=1``.
 
-    Both are in their graph; with ``first_order`` the loss alone; neither if not ``differentiable``.
+    Both keep their graph. With ``first_order`` only the loss does. Without ``differentiable``
+    neither does.
     A loss may offer ``with_gradient(params, batch)``, which returns the pair itself, or None where
     it cannot. Raises ``TypeError`` or ``ValueError`` for a loss that is no scalar.
     """

@@ -76,8 +76,8 @@ def check_step(step: Any, params: Params) -> None:
 
 
 def check_state(state: State, expected: State) -> None:
-    """Raise ``ValueError`` unless ``state`` is nested as the ``expected`` one of this rule, tensors
-    (...); shapes are left to the rule, for a leading T may be there."""
+    """Raise ``ValueError`` unless ``state``, tensors (...), is nested as the ``expected`` one. The
+    rule checks the shapes, which may have a leading T."""
     got, wanted = tree_structure(in_order(state)), tree_structure(in_order(expected))
     if got != wanted:
         raise ValueError(f"state is not one of this rule on these params: {got} is not {wanted}")

@@ -60,6 +60,16 @@ def pick_task(tree: Any, task: int) -> Any:
     return tree_map_only(Tensor, lambda leaf: leaf[task], tree)
 
 
+def set_beside(kind: type, method: str, name: str) -> Any:
+    """Return the attribute ``name`` that describes a method of ``kind``, or None without one.
+
+    It must stand in the class that defines ``method``. A subclass may override the method alone,
+    and the attribute that it inherits then describes another method.
+    """
+    definer = next(parent for parent in kind.__mro__ if method in vars(parent))
+    return getattr(definer, name) if name in vars(definer) else None
+
+
 def _in_turn(function: Callable[..., Any], args: tuple) -> Any:
     count = next(len(leaf) for leaf in tree_leaves(args) if isinstance(leaf, Tensor))
     return stack_tasks([function(*pick_task(args, task)) for task in range(count)])

@@ -26,9 +26,9 @@ def register_backend(name: str, backend: Backend) -> None:
 def register_faster_loss(make: FasterLoss) -> None:
     """Let every unroll ask ``make(loss_fn, params, has_tasks)`` for a faster form of a loss.
 
-    It returns None where it knows none. Else it returns a loss with the same values, which may
-    offer ``with_gradient(params, batch)``; with ``has_tasks`` it takes T tasks, all tensors (T,
-    ...), and returns their losses (T,).
+    ``make`` returns None where it has no faster form. Else it returns a loss with the same values,
+    which may offer ``with_gradient(params, batch)``. With ``has_tasks`` that loss takes T tasks,
+    all tensors (T, ...), and returns their losses (T,).
     """
     FASTER_LOSSES.append(make)
 

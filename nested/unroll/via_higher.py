@@ -30,9 +30,9 @@ def unroll_via_higher(
 ) -> Trajectory:
     """As ``unroll_eager``, but ``higher`` runs the model, keeps its buffers and moves its weights.
 
-    Only lr and momentum come from ``rule``. So the loss must be made by ``functional_loss``, the
-    rule's signals must be the scalars ``lr`` and ``momentum``, and its state must keep the buffer
-    under ``"momentum"``. Anything else raises ``TypeError``; a missing higher raises
+    Only lr and momentum come from ``rule``. So its signals must be the scalars ``lr`` and
+    ``momentum``, and its state must keep the buffer under ``"momentum"``. The loss must be made by
+    ``functional_loss``. Anything else raises ``TypeError``; a missing higher raises
     ``ImportError``. Returns losses (K,) and signals {name: (K,)}. The gradient is taken twice: once
     for the rule to see, once by ``higher``. So this is for checking, not for speed.
     """
@@ -116,9 +116,9 @@ def _check_parts(loss_fn: LossFn, params: Params, batches: Sequence[Batch], stat
 
 def _starting_weights(model: torch.nn.Module, params: Params, differentiable: bool) -> list[Tensor]:
     start = []
-    for name, own in model.named_parameters():
-        weight = params.get(name, own)
-        if not own.requires_grad:
+    for name, parameter in model.named_parameters():
+        weight = params.get(name, parameter)
+        if not parameter.requires_grad:
             start.append(weight.detach())
         elif differentiable and weight.requires_grad:
             start.append(weight)

@@ -7,7 +7,7 @@ from torch import nn
 import nested.meta.training as training
 from nested import MetaConfig, MetaOptimizer, Step, UpdateRule, meta_train, unroll_tasks
 from nested.meta.baselines import draw_tasks
-from nested.meta.evolution import EvolutionStep, paired
+from nested.meta.evolution import EvolutionStep, repeat_for_pairs
 from nested.meta.meta_step import MetaStep
 from nested.meta.objective import scored_losses
 from nested.tasks import Quadratics
@@ -115,7 +115,7 @@ def test_full_unroll_and_truncated_windows_agree_where_runs_are_one_window():
 
 def test_pairs_are_antithetic_and_share_all_else():
     tree = {"x": torch.arange(3.0)[:, None], "y": (torch.arange(3),)}
-    assert paired(tree)["x"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    assert repeat_for_pairs(tree)["x"][:, 0].tolist() == [0, 0, 1, 1, 2, 2]
     config = MetaConfig(unroll_length=K, tasks=6, estimator="pes")
     step = EvolutionStep(Drift(), config, generator())
     drawn = step._draw(torch.zeros(3))

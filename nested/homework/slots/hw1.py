@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_leaves
 
 from nested.conformance.check import Check, Evidence, Verdict
 from nested.conformance.family import FAMILY_CHECKS
-from nested.conformance.small_problem import cut
+from nested.conformance.small_problem import detached_copy
 from nested.homework.borrowed import borrowed
 from nested.homework.remote import RemoteFamily
 from nested.homework.serve import Served, serve_family
@@ -50,8 +50,8 @@ def _probe_own(family: RemoteFamily, seed: int) -> Evidence:
     def drawn(ask) -> list:
         number = ask("sample", seed, 0)
         return [
-            cut(tree_leaves(ask("init", number, seed))),
-            cut(tree_leaves(ask("batch", number, seed, "train"))),
+            detached_copy(tree_leaves(ask("init", number, seed))),
+            detached_copy(tree_leaves(ask("batch", number, seed, "train"))),
         ]
 
     def ask_student(function: str, *static):
@@ -76,9 +76,9 @@ def _judge_own(evidence: Evidence) -> Verdict:
         if _are_turned(student[1], evidence[name][1]):
             measured = f"its batches are those of {name}, in another order or other units"
             return Verdict(False, measured, "make new data")
-        for what, ours, theirs in zip(("weights", "batches"), student, evidence[name], strict=True):
+        for part, ours, theirs in zip(("weights", "batches"), student, evidence[name], strict=True):
             if len(ours) == len(theirs) and all(map(_alike, ours, theirs)):
-                return Verdict(False, f"its {what} are those of {name}", "make new data")
+                return Verdict(False, f"its {part} are those of {name}", "make new data")
     return Verdict(True, "no built-in family draws the same data")
 
 

@@ -58,7 +58,7 @@ def _probe_own(feature: Feature, seed: int) -> Evidence:
         values[name] = torch.stack([torch.vmap(built_in)(inputs) for inputs in runs], dim=1)
     with torch.no_grad():
         for name, moments in zip(("moments", "twins"), _twins(runs), strict=True):
-            each = [torch.vmap(lambda one: feature(**one))(inputs) for inputs in moments]
+            each = [torch.vmap(lambda task: feature(**task))(inputs) for inputs in moments]
             values[name] = torch.stack(each, dim=1)
     return values
 
@@ -114,9 +114,9 @@ def _judge_own(evidence: Evidence) -> Verdict:
     return Verdict(bool(new > NEW), measured, hint)
 
 
-def _rank_correlation(one: Tensor, other: Tensor) -> float:
+def _rank_correlation(first: Tensor, second: Tensor) -> float:
     """Spearman's, without its sign: a logarithm, tanh or multiple of a feature is that feature."""
-    ranks = [x.double().flatten().argsort().argsort().double() for x in (one, other)]
+    ranks = [x.double().flatten().argsort().argsort().double() for x in (first, second)]
     return torch.corrcoef(torch.stack(ranks))[0, 1].abs().item()
 
 

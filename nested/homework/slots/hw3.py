@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.conformance.check import Check, Evidence, Verdict, largest
-from nested.conformance.small_problem import cut, nudged, small_params
+from nested.conformance.small_problem import detached_copy, nudged, small_params
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.serve import Served, serve_rule
@@ -70,15 +70,15 @@ class _Run:
         missing = {"lr", "momentum"} - set(signals)
         if missing:
             raise ValueError(f"signals has no {' and no '.join(sorted(missing))}")
-        return cut(signals)
+        return detached_copy(signals)
 
 
 def _number(value: float) -> Tensor:
     return torch.tensor(value, dtype=torch.float64)
 
 
-def _apart(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
-    return largest((one[name] - other[name]).abs().max().item() for name in one)
+def _apart(first: dict[str, Tensor], second: dict[str, Tensor]) -> float:
+    return largest((first[name] - second[name]).abs().max().item() for name in first)
 
 
 def _probe_memory(rule: UpdateRule, seed: int) -> Evidence:
@@ -108,7 +108,7 @@ def _memory_moves(rule: UpdateRule, seed: int) -> Evidence:
     """
     run, generator = _Run.begin(rule, seed, _unlike_memories), Generator().manual_seed(seed)
     zeros = {name: torch.zeros_like(p) for name, p in run.params.items()}
-    leaves, spec = tree_flatten(cut(run.after(PAST).state))
+    leaves, spec = tree_flatten(detached_copy(run.after(PAST).state))
     places = [
         i
         for i, leaf in enumerate(leaves)
@@ -139,8 +139,8 @@ def _judge_memory(evidence: Evidence) -> Verdict:
         parts.append(f"{when} in a run " + ", ".join(f"{c} by {x:.1g}" for c, x in apart.items()))
         measured = f"a loss of 4 instead of 0.5 changes the signals: {'; '.join(parts)}"
         if forgotten:
-            what = " and ".join(forgotten)
-            hint = f"the loss {what} is forgotten: are h and c carried from step to step?"
+            losses = " and ".join(forgotten)
+            hint = f"the loss {losses} is forgotten: are h and c carried from step to step?"
             return Verdict(False, measured, hint)
     if not evidence["slopes"]:
         return Verdict(False, "its state holds the momentum buffer alone", "keep h and c in it")

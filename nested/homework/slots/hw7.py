@@ -49,8 +49,8 @@ class RemoteMemory(nn.Module):
         return self.dim, self.chunk, self.delta, self.detach_every, self.is_shut
 
     def _call(self, function: str, *args: Any) -> Any:
-        own = dict(self.named_parameters())
-        return call(self._sandbox, function, own, *args, static=self._which())
+        parameters = dict(self.named_parameters())
+        return call(self._sandbox, function, parameters, *args, static=self._which())
 
     def init(self, batch_size: int) -> State:
         """Return its first state, nested tensors (B, ...)."""
@@ -89,9 +89,9 @@ def _serve(module: ModuleType) -> Served:
     def describe(*which: Any) -> dict[str, Any]:
         return dict(memory(*which).named_parameters())
 
-    def asked(method: str, own: Params, *rest: Any) -> Any:
+    def asked(method: str, parameters: Params, *rest: Any) -> Any:
         args, which = rest[:-5], rest[-5:]
-        names = {f"memory.{name}": tensor for name, tensor in own.items()}
+        names = {f"memory.{name}": tensor for name, tensor in parameters.items()}
         return call_with(_Asked(memory(*which), method), names, *args)
 
     return {
@@ -135,21 +135,21 @@ def _probe_huber(make: Any, seed: int) -> Evidence:
     x = x * torch.tensor(SIZES, dtype=x.dtype).repeat(2)[:, None]
     for memory.delta in DELTAS:
         state = memory.init(len(x))
-        held = _held(memory, state, seed)
-        for token in x.split(1, dim=1):
+        matrix = _matrix(memory, state, seed)
+        for x_t in x.split(1, dim=1):
             with torch.no_grad():
-                y, state = memory(token, state)
-                parts = zip(PROJECTED, (part.squeeze(1) for part in memory.project(token)))
-            before, held = held, _held(memory, state, seed)
-            found = {"before": before, "after": held, "read": y.squeeze(1), "delta": memory.delta}
-            tokens.append({**found, **dict(parts)})
+                y, state = memory(x_t, state)
+                parts = zip(PROJECTED, (part.squeeze(1) for part in memory.project(x_t)))
+            before, matrix = matrix, _matrix(memory, state, seed)
+            token = {"before": before, "after": matrix, "read": y.squeeze(1)}
+            tokens.append({**token, "delta": memory.delta, **dict(parts)})
     y = memory(x.requires_grad_())[0]
     slope = torch.autograd.grad(y.sum(), x)[0].abs().max().item()
     return {"tokens": tokens, "slope": slope}
 
 
 @torch.no_grad()
-def _held(memory: RemoteMemory, state: State, seed: int) -> Tensor:
+def _matrix(memory: RemoteMemory, state: State, seed: int) -> Tensor:
     """Compute the matrix (B, D, D) of a memory, for any layout of its state.
 
     With its gates shut the memory reads and never writes. So its reads are the matrix times its
@@ -179,8 +179,8 @@ def _judge_huber(evidence: Evidence) -> Verdict:
 
 def _faults(token: dict[str, Any]) -> dict[str, tuple[float, str]]:
     """Compute the errors of a write in place, length and direction, and the error of the read."""
-    key, rate, kept = token["key"], token["rate"], token["log kept"].exp()
-    was = kept[:, None, None] * token["before"]
+    key, rate, retention = token["key"], token["rate"], token["log kept"].exp()
+    was = retention[:, None, None] * token["before"]
     written = token["after"] - was  # (B, D, D)
     force = torch.einsum("bij,bj->bi", written, key)
     error = torch.einsum("bij,bj->bi", was, key) - token["value"]

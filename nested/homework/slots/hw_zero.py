@@ -17,7 +17,13 @@ import torch
 from torch import Generator
 
 from nested.conformance.check import Check, Evidence, Verdict, largest
-from nested.conformance.small_problem import cut, nudged, small_batches, small_loss, small_params
+from nested.conformance.small_problem import (
+    detached_copy,
+    nudged,
+    small_batches,
+    small_loss,
+    small_params,
+)
 from nested.conformance.update_rule import UPDATE_RULE_CHECKS
 from nested.homework.remote import RemoteRule
 from nested.homework.slots import hw3
@@ -51,7 +57,7 @@ def _probe_seeing(zero: Zero, seed: int) -> Evidence:
         with torch.no_grad():
             loss = torch.tensor(value, dtype=torch.float64)
             signals = rule(params, small_params(seed + 1), rule.init(params), loss).signals
-        result[name] = cut(torch.stack([signals["lr"], signals["momentum"]]))
+        result[name] = detached_copy(torch.stack([signals["lr"], signals["momentum"]]))
     return result
 
 
@@ -113,7 +119,7 @@ def _probe_meta_steps(zero: Zero, seed: int) -> Evidence:
     problems = [(weights_of(seed + i), small_batches(STEPS, seed + i)) for i in range(FEW)]
     result, losses = _learn(zero, rule, problems, "small"), []
     adam = torch.optim.Adam(rule.parameters(), lr=META_LR)
-    start = cut(dict(rule.named_parameters()))
+    start = detached_copy(dict(rule.named_parameters()))
     for params, batches in problems:
         adam.zero_grad()
         loss = unroll(small_loss, params, batches, rule).losses.mean()
@@ -125,7 +131,7 @@ def _probe_meta_steps(zero: Zero, seed: int) -> Evidence:
         "losses": [result["losses"], torch.tensor(losses, dtype=torch.float64)],
         "rule": [
             flat([p[n] for n in names])
-            for p in (result["rule"], cut(dict(rule.named_parameters())), start)
+            for p in (result["rule"], detached_copy(dict(rule.named_parameters())), start)
         ],
         "changed": result["changed"],
     }

@@ -73,11 +73,11 @@ def judge_moves(evidence: Evidence) -> Verdict:
             mu = ((directions - given) * buffer).sum() / past if past > 0 else past
             apart = (directions - given - mu * buffer).abs().max().item()
             errors.append(f"{apart:.1g} at mu {mu:.2f}")
-            shown = signals.get("momentum", mu) if past > 0 else mu
-            if not (apart < CLOSE and -CLOSE < mu < 1 and (shown - mu).abs().max() < CLOSE):
+            named_mu = signals.get("momentum", mu) if past > 0 else mu
+            if not (apart < CLOSE and -CLOSE < mu < 1 and (named_mu - mu).abs().max() < CLOSE):
                 measured = f"at step {at} of {net} move / lr differs from g + mu v by {errors[-1]}"
                 if apart < CLOSE:
-                    measured += f", but the momentum among the signals is {shown.mean():.2f}"
+                    measured += f", but the momentum among the signals is {named_mu.mean():.2f}"
                 hint = "v <- mu v + g from v = 0, one mu from 0 to below 1; w <- w - lr v"
                 return Verdict(False, measured, hint)
             buffer = given + mu * buffer

@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from nested.conformance.check import Check, Evidence, Verdict
-from nested.conformance.small_problem import cut, small_batches, small_loss, small_params
+from nested.conformance.small_problem import detached_copy, small_batches, small_loss, small_params
 from nested.homework.remote import call
 from nested.homework.sandbox import Sandbox
 from nested.homework.serve import Served
@@ -111,7 +111,7 @@ def _probe_values(unroll: RemoteUnroll, seed: int) -> Evidence:
         sgd.step()
         expected.append(loss.detach())
     return {
-        "losses": [cut(losses), torch.stack(expected)],
+        "losses": [detached_copy(losses), torch.stack(expected)],
         "params": [
             torch.cat([p[name].detach().flatten() for name in params]) for p in (after, weights)
         ],
@@ -141,11 +141,13 @@ def _judge_values(evidence: Evidence) -> Verdict:
 
 def _probe_purity(unroll: RemoteUnroll, seed: int) -> Evidence:
     parts = _problem(seed)
-    before = cut(parts)
+    before = detached_copy(parts)
     with torch.no_grad():
         unroll(*parts)
     names = ("params", "batches", "lr", "momentum")
-    return {name: [old, cut(new)] for name, old, new in zip(names, before, parts, strict=True)}
+    return {
+        name: [old, detached_copy(new)] for name, old, new in zip(names, before, parts, strict=True)
+    }
 
 
 def _judge_purity(evidence: Evidence) -> Verdict:
@@ -162,9 +164,9 @@ def _judge_purity(evidence: Evidence) -> Verdict:
 # --- the hypergradients --------------------------------------------------------------------------
 
 
-def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
-    """Return a probe of the slopes (K + 1,) along ``what``: of the losses, and of a mix of the last
-    weights. It computes them by autograd and by central differences."""
+def _probe_slopes(setting: str) -> Callable[[RemoteUnroll, int], Evidence]:
+    """Return a probe of the slopes (K + 1,) along ``setting``: of the losses, and of a mix of the
+    last weights. It computes them by autograd and by central differences."""
 
     def probe(unroll: RemoteUnroll, seed: int) -> Evidence:
         params, batches, lr, momentum = _problem(seed)
@@ -173,7 +175,7 @@ def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
             "lr": lambda t: (params, lr + t, momentum),
             "momentum": lambda t: (params, lr, momentum + t),
             "weights": lambda t: ({n: p + t * d[n] for n, p in params.items()}, lr, momentum),
-        }[what]
+        }[setting]
         d = {n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in params.items()}
         mix = {
             n: torch.randn(p.shape, generator=generator, dtype=p.dtype) for n, p in params.items()
@@ -202,24 +204,26 @@ def _probe_slopes(what: str) -> Callable[[RemoteUnroll, int], Evidence]:
     return probe
 
 
-def _judge_slopes(what: str) -> Callable[[Evidence], Verdict]:
+def _judge_slopes(setting: str) -> Callable[[Evidence], Verdict]:
     def judge(evidence: Evidence) -> Verdict:
         ours, truth = evidence["autograd"], evidence["difference"]
         scale = truth.abs().max().clamp(min=1e-3)
         right = (ours - truth).abs() <= 1e-5 * scale  # False for NaN
         wrong = (~right).nonzero().flatten().tolist()
         if not truth.abs().max() > 1e-6:
-            return Verdict(False, f"no result depends on the {what}", "is it used?")
+            return Verdict(False, f"no result depends on the {setting}", "is it used?")
         if not wrong:
             return Verdict(True, f"right for all {len(ours) - 1} losses and for the last weights")
         step = wrong[0]
         name = f"losses[{step}]" if step < len(ours) - 1 else "the last weights"
         measured = (
-            f"d {name} / d {what}: {ours[step]:.5g} by autograd,"
+            f"d {name} / d {setting}: {ours[step]:.5g} by autograd,"
             f" {truth[step]:.5g} by finite difference"
         )
         if ours.abs().max() == 0:
-            hint = f"autograd finds no dependence on the {what}: is it detached, or made a float?"
+            hint = (
+                f"autograd finds no dependence on the {setting}: is it detached, or made a float?"
+            )
         else:
             hint = (
                 f"right until update {step - 1}, wrong from update {step} on: is the buffer, the"
@@ -230,8 +234,8 @@ def _judge_slopes(what: str) -> Callable[[Evidence], Verdict]:
     return judge
 
 
-def _slope_check(name: str, what: str) -> Check:
-    return Check(name, _probe_slopes(what), _judge_slopes(what))
+def _slope_check(name: str, setting: str) -> Check:
+    return Check(name, _probe_slopes(setting), _judge_slopes(setting))
 
 
 UNROLL_CHECKS = [

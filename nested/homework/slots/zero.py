@@ -148,10 +148,10 @@ class Zero:
         return RemoteUnroll(self.sandbox)
 
 
-def _as(params: Params, tree: Any, what: str) -> Params:
+def _as(params: Params, tree: Any, part: str) -> Params:
     if not isinstance(tree, dict) or tree.keys() != params.keys():
-        raise ValueError(f"{what} is a dict with the names of params")
+        raise ValueError(f"{part} is a dict with the names of params")
     wrong = [name for name in params if tree[name].shape != params[name].shape]
     if wrong:
-        raise ValueError(f"{what}[{wrong[0]!r}] has another shape than params")
+        raise ValueError(f"{part}[{wrong[0]!r}] has another shape than params")
     return tree

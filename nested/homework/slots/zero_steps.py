@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from nested.conformance.check import Check, Evidence, Verdict
-from nested.conformance.small_problem import cut, small_batches, small_loss, small_params
+from nested.conformance.small_problem import detached_copy, small_batches, small_loss, small_params
 from nested.homework.slots.zero import Zero
 from nested.levels.forward import Params
 
@@ -67,7 +67,7 @@ def _probe_gradient(zero: Zero, seed: int) -> Evidence:
     expected.backward()
     theirs = torch.stack([expected.detach(), *flat([w.grad for w in weights.values()])])
     return {
-        "ours": cut(torch.cat([loss.reshape(1), flat([grads[n] for n in params])])),
+        "ours": detached_copy(torch.cat([loss.reshape(1), flat([grads[n] for n in params])])),
         "theirs": theirs,
     }
 
@@ -95,7 +95,7 @@ def _a_step(seed: int) -> list:
 def _probe_step(zero: Zero, seed: int) -> Evidence:
     params, buffer, grads, lr, momentum = _a_step(seed)
     with torch.no_grad():
-        after, kept = zero.step(params, buffer, grads, lr, momentum)
+        after, new_buffer = zero.step(params, buffer, grads, lr, momentum)
     weights = {name: w.clone().requires_grad_() for name, w in params.items()}
     sgd = torch.optim.SGD(weights.values(), lr=lr.item(), momentum=momentum.item())
     for name, w in weights.items():
@@ -103,13 +103,13 @@ def _probe_step(zero: Zero, seed: int) -> Evidence:
         sgd.state[w]["momentum_buffer"] = buffer[name].clone()
     sgd.step()
     buffers = [sgd.state[w]["momentum_buffer"] for w in weights.values()]
-    ours = flat([[after[n] for n in params], [kept[n] for n in params]])
-    return {"ours": ours, "theirs": flat([cut(list(weights.values())), buffers])}
+    ours = flat([[after[n] for n in params], [new_buffer[n] for n in params]])
+    return {"ours": ours, "theirs": flat([detached_copy(list(weights.values())), buffers])}
 
 
 def _probe_step_purity(zero: Zero, seed: int) -> Evidence:
     parts = _a_step(seed)
-    before = cut(parts)
+    before = detached_copy(parts)
     with torch.no_grad():
         zero.step(*parts)
     names = ("params", "buffer", "grads", "lr", "momentum")
