@@ -38,22 +38,37 @@ def damped(grads, error):
     return [g / max(curvature, 1) for g in grads]
 
 
+def reflecting(module, raw):
+    """3 s - 1/2, cut at 0 and 2, s = sigmoid(3 (raw + offset))."""
+    return (3 * torch.sigmoid(3 * (raw + module.offset)) - 0.5).clamp(0, module.top)
+
+
 def linear(memory, x):
-    """Eq. 9 and 57, or 12-16, as gradient descent on the objective."""
-    matrix, reads = torch.zeros(memory.dim, memory.dim, dtype=x.dtype), []
+    """Eq. 9 and 57, or 12-16, as gradient descent on the objective: P writes a token and head."""
+    heads, writes = memory.heads, memory.products
+    size = memory.dim // heads
+    matrices, reads = [torch.zeros(size, size, dtype=x.dtype)] * heads, []
     for token in x:
-        q, k = unit(memory.query.weight @ token), unit(memory.key.weight @ token)
-        v = memory.value.weight @ token
-        rate, forgetting = memory.choose.weight @ token
-        matrix = ((1 - gate(memory.forgetting, forgetting)) * matrix).requires_grad_()
+        queries = (memory.query.weight @ token).view(heads, size)
+        keys, values = (
+            (part.weight @ token).view(writes, heads, size) for part in (memory.key, memory.value)
+        )
+        raw = memory.choose.weight @ token
+        rates = reflecting(memory.rate, raw[: writes * heads]).view(writes, heads)
+        kept = 1 - gate(memory.forgetting, raw[writes * heads :])
+        for h in range(heads):
+            matrix = kept[h] * matrices[h]
+            for p in range(writes):
+                k, v, matrix = unit(keys[p, h]), values[p, h], matrix.requires_grad_()
 
-        def loss_of(w):
-            if memory.objective == "l2":
-                return 0.5 * (w[0] @ k - v).square().sum()
-            return -(w[0] @ k) @ v
+                def loss_of(w):
+                    if memory.objective == "l2":
+                        return 0.5 * (w[0] @ k - v).square().sum()
+                    return -(w[0] @ k) @ v
 
-        matrix = matrix - gate(memory.rate, rate) * inner_gradient(loss_of, [matrix])[0]
-        reads.append(matrix @ q)
+                matrix = matrix - rates[p, h] * inner_gradient(loss_of, [matrix])[0]
+            matrices[h] = matrix
+        reads.append(torch.cat([m @ unit(q) for m, q in zip(matrices, queries)]))
     return torch.stack(reads)
 
 

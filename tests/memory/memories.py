@@ -12,6 +12,8 @@ def continuum(form):
 MEMORIES = {
     "linear": lambda dim, chunk: LinearMemory(dim, "l2", chunk),
     "dot": lambda dim, chunk: LinearMemory(dim, "dot", chunk),
+    "linear, 3 products": lambda dim, chunk: LinearMemory(dim, "l2", chunk, heads=2, products=3),
+    "dot, 2 heads": lambda dim, chunk: LinearMemory(dim, "dot", chunk, heads=2),
     "titans": lambda dim, chunk: TitansMemory(dim, chunk),
     "selfmod": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk),
     "selfmod, start": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk, reads="start"),

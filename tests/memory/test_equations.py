@@ -10,6 +10,8 @@ from tests.memory.memories import MEMORIES, nudged
 LOOPS = {
     "linear": loops.linear,
     "dot": loops.linear,
+    "linear, 3 products": loops.linear,
+    "dot, 2 heads": loops.linear,
     "titans": loops.titans,
     "selfmod": loops.self_modifying,
     "selfmod, start": loops.self_modifying,
