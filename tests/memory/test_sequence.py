@@ -258,7 +258,7 @@ def test_tokens_missing_or_too_many_are_refused_in_words():
                 read(keys, x[:, : keys.shape[1]], keys, some, some, matrix)
 
 
-@pytest.mark.parametrize("name", MEMORIES)
+@pytest.mark.parametrize("name", [n for n in MEMORIES if not n.endswith(("heads", "products"))])
 def test_checkpoints_whose_gates_had_no_dimension_still_load(name):
     memory, x = MEMORIES[name](6, 4), torch.randn(1, 9, 6, generator=generator())
     own = memory.state_dict()
