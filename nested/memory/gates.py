@@ -69,28 +69,23 @@ class Gate(nn.Module):
 
 
 class ReflectingRate(nn.Module):
-    """Map any number to a rate from 0 to 2, both included:
+    """Map any number to a rate from 0 to ``top``, both included:
 
-        rate = 3 s - 1/2, cut at 0 and 2,    s = sigmoid(3 (raw + offset)).
+        rate = top (3 s - 1/2) / 2, cut at 0 and top,    s = sigmoid(3 (raw + offset)).
 
-    A write at rate n scales what a memory holds at its key by 1 - n: it keeps at 0, replaces at 1
-    and reflects at 2. Only exact ends keep a state for ever: at 1.99, half of it is gone after 69
-    reflections. Raw numbers (...) come in and rates (...) go out, in float32 at least. The
-    parameter ``offset`` (size,) starts so that ``raw`` = 0 gives ``start``. Raises ``ValueError``
-    unless 0 < start < 2.
+    A write at rate n scales what a memory holds at its key by 1 - 2 n / top: it keeps at 0 and
+    reflects at the top. Only exact ends keep a state for ever: at 0.99 of the top, half of it is
+    gone after 34 reflections. Raw numbers (...) come in and rates (...) go out, in float32 at
+    least. The parameter ``offset`` (size,) starts at 0: then ``raw`` = 0 gives top / 2.
     """
 
-    def __init__(self, start: float = 1.0, size: int = 1) -> None:
+    def __init__(self, top: float = 2.0, size: int = 1) -> None:
         super().__init__()
-        if not 0 < start < 2:
-            raise ValueError(f"a rate starts between 0 and 2, but got {start}")
-        s = (start + 0.5) / 3
-        self.offset = nn.Parameter(torch.full((size,), math.log(s / (1 - s)) / 3))
-        self.top = 2.0
+        self.top, self.offset = top, nn.Parameter(torch.zeros(size))
 
     def forward(self, raw: Tensor) -> Tensor:
         s = torch.sigmoid(3 * (widened(raw) + widened(self.offset)))
-        return (3 * s - 0.5).clamp(0, self.top)
+        return self.top * (1.5 * s - 0.25).clamp(0, 1)
 
     def extra_repr(self) -> str:
         return f"top={self.top:g}" if self.top else "shut"

@@ -66,7 +66,7 @@ class LinearMemory(SequenceMemory):
         writes = heads * products
         self.choose = nn.Linear(dim, writes + heads, bias=False)
         nn.init.zeros_(self.choose.weight)  # at first the gates ignore x
-        self.rate, self.forgetting = ReflectingRate(1.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
+        self.rate, self.forgetting = ReflectingRate(2.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
 
     def begin(self, batch_size: int) -> State:
         shape = (batch_size, self.dim, self.dim // self.heads)

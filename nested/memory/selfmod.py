@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from nested.levels.forward import Params
-from nested.memory.gates import Gate
+from nested.memory.gates import Gate, ReflectingRate
 from nested.memory.level import Level, count_parameters
 from nested.memory.linear import check_objective, decays
 from nested.memory.net import (
@@ -88,6 +88,7 @@ class SelfModifyingTitans(ChunkedMemory):
         # a random token erases 1 / D of what its rate would: 0.3 of W is left after 4,096
         rate = min(0.19 / chunk, dim / 4096)  # 0.003 for chunks of 64
         self.rate = Gate(1e-4 / chunk, rate, 1 / chunk)
+        self.main_rate = ReflectingRate(1.0 if objective == "l2" else 2.0)
         self.forgetting = Gate(1e-6, 5e-5, 0.05)
         self.w2 = random_matrix(5, dim, dim, size=2.0)
         self.w1 = random_matrix(3, dim, dim, size=0.3)
@@ -122,9 +123,12 @@ class SelfModifyingTitans(ChunkedMemory):
         self, projected: tuple[Tensor, ...], start: Params, now: Params
     ) -> tuple[Tensor, Params]:
         x, skips, queries = projected  # (B, C, D), (B, C, 2 D), (B, C, D)
-        keys_values, rates, log_kept = self._apply_rules(x, skips, start)
-        gradients = self._gradients(keys_values, rates, start)
-        erased = rates / clamp_min(gradients.unit_sizes, 1e-8)  # n i^ i^^T = (n / |i|^2) i i^T
+        keys_values, rates, main_rates, log_kept = self._apply_rules(x, skips, start)
+        gradients = self._gradients(keys_values, rates, main_rates, start)
+        # n i^ i^^T = (n / |i|^2) i i^T
+        sizes = gradients.unit_sizes
+        erased = torch.cat([self._erases(main_rates), rates.expand_as(sizes)[:, 1:]], dim=1)
+        erased = erased / clamp_min(sizes, 1e-8)
 
         decay = Decay.of(log_kept.squeeze(-1))
         nets, ends = gradients.units.split([3, 2], dim=1)  # inputs of W1 and of the gates
@@ -157,10 +161,10 @@ class SelfModifyingTitans(ChunkedMemory):
 
     def _apply_rules(
         self, x: Tensor, skips: Tensor, start: Params
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Let the four rules read x (B, C, D), given ``skips`` (B, C, 2 D) = S x.
 
-        Returns keys and values (B, 2, C, D), rates and log retentions (B, 1, C, 1).
+        Returns keys and values (B, 2, C, D), both rates and log retentions (B, 1, C, 1).
         """
         w1, w2 = start["w1"].split([1, 2], dim=1)[1], start["w2"].split([1, 4], dim=1)[1]
         # split, because the backward of a slice is slow
@@ -168,10 +172,18 @@ class SelfModifyingTitans(ChunkedMemory):
         units_nets, units_gates = units.split(2, dim=1)
         keys_values = unit(by_memory(skips, 2) + units_nets @ w1.mT)
         rate, forgetting = (units_gates @ start["gates"].mT).split(1, dim=1)
-        return keys_values, self.rate(rate), self.forgetting.log_rest(forgetting)
+        log_kept = self.forgetting.log_rest(forgetting)
+        return keys_values, self.rate(rate), self.main_rate(rate), log_kept
 
-    def _gradients(self, keys_values: Tensor, rates: Tensor, start: Params) -> Gradients:
-        """Take the inner gradients of all five memories at the weights ``start``."""
+    def _erases(self, main_rates: Tensor) -> Tensor:
+        """How much a write to the main W1 erases at its input: with "l2" decay and error both."""
+        return 2 * main_rates if self.objective == "l2" else main_rates
+
+    def _gradients(
+        self, keys_values: Tensor, rates: Tensor, main_rates: Tensor, start: Params
+    ) -> Gradients:
+        """Take the inner gradients of all five memories at the weights ``start``, but for the main
+        W1: there only what does not depend on W1, because ``written`` takes its error in turn."""
         w1, w2, gates = start["w1"], start["w2"], start["gates"]
         products = keys_values.flatten(1, 2) @ w2.flatten(1, 2).mT  # (B, 2 C, M D)
         w2_keys, w2_values = products.chunk(2, dim=1)
@@ -185,8 +197,15 @@ class SelfModifyingTitans(ChunkedMemory):
         error_sizes = torch.cat([squared(error), squared(error_gates)], dim=1)
         steps = -rates * damping(unit_sizes, error_sizes, squared(back))  # -c n, (B, M, C, 1)
         steps_w1, steps_gates = steps.split([3, 2], dim=1)
+        constant = error.split([1, 2], dim=1)[0]
+        if self.objective == "l2":
+            constant = constant - units.split([1, 4], dim=1)[0] @ w1.split([1, 2], dim=1)[0].mT
+        main_size = clamp_min(unit_sizes.split([1, 4], dim=1)[0], 1e-8)
+        main = -main_rates / main_size * constant
+        _, steps_of_rules = steps_w1.split([1, 2], dim=1)
+        _, errors_of_rules = error.split([1, 2], dim=1)
         return Gradients(
-            w1=steps_w1 * error,
+            w1=torch.cat([main, steps_of_rules * errors_of_rules], dim=1),
             gates=steps_gates * error_gates,
             w2=(steps * back).transpose(1, 2).flatten(2),
             units=units,

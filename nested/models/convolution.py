@@ -28,7 +28,7 @@ class Convolution(nn.Module):
 
     def __init__(self, dim: int, taps: int = 4) -> None:
         super().__init__()
-        self.mix = nn.Parameter(torch.zeros(taps, dim))
+        self.mix = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
 
     def extra_repr(self) -> str:
         return f"dim={self.mix.shape[1]}, taps={len(self.mix)}"

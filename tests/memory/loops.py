@@ -39,8 +39,8 @@ def damped(grads, error):
 
 
 def reflecting(module, raw):
-    """3 s - 1/2, cut at 0 and 2, s = sigmoid(3 (raw + offset))."""
-    return (3 * torch.sigmoid(3 * (raw + module.offset)) - 0.5).clamp(0, module.top)
+    """top (3 s - 1/2) / 2, cut at 0 and top, s = sigmoid(3 (raw + offset))."""
+    return module.top * (1.5 * torch.sigmoid(3 * (raw + module.offset)) - 0.25).clamp(0, 1)
 
 
 def linear(memory, x):
@@ -73,20 +73,26 @@ def linear(memory, x):
 
 
 def titans(memory, x):
-    """Titans, eq. 8-14."""
+    """Titans, eq. 8-14: W1 at the error of each token, W2 at the chunk's start."""
     weights = [memory.w1, memory.w2]
-    surprise, reads = [torch.zeros_like(w) for w in weights], []
+    surprises = [torch.zeros_like(w) for w in weights]
+    reads = []
     for t, token in enumerate(x):
         if t % memory.chunk == 0:
             start = weights
-        q, k, v = (unit(part.weight @ token) for part in (memory.query, memory.key, memory.value))
+        q, k, v = (unit(m.weight @ token) for m in (memory.query, memory.key, memory.value))
         rate, momentum, forgetting = memory.choose.weight @ token
+        n = reflecting(memory.rate, rate)
+        units = silu(start[1] @ k)
+        error = k + weights[0] @ units - v
+        (g1,) = inner_gradient(lambda w: 0.5 * (k + w[0] @ units - v).square().sum(), weights[:1])
+        (g2,) = inner_gradient(lambda w: error @ (start[0] @ silu(w[0] @ k)), start[1:])
+        curvature = units.square().sum() + g2.square().sum() / error.square().sum()
+        steps = [n * g1 / units.square().sum().clamp(min=1e-4)]
+        steps.append(n * (1 - n / 2) / memory.chunk * g2 / max(curvature, 1))
         mu, kept = gate(memory.momentum, momentum), 1 - gate(memory.forgetting, forgetting)
-        grads = inner_gradient(lambda w: 0.5 * (net(w, k) - v).square().sum(), start)
-        grads = damped(grads, net(start, k) - v)
-        step = (1 - mu) * gate(memory.rate, rate)
-        surprise = [mu * s - step * g for s, g in zip(surprise, grads)]
-        weights = [kept * w + s for w, s in zip(weights, surprise)]
+        surprises = [mu * s - (1 - mu) * g for s, g in zip(surprises, steps)]
+        weights = [kept * w + s for w, s in zip(weights, surprises)]
         reads.append(net(weights, q))
     return torch.stack(reads)
 
@@ -123,6 +129,13 @@ def self_modifying(memory, x):
             for w, i, grad in zip(now[name], inputs, grads):
                 decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
                 moved.append(w @ decay - n * grad)
+            if name == "main":  # its W1 writes at a rate of its own, each at its error in turn
+                units = silu(start[name][1] @ k)
+                w, size = now[name][0], units.square().sum().clamp(min=1e-8)
+                m = reflecting(memory.main_rate, net(start["rate"], token, skip=False))
+                decay = a * torch.eye(len(k), dtype=k.dtype) - m * torch.outer(units, units) / size
+                error = k + w @ units - target if memory.objective == "l2" else -target
+                moved[0] = w @ decay - m * torch.outer(error, units) / size
             now[name] = moved
         if memory.reads == "now":
             reads.append(net(now["main"], query))  # eq. 82

@@ -226,11 +226,14 @@ def test_the_gates_of_titans_have_the_bounds_that_are_documented():
     memory = TitansMemory(4, 8)
     for bias in (-1e3, 1e3):
         with torch.no_grad():
-            for gate in (memory.rate, memory.momentum, memory.forgetting):
+            memory.rate.offset.fill_(bias)
+            for gate in (memory.momentum, memory.forgetting):
                 gate.bias.fill_(bias)
-        found = [g(0.0).item() for g in (memory.rate, memory.momentum, memory.forgetting)]
-        bounds = (1e-4 / 8, 0.01, 1e-6) if bias < 0 else (1 / 8, 0.95, 0.1)
-        assert found == pytest.approx(bounds)
+        gates = [
+            g(torch.zeros(1)).item() for g in (memory.rate, memory.momentum, memory.forgetting)
+        ]
+        bounds = (0, 0.01, 1e-6) if bias < 0 else (2, 0.95, 0.1)
+        assert gates == pytest.approx(bounds)
 
 
 def test_small_self_modifying_titans_keep_a_part_of_their_first_weights():
