@@ -28,6 +28,8 @@ from nested.memory.net import (
 )
 from nested.memory.sequence import ChunkedMemory
 
+SHORTEST = 0.1  # of |i|^2: what came with shorter hidden units is written weakly
+
 
 class TitansMemory(ChunkedMemory):
     """A net M(z) = z + W1 silu(W2 z) per sample that learns to map keys k to values v:
@@ -38,7 +40,7 @@ class TitansMemory(ChunkedMemory):
 
     for W = W1 and W2, with q, k, v = unit(W x). The hidden units i = silu(W2 k) are those of the
     weights from the start of a chunk of ``chunk`` tokens, and a read uses the weights after its
-    token. W1 takes g = n e / |i|^2: at a rate n of 1 this write alone brings M(k) to v, and at 2 it
+    token. W1 takes g = n e / max(|i|^2, 0.1): at a rate n of 1 this write alone brings M(k) to v, and at 2 it
     reflects M(k) about v. W2 takes g = n (1 - n / 2) c dL/d(W2 k) / ``chunk`` with its input i = k,
     where L = 1/2 |e|^2 goes back through the W1 of the chunk's start. The ``damping`` c keeps the
     writes bounded for all gates and weights, also if one key comes for ever. Gates of x choose n in
@@ -95,7 +97,7 @@ class TitansMemory(ChunkedMemory):
         # W1: the errors e_t = M_(t-1)(k_t) - v_t of a chunk solve one triangular system
         old = torch.cat([earlier(kept, 1) * units, earlier(carried, 0) * units], dim=-1)
         errors = keys - values + old @ torch.cat([now["w1"], now["s1"]], dim=-1).mT
-        n = rates / clamp_min(sizes, 1e-4)
+        n = rates / clamp_min(sizes, SHORTEST)
         errors = inverse(earlier(share, 0) * (units @ (n * units).mT)) @ errors  # (B, C, D)
         # W2: the error goes back through W1 as it was at the start
         back = (errors @ start["w1"]) * slopes

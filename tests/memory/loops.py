@@ -88,7 +88,7 @@ def titans(memory, x):
         (g1,) = inner_gradient(lambda w: 0.5 * (k + w[0] @ units - v).square().sum(), weights[:1])
         (g2,) = inner_gradient(lambda w: error @ (start[0] @ silu(w[0] @ k)), start[1:])
         curvature = units.square().sum() + g2.square().sum() / error.square().sum()
-        steps = [n * g1 / units.square().sum().clamp(min=1e-4)]
+        steps = [n * g1 / units.square().sum().clamp(min=0.1)]
         steps.append(n * (1 - n / 2) / memory.chunk * g2 / max(curvature, 1))
         mu, kept = gate(memory.momentum, momentum), 1 - gate(memory.forgetting, forgetting)
         surprises = [mu * s - (1 - mu) * g for s, g in zip(surprises, steps)]
@@ -131,10 +131,10 @@ def self_modifying(memory, x):
                 moved.append(w @ decay - n * grad)
             if name == "main":  # its W1 writes at a rate of its own, each at its error in turn
                 units = silu(start[name][1] @ k)
-                w, size = now[name][0], units.square().sum().clamp(min=1e-8)
+                w, size = now[name][0], units.square().sum().clamp(min=0.1)
                 m = reflecting(memory.main_rate, net(start["rate"], token, skip=False))
                 decay = a * torch.eye(len(k), dtype=k.dtype) - m * torch.outer(units, units) / size
-                error = k + w @ units - target if memory.objective == "l2" else -target
+                error = k + w @ units - v if memory.objective == "l2" else -v
                 moved[0] = w @ decay - m * torch.outer(error, units) / size
             now[name] = moved
         if memory.reads == "now":

@@ -93,4 +93,4 @@ def test_what_2048_tokens_wrote_is_kept_under_autocast(name):
         assert ours.dtype == torch.float32
         # at rates near 1 each write erases, and rounds, what stood at its key
         writes = getattr(memory, "products", 1)
-        assert (ours - theirs).norm() <= 0.02 * writes * (theirs - before).norm()
+        assert (ours - theirs).norm() <= 0.03 * writes * (theirs - before).norm()

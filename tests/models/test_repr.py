@@ -11,7 +11,7 @@ from nested.models.convolution import Convolution
 @pytest.mark.parametrize(
     "module, wanted",
     [
-        (LinearMemory(8, "dot", 4), "dim=8, objective='dot', chunk=4"),
+        (LinearMemory(8, "dot", 4), "dim=8, objective='dot', chunk=4, heads=1, products=1"),
         (TitansMemory(8, 4, detach_every=9), "dim=8, detach_every=9, chunk=4"),
         (SelfModifyingTitans(8, chunk=4), "dim=8, chunk=4, objective='l2', reads='now'"),
         (ContinuumMemory(8, (2, 4), "nested"), "dim=8, periods=(2, 4), form='nested'"),
