@@ -16,7 +16,7 @@ from torch.nn.functional import pad
 
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate, ReflectingRate
-from nested.memory.heads import check_heads, join_heads, split_heads
+from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
 from nested.memory.net import inverse, unit, widened
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import Position, SequenceMemory, piece_sizes
@@ -73,8 +73,9 @@ class LinearMemory(SequenceMemory):
         return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute keys, values and queries (B H, T P, D / H), rates and log retentions (B H, T P)
-        of x (B, T, D): the P writes of a token follow each other."""
+        """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.
+
+        N = B H, S = T P and E = D / H: the P writes of a token follow each other."""
         rate, forgetting = self.choose(x).split([self.heads * self.products, self.heads], dim=-1)
         keys, values = (self._by_write(part) for part in (self.key(x), self.value(x)))
         queries = split_heads(self.query(x), self.heads)
@@ -90,11 +91,11 @@ class LinearMemory(SequenceMemory):
         return split_heads(x.unflatten(-1, (self.products, -1)).flatten(1, 2), self.heads)
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        matrix = memory["matrix"].unflatten(1, (self.heads, -1)).flatten(0, 1)  # (B H, E, E)
+        matrix = split_rows(memory["matrix"], self.heads)  # (B H, E, E)
         chunk = self.chunk * self.products
         y, matrix = by_chunks(*self.project(x), matrix, self.objective, chunk)
         y = join_heads(y[:, self.products - 1 :: self.products], self.heads)
-        return y, {"matrix": matrix.unflatten(0, (len(x), -1)).flatten(1, 2)}
+        return y, {"matrix": matrix.reshape(len(x), self.dim, -1)}
 
 
 def check_objective(objective: str) -> None:

@@ -15,6 +15,7 @@ from torch.nn.functional import pad, silu
 
 from nested.levels.forward import Params
 from nested.memory.gates import Gate, ReflectingRate
+from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
 from nested.memory.linear import decays
 from nested.memory.net import (
     clamp_min,
@@ -40,50 +41,67 @@ class TitansMemory(ChunkedMemory):
 
     for W = W1 and W2, with q, k, v = unit(W x). The hidden units i = silu(W2 k) are those of the
     weights from the start of a chunk of ``chunk`` tokens, and a read uses the weights after its
-    token. W1 takes g = n e / max(|i|^2, 0.1): at a rate n of 1 this write alone brings M(k) to v, and at 2 it
-    reflects M(k) about v. W2 takes g = n (1 - n / 2) c dL/d(W2 k) / ``chunk`` with its input i = k,
-    where L = 1/2 |e|^2 goes back through the W1 of the chunk's start. The ``damping`` c keeps the
-    writes bounded for all gates and weights, also if one key comes for ever. Gates of x choose n in
-    [0, 2], the momentum mu in (0.01, 0.95) and the retention a = 1 - forgetting, with forgetting in
-    (1e-6, 0.1).
+    token. W1 takes g = n e / max(|i|^2, 0.1). Without momentum, this write brings M(k) to v at a
+    rate n of 1, and reflects M(k) about v at 2. W2 takes g = n (1 - n / 2) c dL/d(W2 k) / ``chunk``
+    with its input i = k, where L = 1/2 |e|^2 goes back through the W1 of the chunk's start. The
+    ``damping`` c keeps the writes bounded for all gates and weights, also if one key comes for
+    ever. Gates of x choose n in [0, 2], the momentum mu in (0.01, 0.95) and the retention
+    a = 1 - forgetting, with forgetting in (1e-6, 0.1).
 
     In the paper both matrices take the gradients of the chunk's start, at a rate that has to stay
     under 1 / ``chunk`` to be stable. A fact that came once was then an eighth of a fact, in chunks
     of 8 tokens, and could not replace an older one.
 
-    The first weights ``w1``, ``w2`` (D, D) are parameters. They start with M(z) = z and hidden
-    units of length 1, because the output of a random W1 would drown what is written. The state is
-    {"position", "memory": {"start", "now"}}, each {"w1", "w2", "s1", "s2": (B, D, D)}. Raises as
+    ``heads`` = H splits the width: H nets of width E = D / H, each with keys, values and gates of
+    its own. The first weights ``w1``, ``w2`` (D, E) are parameters, heads one above the other. They
+    start with M(z) = z and hidden units of length 1, because the output of a random W1 would drown
+    what is written. The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "s1",
+    "s2": (B, D, E)}. Raises ``ValueError`` unless D is a multiple of ``heads``, and as
     ``SequenceMemory`` does.
     """
 
-    def __init__(self, dim: int, chunk: int = 64, *, detach_every: int | None = None) -> None:
+    def __init__(
+        self, dim: int, chunk: int = 64, *, heads: int = 1, detach_every: int | None = None
+    ) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
+        check_heads(dim, heads)
+        self.heads, size = heads, dim // heads
         self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(2))
         self.query = short_query_projection(dim)
-        self.choose = nn.Linear(dim, 3, bias=False)
+        self.choose = nn.Linear(dim, 3 * heads, bias=False)
         nn.init.zeros_(self.choose.weight)  # at first the gates ignore x
-        self.rate = ReflectingRate()
-        self.momentum, self.forgetting = Gate(0.01, 0.1, 0.95), Gate(1e-6, 1e-4, 0.1)
-        self.w1, self.w2 = nn.Parameter(torch.zeros(dim, dim)), random_matrix(dim, dim, size=2.0)
+        self.rate = ReflectingRate(size=heads)
+        self.momentum = Gate(0.01, 0.1, 0.95, heads)
+        self.forgetting = Gate(1e-6, 1e-4, 0.1, heads)
+        self.w1, self.w2 = nn.Parameter(torch.zeros(dim, size)), random_matrix(dim, size, size=2.0)
 
     def weights(self, batch_size: int) -> Params:
-        shape = (batch_size, self.dim, self.dim)
+        shape = (batch_size, self.dim, self.dim // self.heads)
         w1, w2 = self.w1.expand(shape), self.w2.expand(shape)
         no_surprise = self.w1.new_zeros(shape)
         return {"w1": w1, "w2": w2, "s1": no_surprise, "s2": no_surprise}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute queries, keys and values (B, T, D), rates n, log mu and log a (B, T)."""
-        vectors = [unit(part(x)) for part in (self.query, self.key, self.value)]
-        rate, momentum, forgetting = self.choose(x).unbind(-1)
-        log_mu, log_kept = self.momentum.log(momentum), self.forgetting.log_rest(forgetting)
-        return *vectors, self.rate(rate), log_mu, log_kept
+        """Compute queries, keys and values (N, T, E), rates n, log mu and log a (N, T), N = B H."""
+        parts = (self.query(x), self.key(x), self.value(x))
+        vectors = [unit(split_heads(part, self.heads)) for part in parts]
+        rate, momentum, forgetting = self.choose(x).chunk(3, dim=-1)
+        gates = (
+            self.rate(rate),
+            self.momentum.log(momentum),
+            self.forgetting.log_rest(forgetting),
+        )
+        return *vectors, *(split_heads(gate, self.heads).squeeze(-1) for gate in gates)
 
     def step(
         self, projected: tuple[Tensor, ...], start: Params, now: Params
     ) -> tuple[Tensor, Params]:
         queries, keys, values, rates, log_mu, log_kept = projected
+        samples, names = len(now["w1"]), list(now)
+        start, now = (
+            {name: split_rows(w, self.heads) for name, w in weights.items()}
+            for weights in (start, now)
+        )
         units, slopes = silu_and_slope(keys @ start["w2"].mT)  # (B, C, D)
         sizes, rates = squared(units), rates[..., None]  # (B, C, 1)
 
@@ -120,7 +138,8 @@ class TitansMemory(ChunkedMemory):
             old = kept[:, -1:] * w + carried[:, -1:] * s
             after["w" + matrix] = old - (last_share * deltas).mT @ inputs
             after["s" + matrix] = mu_powers[:, -1:] * s - (last_push * deltas).mT @ inputs
-        return y, {name: after[name] for name in now}  # exported programs need one order
+        after = {name: after[name].reshape(samples, self.dim, -1) for name in names}
+        return join_heads(y, self.heads), after  # exported programs need one order of names
 
 
 def earlier(x: Tensor, first: float) -> Tensor:

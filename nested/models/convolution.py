@@ -17,9 +17,10 @@ from nested.memory.state import check_gathered, check_state, count_numbers
 class Convolution(nn.Module):
     """Compute y_t = x_t + w_1 x_(t - S + 1) + ... + w_S x_t in each channel.
 
-    The weights ``mix`` (S, D) start at zero, so that a token is itself until training mixes in its
-    neighbours. From random weights, no model tracked a state far beyond its training length: keys
-    of one token differed with its neighbours, and each write moved the state by the difference.
+    At first y is a random mixture of the S tokens, from which recall is learned fast. The weights
+    ``mix`` (S, D) say how it differs from the token itself. So weight decay removes the neighbours
+    that nothing needs. To track a state over long texts a memory needs none: where keys of one
+    token differ with its neighbours, every write moves the state a little.
 
     ``y, state = convolution(x, state)`` with x and y (B, T, D). The state holds the last tokens,
     (B, S - 1, D), and zeros before the first one. Raises ``ValueError`` for the state of another
@@ -29,6 +30,8 @@ class Convolution(nn.Module):
     def __init__(self, dim: int, taps: int = 4) -> None:
         super().__init__()
         self.mix = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
+        with torch.no_grad():
+            self.mix[-1] -= 1
 
     def extra_repr(self) -> str:
         return f"dim={self.mix.shape[1]}, taps={len(self.mix)}"

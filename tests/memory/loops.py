@@ -74,23 +74,39 @@ def linear(memory, x):
 
 def titans(memory, x):
     """Titans, eq. 8-14: W1 at the error of each token, W2 at the chunk's start."""
-    weights = [memory.w1, memory.w2]
-    surprises = [torch.zeros_like(w) for w in weights]
+    heads = memory.heads
+    parts = (memory.query.weight, memory.key.weight, memory.value.weight)
+    vectors = [[(part @ token).chunk(heads) for token in x] for part in parts]
+    raw = [(memory.choose.weight @ token).chunk(3) for token in x]
     reads = []
-    for t, token in enumerate(x):
-        if t % memory.chunk == 0:
+    for h in range(heads):
+        first = [memory.w1.chunk(heads)[h], memory.w2.chunk(heads)[h]]
+        tokens = zip(*([v[h] for v in part] for part in vectors), strict=True)
+        gates = [
+            (
+                reflecting(memory.rate, rate)[h],
+                gate(memory.momentum, momentum)[h],
+                1 - gate(memory.forgetting, forgetting)[h],
+            )
+            for rate, momentum, forgetting in raw
+        ]
+        reads.append(titans_head(first, tokens, gates, memory.chunk))
+    return torch.cat(reads, dim=-1)
+
+
+def titans_head(weights, tokens, gates, chunk):
+    surprises, reads = [torch.zeros_like(w) for w in weights], []
+    for t, (vectors, (n, mu, kept)) in enumerate(zip(tokens, gates)):
+        if t % chunk == 0:
             start = weights
-        q, k, v = (unit(m.weight @ token) for m in (memory.query, memory.key, memory.value))
-        rate, momentum, forgetting = memory.choose.weight @ token
-        n = reflecting(memory.rate, rate)
+        q, k, v = map(unit, vectors)
         units = silu(start[1] @ k)
         error = k + weights[0] @ units - v
-        (g1,) = inner_gradient(lambda w: 0.5 * (k + w[0] @ units - v).square().sum(), weights[:1])
-        (g2,) = inner_gradient(lambda w: error @ (start[0] @ silu(w[0] @ k)), start[1:])
+        g1 = inner_gradient(lambda w: 0.5 * (k + w[0] @ units - v).square().sum(), weights[:1])[0]
+        g2 = inner_gradient(lambda w: error @ (start[0] @ silu(w[0] @ k)), start[1:])[0]
         curvature = units.square().sum() + g2.square().sum() / error.square().sum()
         steps = [n * g1 / units.square().sum().clamp(min=0.1)]
-        steps.append(n * (1 - n / 2) / memory.chunk * g2 / max(curvature, 1))
-        mu, kept = gate(memory.momentum, momentum), 1 - gate(memory.forgetting, forgetting)
+        steps.append(n * (1 - n / 2) / chunk * g2 / max(curvature, 1))
         surprises = [mu * s - (1 - mu) * g for s, g in zip(surprises, steps)]
         weights = [kept * w + s for w, s in zip(weights, surprises)]
         reads.append(net(weights, q))
@@ -98,17 +114,25 @@ def titans(memory, x):
 
 
 def self_modifying(memory, x):
-    """Self-modifying Titans, eq. 83-93."""
-    first, second = [*memory.w1.unbind(), *memory.gates.unbind()], memory.w2.unbind()
+    """Self-modifying Titans, eq. 83-93, for each head with its part of x."""
+    heads, reads = memory.heads, []
+    for h, part in enumerate(x.chunk(heads, dim=-1)):
+        first = [w.chunk(heads)[h] for w in (*memory.w1.unbind(), *memory.gates.unbind())]
+        second = [w.chunk(heads)[h] for w in memory.w2.unbind()]
+        queries = (x @ memory.query.weight.T).chunk(heads, dim=-1)[h]
+        skips = [(x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2)]
+        reads.append(self_modifying_head(memory, first, second, part, queries, zip(*skips)))
+    return torch.cat(reads, dim=-1)
+
+
+def self_modifying_head(memory, first, second, x, queries, skips):
     names = ("main", "key", "value", "rate", "forgetting")
     now, reads = {name: [first[i], second[i]] for i, name in enumerate(names)}, []
-    for t, token in enumerate(x):
+    for t, (token, query, passed) in enumerate(zip(x, map(unit, queries), skips)):
         if t % memory.chunk == 0:
             start = dict(now)
-        query = unit(memory.query.weight @ token)
         if memory.reads == "start":
             reads.append(net(start["main"], query))  # eq. 90
-        passed = (memory.skip.weight @ token).chunk(2)
         k = unit(net(start["key"], token, passed=passed[0]))
         v = unit(net(start["value"], token, passed=passed[1]))
         n = gate(memory.rate, net(start["rate"], token, skip=False))

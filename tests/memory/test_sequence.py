@@ -75,7 +75,7 @@ def test_nothing_that_training_does_to_rates_and_first_weights_overshoots(name, 
                 w *= grown
         for some in (x, x[:, :1].expand_as(x), x[:, :4].repeat(1, 128, 1)):
             y, state = memory(some)
-            assert y.abs().max() < (100 if grown == 1 else 1e4)  # of three levels in a row
+            assert y.abs().max() < (200 if grown == 1 else 1e4)  # of three levels in a row
             assert all(w.isfinite().all() for _, w in weights(state))
 
 
