@@ -71,8 +71,8 @@ class SelfModifyingTitans(ChunkedMemory):
     The rate n starts at 0.19 / ``chunk`` (0.003 for 64), or at D / 4,096 if that is less, and stays
     under 1 / ``chunk``. Forgetting starts at 5e-5 and stays under 0.05. A chunk of 1 and D = 128
     give a rate of 0.03, and half of each memory is left after 4,096 random tokens. The first
-    weights ``w2`` (M, D, E), ``w1`` (3, D, E) and ``gates`` (2, H, E) are parameters. ``heads`` = H
-    splits the width, E = D / H, and each head has five nets of its own. The state is
+    weights ``w2`` (M, D, E), ``w1`` (3, D, E) and ``gates`` (2 H, 1, E) are parameters. ``heads``
+    = H splits the width, E = D / H, and each head has five nets of its own. The state is
     {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B, ...)}. Raises
     ``ValueError`` for another objective or ``reads``, and as ``SequenceMemory`` does. Raises it too
     for a ``detach_every`` that divides ``chunk``, because the first weights of the rules would then
@@ -104,7 +104,7 @@ class SelfModifyingTitans(ChunkedMemory):
         self.forgetting = Gate(1e-6, 5e-5, 0.05)
         self.w2 = random_matrix(5, dim, size, size=2.0)
         self.w1 = random_matrix(3, dim, size, size=0.03)  # keys and values start near S x
-        self.gates = random_matrix(2, heads, size, size=0.1)  # small: biases decide first
+        self.gates = random_matrix(2 * heads, 1, size, size=0.1)  # small: biases decide first
         with torch.no_grad():
             self.w1[0] = 0  # the main memory knows nothing yet
 
@@ -126,7 +126,8 @@ class SelfModifyingTitans(ChunkedMemory):
         ]
 
     def weights(self, batch_size: int) -> Params:
-        first = {"w1": self.w1, "w2": self.w2, "gates": self.gates}
+        gates = self.gates.view(2, self.heads, -1)
+        first = {"w1": self.w1, "w2": self.w2, "gates": gates}
         return {name: w.expand(batch_size, *w.shape) for name, w in first.items()}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:

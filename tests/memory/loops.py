@@ -117,7 +117,7 @@ def self_modifying(memory, x):
     """Self-modifying Titans, eq. 83-93, for each head with its part of x."""
     heads, reads = memory.heads, []
     for h, part in enumerate(x.chunk(heads, dim=-1)):
-        first = [w.chunk(heads)[h] for w in (*memory.w1.unbind(), *memory.gates.unbind())]
+        first = [w.chunk(heads)[h] for w in (*memory.w1, *memory.gates.view(2, heads, -1))]
         second = [w.chunk(heads)[h] for w in memory.w2.unbind()]
         queries = (x @ memory.query.weight.T).chunk(heads, dim=-1)[h]
         skips = [(x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2)]
