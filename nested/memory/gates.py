@@ -19,17 +19,18 @@ class Gate(nn.Module):
         gate = low^(1 - s) top^s,   s = sigmoid(raw + bias).
 
     Raw numbers (...) come in and gates (...) go out, in float32 at least; a float gives (1,). The
-    parameter ``bias`` (1,) starts so that ``raw`` = 0 gives ``start``. The bounds are settings and
-    are not saved with a model. Raises ``ValueError`` unless 0 < low < start < top.
+    parameter ``bias`` (1,) starts so that ``raw`` = 0 gives ``start``. With ``size`` gates it is
+    (size,), one for each of the last dimension of ``raw``. The bounds are settings and are not
+    saved with a model. Raises ``ValueError`` unless 0 < low < start < top.
     """
 
-    def __init__(self, low: float, start: float, top: float) -> None:
+    def __init__(self, low: float, start: float, top: float, size: int = 1) -> None:
         super().__init__()
         if not 0 < low < start < top:
             raise ValueError(f"a gate has 0 < low < start < top, but got {low}, {start}, {top}")
         self.top, self.span = top, math.log(top / low)
         s = math.log(start / low) / self.span
-        self.bias = nn.Parameter(torch.tensor([math.log(s / (1 - s))]))
+        self.bias = nn.Parameter(torch.full((size,), math.log(s / (1 - s))))
 
     def forward(self, raw: Tensor | float) -> Tensor:
         return self.top * torch.exp(self._log_below_top(raw))
@@ -61,6 +62,33 @@ class Gate(nn.Module):
     def extra_repr(self) -> str:
         low = self.top * math.exp(-self.span)
         return f"low={low:.3g}, top={self.top:.3g}" if self.top else "shut"
+
+    def shut(self) -> None:
+        """Return 0 from now on, for every input."""
+        self.top = 0.0
+
+
+class ReflectingRate(nn.Module):
+    """Map any number to a rate from 0 to ``top``, both included:
+
+        rate = top (3 s - 1/2) / 2, cut at 0 and top,    s = sigmoid(3 (raw + offset)).
+
+    A write at rate n scales what a memory holds at its key by 1 - 2 n / top: it keeps at 0 and
+    reflects at the top. Only exact ends keep a state for ever: at 0.99 of the top, half of it is
+    gone after 34 reflections. Raw numbers (...) come in and rates (...) go out, in float32 at
+    least. The parameter ``offset`` (size,) starts at 0: then ``raw`` = 0 gives top / 2.
+    """
+
+    def __init__(self, top: float = 2.0, size: int = 1) -> None:
+        super().__init__()
+        self.top, self.offset = top, nn.Parameter(torch.zeros(size))
+
+    def forward(self, raw: Tensor) -> Tensor:
+        s = torch.sigmoid(3 * (widened(raw) + widened(self.offset)))
+        return self.top * (1.5 * s - 0.25).clamp(0, 1)
+
+    def extra_repr(self) -> str:
+        return f"top={self.top:g}" if self.top else "shut"
 
     def shut(self) -> None:
         """Return 0 from now on, for every input."""

@@ -4,15 +4,19 @@ State: a matrix per sample.  It sees: keys and values of tokens.  Clock: every t
 Letters: B samples, T tokens, D width, C tokens of a chunk.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of (a I - n k k^T) by
 chunks: Yang et al. 2024 (arXiv 2406.06484); with forgetting: Yang et al. 2024 (arXiv 2412.06464).
+Rates up to 2: Grazzi et al. 2025 (arXiv 2411.12537); several products a token: Siems et al. 2025
+(arXiv 2502.10297).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from nested.levels.forward import Params, State
-from nested.memory.gates import Gate
+from nested.memory.gates import Gate, ReflectingRate
+from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
 from nested.memory.net import inverse, unit, widened
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import Position, SequenceMemory, piece_sizes
@@ -29,38 +33,69 @@ class LinearMemory(SequenceMemory):
         y = M q
 
     for each token x, with q = unit(W_q x), k = unit(W_k x) and v = W_v x. Gates of x choose the
-    rate n in (0.001, 1) and the retention a = 1 - forgetting, with forgetting in (1e-6, 0.5).
-    ``chunk`` is the number of tokens read at once; it changes the speed and not the result. The
-    state is {"position", "memory": {"matrix": (B, D, D)}}. Raises ``ValueError`` for another
-    objective or a ``chunk`` under 1, and as ``SequenceMemory`` does.
+    rate n in [0, 2] and the retention a = 1 - forgetting, with forgetting in (1e-6, 0.5). Rates
+    over 1 give (I - n k k^T) a negative eigenvalue, so that a state can flip: the memory can then
+    count to two (Grazzi et al. 2025).
+
+    ``heads`` = H splits the width: H matrices of D / H, each with keys, values and gates of its
+    own. With ``products`` = P a token makes P writes, each with its own key, value and rate, and
+    reads after the last one. A product of two reflections is a rotation, which the word problem of
+    S3 needs (Siems et al. 2025). ``chunk`` is the number of tokens read at once; it changes the
+    speed and not the result. The state is {"position", "memory": {"matrix": (B, D, D / H)}}, the
+    matrices one above the other. Raises ``ValueError`` for another objective, for a ``chunk`` or
+    ``products`` under 1, unless D is a multiple of ``heads``, and as ``SequenceMemory`` does.
     """
 
     def __init__(
-        self, dim: int, objective: str = "l2", chunk: int = 64, *, detach_every: int | None = None
+        self,
+        dim: int,
+        objective: str = "l2",
+        chunk: int = 64,
+        *,
+        heads: int = 1,
+        products: int = 1,
+        detach_every: int | None = None,
     ) -> None:
         super().__init__(dim, detach_every=detach_every)
-        check_counts(chunk=chunk)
+        check_counts(chunk=chunk, products=products)
         check_objective(objective)
-        self.objective, self.chunk = objective, chunk
-        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
-        self.choose = nn.Linear(dim, 2, bias=False)
+        check_heads(dim, heads)
+        self.objective, self.chunk, self.heads, self.products = objective, chunk, heads, products
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key, self.value = (nn.Linear(dim, products * dim, bias=False) for _ in range(2))
+        writes = heads * products
+        self.choose = nn.Linear(dim, writes + heads, bias=False)
         nn.init.zeros_(self.choose.weight)  # at first the gates ignore x
-        self.rate, self.forgetting = Gate(1e-3, 0.5, 1.0), Gate(1e-6, 1e-4, 0.5)
+        self.rate, self.forgetting = ReflectingRate(2.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
 
     def begin(self, batch_size: int) -> State:
-        shape = (batch_size, self.dim, self.dim)
+        shape = (batch_size, self.dim, self.dim // self.heads)
         return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute keys, values and queries (B, T, D), rates and log retentions (B, T) of x."""
-        rate, forgetting = self.choose(x).unbind(-1)
-        keys, queries = unit(self.key(x)), unit(self.query(x))
-        log_kept = self.forgetting.log_rest(forgetting)  # log a
-        return keys, widened(self.value(x)), queries, self.rate(rate), log_kept
+        """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.
+
+        N = B H, S = T P and E = D / H: the P writes of a token follow each other."""
+        rate, forgetting = self.choose(x).split([self.heads * self.products, self.heads], dim=-1)
+        keys, values = (self._by_write(part) for part in (self.key(x), self.value(x)))
+        queries = split_heads(self.query(x), self.heads)
+        rates = self._by_write(self.rate(rate)).squeeze(-1)
+        log_kept = split_heads(self.forgetting.log_rest(forgetting), self.heads)  # (B H, T, 1)
+        # a token forgets once, before its first write; only the read after its last one counts
+        log_kept = pad(log_kept, (0, self.products - 1)).flatten(1)
+        queries = queries.repeat_interleave(self.products, 1) if self.products > 1 else queries
+        return unit(keys), widened(values), unit(queries), rates, log_kept
+
+    def _by_write(self, x: Tensor) -> Tensor:
+        """Split x (B, T, P H E) into the writes of each head: (B H, T P, E)."""
+        return split_heads(x.unflatten(-1, (self.products, -1)).flatten(1, 2), self.heads)
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        y, matrix = by_chunks(*self.project(x), memory["matrix"], self.objective, self.chunk)
-        return y, {"matrix": matrix}
+        matrix = split_rows(memory["matrix"], self.heads)  # (B H, E, E)
+        chunk = self.chunk * self.products
+        y, matrix = by_chunks(*self.project(x), matrix, self.objective, chunk)
+        y = join_heads(y[:, self.products - 1 :: self.products], self.heads)
+        return y, {"matrix": matrix.reshape(len(x), self.dim, -1)}
 
 
 def check_objective(objective: str) -> None:

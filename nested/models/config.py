@@ -19,10 +19,11 @@ from nested.support.checks import check_counts
 class ModelConfig:
     """The sizes and parts of a model. Raises ``ValueError`` for a model that cannot be built.
 
-    ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of attention
-    heads; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in ``MIXERS``. It learns by
-    its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and reads ``chunk`` tokens at a
-    time. ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
+    ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of heads of
+    attention or of memories; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in
+    ``MIXERS``. It learns by its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and
+    reads ``chunk`` tokens at a time. The mixer "linear" makes ``products`` writes for each token.
+    ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
     gradients through the writes of memories every that many tokens; None never does.
     """
 
@@ -34,11 +35,13 @@ class ModelConfig:
     periods: tuple[int, ...] = (16, 64, 256)
     chunk: int = 64
     objective: str = "l2"
+    products: int = 1
     detach_every: int | None = None
 
     def __post_init__(self) -> None:
         counts = {
-            name: getattr(self, name) for name in ("vocab", "dim", "layers", "heads", "chunk")
+            name: getattr(self, name)
+            for name in ("vocab", "dim", "layers", "heads", "chunk", "products")
         }
         check_counts(**counts)
         if self.dim % (2 * self.heads):

@@ -1,4 +1,4 @@
-"""A causal convolution: each channel is a weighted sum of its last few tokens.
+"""A causal convolution: each channel adds a weighted sum of its last few tokens.
 
 Letters: B samples, T tokens, D width, S taps.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), section 8 (width 4), as in Mamba and others.
@@ -15,7 +15,12 @@ from nested.memory.state import check_gathered, check_state, count_numbers
 
 
 class Convolution(nn.Module):
-    """Compute y_t = w_1 x_(t - S + 1) + ... + w_S x_t in each channel.
+    """Compute y_t = x_t + w_1 x_(t - S + 1) + ... + w_S x_t in each channel.
+
+    At first y is a random mixture of the S tokens, from which recall is learned fast. The weights
+    ``mix`` (S, D) say how it differs from the token itself. So weight decay removes the neighbours
+    that nothing needs. To track a state over long texts a memory needs none: where keys of one
+    token differ with its neighbours, every write moves the state a little.
 
     ``y, state = convolution(x, state)`` with x and y (B, T, D). The state holds the last tokens,
     (B, S - 1, D), and zeros before the first one. Raises ``ValueError`` for the state of another
@@ -24,21 +29,23 @@ class Convolution(nn.Module):
 
     def __init__(self, dim: int, taps: int = 4) -> None:
         super().__init__()
-        self.weight = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
+        self.mix = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
+        with torch.no_grad():
+            self.mix[-1] -= 1
 
     def extra_repr(self) -> str:
-        return f"dim={self.weight.shape[1]}, taps={len(self.weight)}"
+        return f"dim={self.mix.shape[1]}, taps={len(self.mix)}"
 
     def describe(self) -> list[Level]:
         """Describe the layer as one level. Its name is empty: the block names the part."""
-        numbers, sees = count_numbers(self.init(1)), f"the last {len(self.weight)} tokens"
+        numbers, sees = count_numbers(self.init(1)), f"the last {len(self.mix)} tokens"
         return [Level("", f"{numbers:,}", sees, 1, count_parameters(self))]
 
     def init(self, batch_size: int) -> State:
         """Make the state before the first token, zeros (B, S - 1, D). Raises ``ValueError`` if
         FSDP2 has sharded the weights."""
-        taps, dim = self.weight.shape
-        first = self.weight.new_zeros(batch_size, taps - 1, dim)
+        taps, dim = self.mix.shape
+        first = self.mix.new_zeros(batch_size, taps - 1, dim)
         check_gathered(first, "this convolution")
         return first
 
@@ -46,5 +53,5 @@ class Convolution(nn.Module):
         state = self.init(len(x)) if state is None else state
         check_state(state, self.init(len(x)), "this convolution")
         tokens, length = torch.cat([state, x], dim=1), x.shape[1]  # (B, S - 1 + T, D)
-        y = sum(tokens[:, s : s + length] * w for s, w in enumerate(self.weight))
+        y = x + sum(tokens[:, s : s + length] * w for s, w in enumerate(self.mix))
         return y, tokens[:, length:]

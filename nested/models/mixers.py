@@ -32,12 +32,17 @@ class Mixer(NamedTuple):
 
 def _selfmod(config: ModelConfig) -> nn.Module:
     return SelfModifyingTitans(
-        config.dim, config.objective, config.chunk, detach_every=config.detach_every
+        config.dim,
+        config.objective,
+        config.chunk,
+        heads=config.heads,
+        detach_every=config.detach_every,
     )
 
 
 def _titans(config: ModelConfig) -> nn.Module:
-    return TitansMemory(config.dim, config.chunk, detach_every=config.detach_every)
+    cut = config.detach_every
+    return TitansMemory(config.dim, config.chunk, heads=config.heads, detach_every=cut)
 
 
 def _linear(config: ModelConfig) -> nn.Module:

@@ -38,56 +38,101 @@ def damped(grads, error):
     return [g / max(curvature, 1) for g in grads]
 
 
+def reflecting(module, raw):
+    """top (3 s - 1/2) / 2, cut at 0 and top, s = sigmoid(3 (raw + offset))."""
+    return module.top * (1.5 * torch.sigmoid(3 * (raw + module.offset)) - 0.25).clamp(0, 1)
+
+
 def linear(memory, x):
-    """Eq. 9 and 57, or 12-16, as gradient descent on the objective."""
-    matrix, reads = torch.zeros(memory.dim, memory.dim, dtype=x.dtype), []
+    """Eq. 9 and 57, or 12-16, as gradient descent on the objective: P writes a token and head."""
+    heads, writes = memory.heads, memory.products
+    size = memory.dim // heads
+    matrices, reads = [torch.zeros(size, size, dtype=x.dtype)] * heads, []
     for token in x:
-        q, k = unit(memory.query.weight @ token), unit(memory.key.weight @ token)
-        v = memory.value.weight @ token
-        rate, forgetting = memory.choose.weight @ token
-        matrix = ((1 - gate(memory.forgetting, forgetting)) * matrix).requires_grad_()
+        queries = (memory.query.weight @ token).view(heads, size)
+        keys, values = (
+            (part.weight @ token).view(writes, heads, size) for part in (memory.key, memory.value)
+        )
+        raw = memory.choose.weight @ token
+        rates = reflecting(memory.rate, raw[: writes * heads]).view(writes, heads)
+        kept = 1 - gate(memory.forgetting, raw[writes * heads :])
+        for h in range(heads):
+            matrix = kept[h] * matrices[h]
+            for p in range(writes):
+                k, v, matrix = unit(keys[p, h]), values[p, h], matrix.requires_grad_()
 
-        def loss_of(w):
-            if memory.objective == "l2":
-                return 0.5 * (w[0] @ k - v).square().sum()
-            return -(w[0] @ k) @ v
+                def loss_of(w):
+                    if memory.objective == "l2":
+                        return 0.5 * (w[0] @ k - v).square().sum()
+                    return -(w[0] @ k) @ v
 
-        matrix = matrix - gate(memory.rate, rate) * inner_gradient(loss_of, [matrix])[0]
-        reads.append(matrix @ q)
+                matrix = matrix - rates[p, h] * inner_gradient(loss_of, [matrix])[0]
+            matrices[h] = matrix
+        reads.append(torch.cat([m @ unit(q) for m, q in zip(matrices, queries)]))
     return torch.stack(reads)
 
 
 def titans(memory, x):
-    """Titans, eq. 8-14."""
-    weights = [memory.w1, memory.w2]
-    surprise, reads = [torch.zeros_like(w) for w in weights], []
-    for t, token in enumerate(x):
-        if t % memory.chunk == 0:
+    """Titans, eq. 8-14: W1 at the error of each token, W2 at the chunk's start."""
+    heads = memory.heads
+    parts = (memory.query.weight, memory.key.weight, memory.value.weight)
+    vectors = [[(part @ token).chunk(heads) for token in x] for part in parts]
+    raw = [(memory.choose.weight @ token).chunk(3) for token in x]
+    reads = []
+    for h in range(heads):
+        first = [memory.w1.chunk(heads)[h], memory.w2.chunk(heads)[h]]
+        tokens = zip(*([v[h] for v in part] for part in vectors), strict=True)
+        gates = [
+            (
+                reflecting(memory.rate, rate)[h],
+                gate(memory.momentum, momentum)[h],
+                1 - gate(memory.forgetting, forgetting)[h],
+            )
+            for rate, momentum, forgetting in raw
+        ]
+        reads.append(titans_head(first, tokens, gates, memory.chunk))
+    return torch.cat(reads, dim=-1)
+
+
+def titans_head(weights, tokens, gates, chunk):
+    surprises, reads = [torch.zeros_like(w) for w in weights], []
+    for t, (vectors, (n, mu, kept)) in enumerate(zip(tokens, gates)):
+        if t % chunk == 0:
             start = weights
-        q, k, v = (unit(part.weight @ token) for part in (memory.query, memory.key, memory.value))
-        rate, momentum, forgetting = memory.choose.weight @ token
-        mu, kept = gate(memory.momentum, momentum), 1 - gate(memory.forgetting, forgetting)
-        grads = inner_gradient(lambda w: 0.5 * (net(w, k) - v).square().sum(), start)
-        grads = damped(grads, net(start, k) - v)
-        step = (1 - mu) * gate(memory.rate, rate)
-        surprise = [mu * s - step * g for s, g in zip(surprise, grads)]
-        weights = [kept * w + s for w, s in zip(weights, surprise)]
+        q, k, v = map(unit, vectors)
+        units = silu(start[1] @ k)
+        error = k + weights[0] @ units - v
+        g1 = inner_gradient(lambda w: 0.5 * (k + w[0] @ units - v).square().sum(), weights[:1])[0]
+        g2 = inner_gradient(lambda w: error @ (start[0] @ silu(w[0] @ k)), start[1:])[0]
+        curvature = units.square().sum() + g2.square().sum() / error.square().sum()
+        steps = [n * g1 / units.square().sum().clamp(min=0.1)]
+        steps.append(n * (1 - n / 2) / chunk * g2 / max(curvature, 1))
+        surprises = [mu * s - (1 - mu) * g for s, g in zip(surprises, steps)]
+        weights = [kept * w + s for w, s in zip(weights, surprises)]
         reads.append(net(weights, q))
     return torch.stack(reads)
 
 
 def self_modifying(memory, x):
-    """Self-modifying Titans, eq. 83-93."""
-    first, second = [*memory.w1.unbind(), *memory.gates.unbind()], memory.w2.unbind()
+    """Self-modifying Titans, eq. 83-93, for each head with its part of x."""
+    heads, reads = memory.heads, []
+    for h, part in enumerate(x.chunk(heads, dim=-1)):
+        first = [w.chunk(heads)[h] for w in (*memory.w1, *memory.gates.view(2, heads, -1))]
+        second = [w.chunk(heads)[h] for w in memory.w2.unbind()]
+        queries = (x @ memory.query.weight.T).chunk(heads, dim=-1)[h]
+        skips = [(x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2)]
+        reads.append(self_modifying_head(memory, first, second, part, queries, zip(*skips)))
+    return torch.cat(reads, dim=-1)
+
+
+def self_modifying_head(memory, first, second, x, queries, skips):
     names = ("main", "key", "value", "rate", "forgetting")
     now, reads = {name: [first[i], second[i]] for i, name in enumerate(names)}, []
-    for t, token in enumerate(x):
+    for t, (token, query, passed) in enumerate(zip(x, map(unit, queries), skips)):
         if t % memory.chunk == 0:
             start = dict(now)
-        query = unit(memory.query.weight @ token)
         if memory.reads == "start":
             reads.append(net(start["main"], query))  # eq. 90
-        passed = (memory.skip.weight @ token).chunk(2)
         k = unit(net(start["key"], token, passed=passed[0]))
         v = unit(net(start["value"], token, passed=passed[1]))
         n = gate(memory.rate, net(start["rate"], token, skip=False))
@@ -108,6 +153,13 @@ def self_modifying(memory, x):
             for w, i, grad in zip(now[name], inputs, grads):
                 decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
                 moved.append(w @ decay - n * grad)
+            if name == "main":  # its W1 writes at a rate of its own, each at its error in turn
+                units = silu(start[name][1] @ k)
+                w, size = now[name][0], units.square().sum().clamp(min=0.1)
+                m = reflecting(memory.main_rate, net(start["rate"], token, skip=False))
+                decay = a * torch.eye(len(k), dtype=k.dtype) - m * torch.outer(units, units) / size
+                error = k + w @ units - v if memory.objective == "l2" else -v
+                moved[0] = w @ decay - m * torch.outer(error, units) / size
             now[name] = moved
         if memory.reads == "now":
             reads.append(net(now["main"], query))  # eq. 82

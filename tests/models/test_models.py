@@ -60,7 +60,10 @@ def test_rotation_keeps_norms_and_only_distances_count():
 
 def test_the_convolution_is_that_of_torch():
     convolution, x = Convolution(5).double(), draw(2, 9, 5)
-    kernel = convolution.weight.T[:, None]
+    with torch.no_grad():
+        convolution.mix.normal_()
+    kernel = convolution.mix.T[:, None].clone()
+    kernel[..., -1] += 1  # the token itself
     wanted = conv1d(torch.nn.functional.pad(x.mT, (3, 0)), kernel, groups=5).mT
     y, state = convolution(x)
     assert torch.allclose(y, wanted) and torch.equal(state, x[:, -3:])

@@ -1,0 +1,244 @@
+"""State tracking, recall and compression, by eight models.   python -m tests.benchmarks.paper [...]
+
+Every task of ``nested.tasks.TASKS`` is learned by models of equally many parameters from equally
+many tokens. Each model is tuned alike: one seed at each of three settings of rate and weight decay,
+the best of them with all seeds. Scores are on unseen texts of 1, 2, 4 and 8 times the training
+length, where the task has longer ones: the share of whole strings for languages, of answers for the
+others. What is in --runs is not run again, so delete that file after a change. ``--quick`` runs one
+setting and one seed for 30 steps each. The whole table takes hours; --tasks and --models choose.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
+from nested.support.files import prepare_folder, save_json  # noqa: E402
+from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure  # noqa: E402
+from nested.tasks import TASKS  # noqa: E402
+from nested.tasks.text_task import scores  # noqa: E402
+
+PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 16
+PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
+SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
+NOT_DECAYED = ("choose", "embed", "norm")  # gates, so that they can stay at their ends
+STEPS, WARM_UP, TEXTS = 1000, 50, 256
+TIMES = (1, 2, 4, 8)  # the training length
+SCORE = {"languages": "whole", "groups": "accuracy", "mad": "accuracy"}
+WRITES = {"S3": 2, "A5": 4}  # products a token, of the delta rule
+GROUP_OF = {name: group for group, tasks in TASKS.items() for name in tasks}
+
+
+class Recurrent(nn.Module):
+    """An embedding, a recurrent net of ``torch.nn`` and a head: logits, None = model(tokens)."""
+
+    def __init__(self, kind, vocab, dim):
+        super().__init__()
+        self.embed, self.net = nn.Embedding(vocab, dim), kind(dim, dim, LAYERS, batch_first=True)
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, vocab)
+
+    def forward(self, tokens):
+        return self.head(self.norm(self.net(self.embed(tokens))[0])), None
+
+
+MIXERS = {
+    "dot product": {"mixer": "linear", "objective": "dot"},
+    "delta rule": {"mixer": "linear"},
+    "Titans": {"mixer": "titans"},
+    "self-modifying": {"mixer": "selfmod"},
+    "Hope-attention": {"mixer": "attention"},
+}
+MODELS = ["Transformer", *MIXERS, "GRU", "LSTM"]
+
+
+def build(name, task, vocab, width):
+    if name in ("GRU", "LSTM"):
+        return Recurrent(getattr(nn, name), vocab, width)
+    sizes = {"vocab": vocab, "dim": width, "layers": LAYERS, "chunk": CHUNK, "periods": PERIODS}
+    sizes |= {"heads": 2 if "ttention" in name or name == "Transformer" else 1}
+    if name == "delta rule":
+        sizes["products"] = WRITES.get(task, 1)
+    kind = Transformer if name == "Transformer" else Hope
+    return kind(ModelConfig(**sizes, **MIXERS.get(name, {})))
+
+
+def width_of(name, task, vocab):
+    def distance(width):
+        return abs(count(build(name, task, vocab, width)) - PARAMETERS)
+
+    return min(range(8, 97, 4), key=distance)
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def make_task(name):
+    return TASKS[GROUP_OF[name]][name](batch_size=BATCH)
+
+
+def train(job):
+    """{"scores": {times: share}, "loss", "seconds"} of one model on one task."""
+    task_name, name, (rate, decay), seed, steps = job
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    started, task = time.monotonic(), make_task(task_name)
+    width = width_of(name, task_name, task.vocab)
+    model = task.new_model(lambda vocab: build(name, task_name, vocab, width))
+    kept = {n: p.dim() < 2 or any(x in n for x in NOT_DECAYED) for n, p in model.named_parameters()}
+    groups = [
+        {"params": [p for n, p in model.named_parameters() if not kept[n]], "weight_decay": decay},
+        {"params": [p for n, p in model.named_parameters() if kept[n]], "weight_decay": 0.0},
+    ]
+    optimizer, generator = torch.optim.AdamW(groups, rate), torch.Generator().manual_seed(seed)
+    for step in range(1, steps + 1):
+        left = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, step / WARM_UP) * left
+        tokens, targets = task.batch(generator)
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(model(tokens)[0].flatten(0, 1), targets.flatten())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    seconds = time.monotonic() - started
+    shares = unseen(model, task, task_name)
+    return {"scores": shares, "loss": loss.item(), "seconds": seconds, "width": width}
+
+
+@torch.no_grad()
+def unseen(model, task, name):
+    """{times the training length: {score: share right}}; MAD has one length."""
+    shares = {}
+    for times in TIMES if GROUP_OF[name] != "mad" else TIMES[:1]:
+        generator = torch.Generator().manual_seed(7)
+        results = []
+        for _ in range(TEXTS // BATCH):
+            tokens, targets = task.batch(generator, "query", times * task.length)
+            results.append(scores(model(tokens)[0], targets))
+        shares[str(times)] = {key: statistics.mean(r[key] for r in results) for key in results[0]}
+    return shares
+
+
+def run_all(pool, jobs, known, path):
+    """Train the ``jobs`` that are not ``known`` yet; say and save each, with the time left."""
+    new = [job for job in jobs if key_of(job) not in known]
+    started = time.monotonic()
+    for done, (job, result) in enumerate(zip(new, pool.map(train, new)), start=1):
+        known[key_of(job)] = result
+        left = (time.monotonic() - started) / done * (len(new) - done)
+        scored = "  ".join(f"{t}x {share:.3f}" for t, share in scored_shares(job[0], result))
+        print(f"  {done}/{len(new)}, {left / 60:.0f} min left  {job}: {scored}", flush=True)
+        if path:
+            save_json(path, known)
+
+
+def key_of(job):
+    return json.dumps(job)
+
+
+def scored_shares(task, result):
+    return [(times, one[SCORE[GROUP_OF[task]]]) for times, one in result["scores"].items()]
+
+
+def measure(args, known):
+    """{task: {model: {"setting", "width", "shares": {times: [one for each seed]}}}}"""
+    settings, seeds = (SETTINGS[:1], SEEDS[:1]) if args.quick else (SETTINGS, SEEDS)
+    steps, table = 30 if args.quick else STEPS, {}
+    pairs = [(task, model) for task in args.tasks for model in args.models]
+
+    def rank(task, model, setting):
+        result = known[key_of((task, model, setting, seeds[0], steps))]
+        return [share for _, share in scored_shares(task, result)][0], -result["loss"]
+
+    with ProcessPoolExecutor(args.jobs) as pool:
+        first = [(t, m, setting, seeds[0], steps) for t, m in pairs for setting in settings]
+        run_all(pool, first, known, args.runs)
+        best = {(t, m): max(settings, key=lambda s: rank(t, m, s)) for t, m in pairs}
+        rest = [(t, m, best[t, m], seed, steps) for t, m in pairs for seed in seeds[1:]]
+        run_all(pool, rest, known, args.runs)
+    for t, m in pairs:
+        results = [known[key_of((t, m, best[t, m], seed, steps))] for seed in seeds]
+        shares = {}
+        for result in results:
+            for times, share in scored_shares(t, result):
+                shares.setdefault(times, []).append(share)
+        seconds = statistics.mean(result["seconds"] for result in results)
+        row = {"setting": best[t, m], "width": results[0]["width"], "seconds": seconds}
+        table.setdefault(t, {})[m] = {**row, "shares": shares}
+    return table
+
+
+def show(table):
+    for task, models in table.items():
+        problem = make_task(task)
+        print(f"\n{task}: {SCORE[GROUP_OF[task]]}, chance {problem.chance:.3f} an answer")
+        for name, row in models.items():
+            line = "  ".join(
+                f"{times}x {statistics.mean(s):.3f} ({min(s):.3f} to {max(s):.3f})"
+                for times, s in row["shares"].items()
+            )
+            rate, decay = row["setting"]
+            print(f"  {name:<15} {line}   rate {rate:g}, decay {decay:g}, {row['seconds']:.0f} s")
+
+
+def draw(table, folder):
+    """A picture for each group: a panel a task, a line or a bar a model."""
+    for group in dict.fromkeys(GROUP_OF[task] for task in table):
+        tasks = [task for task in table if GROUP_OF[task] == group]
+        columns = min(3, len(tasks))
+        figure, axes = new_figure(-(-len(tasks) // columns), columns, width=3.2, height=2.8)
+        for panel in axes.flat[len(tasks) :]:
+            panel.set_axis_off()
+        for task, panel in zip(tasks, axes.flat):
+            for colour, (name, row) in zip(COLOURS, table[task].items()):
+                means = [statistics.mean(shares) for shares in row["shares"].values()]
+                if len(means) > 1:
+                    panel.plot(
+                        [int(t) for t in row["shares"]], means, "o-", color=colour, label=name
+                    )
+                    panel.set(xscale="log", xticks=TIMES, xticklabels=TIMES, ylim=(-0.03, 1.03))
+                else:
+                    panel.barh(name, means, color=colour)
+                    panel.set(xlim=(0, 1))
+            panel.set_title(task, fontsize=TEXT_SIZE)
+            panel.tick_params(labelsize=TEXT_SIZE)
+        if group != "mad":
+            axes.flat[0].legend(fontsize=7)
+            figure.supxlabel("length of a text, in training lengths")
+        figure.suptitle(f"{group}: {'whole strings' if group == 'languages' else 'answers'} right")
+        save_figure(figure, folder / f"paper_{group}.png")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="30 steps: does it run?")
+    parser.add_argument("--tasks", nargs="+", choices=list(GROUP_OF), default=list(GROUP_OF))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
+    parser.add_argument(
+        "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes at once"
+    )
+    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the pictures")
+    args = parser.parse_args()
+    prepare_folder(args.out)
+    if args.runs:
+        prepare_folder(args.runs.parent)  # before hours of work, not after
+    known = json.loads(args.runs.read_text()) if args.runs and args.runs.exists() else {}
+    table = measure(args, known)
+    show(table)
+    draw(table, args.out)
+
+
+if __name__ == "__main__":
+    main()
