@@ -1,8 +1,9 @@
 """Watch a small net learn how to train another net on real handwritten digits.
 
-    python main.py              the demo, under a minute on two cores
-    python main.py --quick      a small version of everything, to see that it works
-    python main.py --resume     continue an interrupted run
+The demo takes about a minute on two cores. ``--quick`` makes a small version of everything, and
+``--resume`` continues an interrupted run.
+
+    python main.py
 
 Results go to runs/: race.png and before_after.png (pictures), race.json (the numbers), rule.pt
 (what was learned) and schedule.pt (the rival that sees only a clock).

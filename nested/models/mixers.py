@@ -47,7 +47,12 @@ def _titans(config: ModelConfig) -> nn.Module:
 
 def _linear(config: ModelConfig) -> nn.Module:
     return LinearMemory(
-        config.dim, config.objective, config.chunk, detach_every=config.detach_every
+        config.dim,
+        config.objective,
+        config.chunk,
+        heads=config.heads,
+        products=config.products,
+        detach_every=config.detach_every,
     )
 
 

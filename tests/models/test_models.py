@@ -277,3 +277,12 @@ def test_a_state_of_another_dtype_is_refused_in_words():
     _, state = MODELS["linear"](8, 4).double()(tokens)
     with pytest.raises(ValueError, match="torch.float64.*but here.*torch.float32"):
         model(tokens, state)
+
+
+@pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod", "attention"])
+def test_the_mixer_gets_the_settings_of_the_config(mixer):
+    config = ModelConfig(8, 16, 1, 2, mixer, (4,), 3, objective="dot", products=2, detach_every=5)
+    built = Hope(config).blocks[0].mixer
+    settings = {"heads", "chunk", "objective", "products", "detach_every"} & vars(built).keys()
+    assert "heads" in settings and (mixer != "linear" or "products" in settings)
+    assert all(getattr(built, name) == getattr(config, name) for name in settings)
