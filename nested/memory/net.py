@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+SHORTEST = 0.1  # of |i|^2: what comes with shorter hidden units i is written weakly
+
 
 def silu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the hidden units s(z) and their slopes s'(z), (..., C, H) each, for z (..., C, H).

@@ -21,6 +21,7 @@ from nested.memory.heads import check_heads, join_heads, split_heads
 from nested.memory.level import Level, count_parameters
 from nested.memory.linear import check_objective, decays
 from nested.memory.net import (
+    SHORTEST,
     clamp_min,
     damping,
     inverse,
@@ -34,7 +35,6 @@ from nested.memory.sequence import ChunkedMemory, check_truncation
 from nested.memory.state import count_numbers
 
 READS = ("now", "start")
-SHORTEST = 0.1  # of the main memory's |i|^2: what came with shorter units is written weakly
 
 
 class SelfModifyingTitans(ChunkedMemory):

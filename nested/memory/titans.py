@@ -18,6 +18,7 @@ from nested.memory.gates import Gate, ReflectingRate
 from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
 from nested.memory.linear import decays
 from nested.memory.net import (
+    SHORTEST,
     clamp_min,
     damping,
     inverse,
@@ -28,8 +29,6 @@ from nested.memory.net import (
     unit,
 )
 from nested.memory.sequence import ChunkedMemory
-
-SHORTEST = 0.1  # of |i|^2: what came with shorter hidden units is written weakly
 
 
 class TitansMemory(ChunkedMemory):
