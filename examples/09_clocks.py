@@ -71,7 +71,7 @@ def make_level(period):
     for linear, start in ((level.query, 0), (level.key, 0), (level.value, HALF)):
         linear.weight.zero_()
         linear.weight[:HALF, start : start + HALF] = copy_half
-    level.rate.bias += 3
+    level.rate.offset += 3
     return level
 
 

@@ -22,10 +22,12 @@ CUT = 10  # tokens after which the graph is cut
 
 def _probe_gradients(make: Make, seed: int) -> Evidence:
     """Compute slopes along a random direction of each parameter and of the input, by autograd and
-    by central differences. The input is read whole, and in two parts with the state carried."""
+    by central differences. The input is read whole, and in two parts with the state carried.
+
+    The memory is in evaluation mode: in training mode its gates may replace a slope of 0."""
     results = {}
     for chunk in (1, CHUNK):
-        memory = made(make, seed, chunk)
+        memory = made(make, seed, chunk).eval()
         x, generator = draw(memory, seed, tokens=TOKENS), Generator().manual_seed(seed)
         learned = {name: p for name, p in memory.named_parameters() if p.requires_grad}
         if x.is_floating_point():

@@ -1,7 +1,7 @@
 """Sequence memories: small models that learn while they read, one token per step."""
 
 from nested.memory.continuum import ContinuumMemory
-from nested.memory.gates import Gate, ReflectingRate, shut
+from nested.memory.gates import Gate, HardGate, shut
 from nested.memory.linear import LinearMemory, by_chunks, by_tokens
 from nested.memory.selfmod import SelfModifyingTitans
 from nested.memory.sequence import ChunkedMemory, SequenceMemory
@@ -12,7 +12,7 @@ __all__ = [
     "ContinuumMemory",
     "Gate",
     "LinearMemory",
-    "ReflectingRate",
+    "HardGate",
     "SelfModifyingTitans",
     "SequenceMemory",
     "TitansMemory",

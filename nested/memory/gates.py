@@ -16,12 +16,13 @@ from nested.memory.net import widened
 class Gate(nn.Module):
     """Map any number to one between ``low`` and ``top``:
 
-        gate = low^(1 - s) top^s,   s = sigmoid(raw + bias).
+        gate = low^(1 - s) top^s,   s = sigmoid(raw + offset + shift).
 
     Raw numbers (...) come in and gates (...) go out, in float32 at least; a float gives (1,). The
-    parameter ``bias`` (1,) starts so that ``raw`` = 0 gives ``start``. With ``size`` gates it is
-    (size,), one for each of the last dimension of ``raw``. The bounds are settings and are not
-    saved with a model. Raises ``ValueError`` unless 0 < low < start < top.
+    shift is set so that a sum of 0 gives ``start``. The parameter ``offset`` (size,) starts at 0,
+    so weight decay pulls a gate back to its start. There is one offset for each of the last
+    dimension of ``raw``, or one for all. The bounds are settings and are not saved with a model.
+    Raises ``ValueError`` unless 0 < low < start < top.
     """
 
     def __init__(self, low: float, start: float, top: float, size: int = 1) -> None:
@@ -29,8 +30,7 @@ class Gate(nn.Module):
         if not 0 < low < start < top:
             raise ValueError(f"a gate has 0 < low < start < top, but got {low}, {start}, {top}")
         self.top, self.span = top, math.log(top / low)
-        s = math.log(start / low) / self.span
-        self.bias = nn.Parameter(torch.full((size,), math.log(s / (1 - s))))
+        self.shift, self.offset = _logit(math.log(start / low) / self.span), _offset(size)
 
     def forward(self, raw: Tensor | float) -> Tensor:
         return self.top * torch.exp(self._log_below_top(raw))
@@ -51,12 +51,12 @@ class Gate(nn.Module):
     def _log_below_top(self, raw: Tensor | float) -> Tensor:
         """log(gate / top) = (s - 1) log(top / low)."""
         raw = widened(raw) if isinstance(raw, Tensor) else raw
-        return self.span * (torch.sigmoid(raw + widened(self.bias)) - 1)
+        return self.span * (torch.sigmoid(raw + widened(self.offset) + self.shift) - 1)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        bias = state_dict.get(prefix + "bias")
-        if isinstance(bias, Tensor) and bias.dim() == 0:  # saved before fully_shard was supported
-            state_dict[prefix + "bias"] = bias.reshape(1)
+        bias = state_dict.pop(prefix + "bias", None)
+        if bias is not None:  # older versions saved the sum of offset and shift
+            state_dict[prefix + "offset"] = bias.reshape(-1) - self.shift
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
@@ -68,24 +68,36 @@ class Gate(nn.Module):
         self.top = 0.0
 
 
-class ReflectingRate(nn.Module):
-    """Map any number to a rate from 0 to ``top``, both included:
+class HardGate(nn.Module):
+    """Map any number to one from 0 to ``top``, both included:
 
-        rate = top (3 s - 1/2) / 2, cut at 0 and top,    s = sigmoid(3 (raw + offset)).
+        gate = top (3 s - 1/2) / 2, cut at 0 and top,    s = sigmoid(3 (raw + offset) + shift).
 
-    A write at rate n scales what a memory holds at its key by 1 - 2 n / top: it keeps at 0 and
-    reflects at the top. Only exact ends keep a state for ever: at 0.99 of the top, half of it is
-    gone after 34 reflections. Raw numbers (...) come in and rates (...) go out, in float32 at
-    least. The parameter ``offset`` (size,) starts at 0: then ``raw`` = 0 gives top / 2.
+    A state that has to last needs exact ends. A write at rate n scales what a memory holds at its
+    key by 1 - n, so a rate of 2 reflects it. At 1.98, half of it is gone after 34 reflections.
+
+    In training mode the backward pass takes the slope of the sigmoid without the cut
+    (straight-through). So a gate can leave its end again: with a slope of 0 there, a rate of 0
+    would stay 0 for ever. In evaluation mode slopes are those of the equation.
+
+    Raw numbers (...) come in and gates (...) go out, in float32 at least. The shift is set so that
+    a sum of 0 gives ``start``, and the parameter ``offset`` (size,) starts at 0, as in ``Gate``.
+    Source: stretched and cut sigmoids, Louizos et al. 2018 (arXiv 1712.01312); straight-through
+    slopes, Bengio et al. 2013 (arXiv 1308.3432). Raises ``ValueError`` unless 0 < start < top.
     """
 
-    def __init__(self, top: float = 2.0, size: int = 1) -> None:
+    def __init__(self, start: float, top: float, size: int = 1) -> None:
         super().__init__()
-        self.top, self.offset = top, nn.Parameter(torch.zeros(size))
+        if not 0 < start < top:
+            raise ValueError(f"a gate has 0 < start < top, but got {start}, {top}")
+        self.top, self.shift, self.offset = top, _logit((start / top + 0.25) / 1.5), _offset(size)
 
     def forward(self, raw: Tensor) -> Tensor:
-        s = torch.sigmoid(3 * (widened(raw) + widened(self.offset)))
-        return self.top * (1.5 * s - 0.25).clamp(0, 1)
+        smooth = 1.5 * torch.sigmoid(3 * (widened(raw) + widened(self.offset)) + self.shift) - 0.25
+        if not self.training:
+            return self.top * smooth.clamp(0, 1)
+        # the difference is 0, exactly: it adds a slope and no value
+        return self.top * (smooth.detach().clamp(0, 1) + (smooth - smooth.detach()))
 
     def extra_repr(self) -> str:
         return f"top={self.top:g}" if self.top else "shut"
@@ -93,6 +105,14 @@ class ReflectingRate(nn.Module):
     def shut(self) -> None:
         """Return 0 from now on, for every input."""
         self.top = 0.0
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def _offset(size: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(size))
 
 
 def shut(module: nn.Module) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from nested.levels.forward import Params, State
-from nested.memory.gates import Gate, ReflectingRate
+from nested.memory.gates import Gate, HardGate
 from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
-from nested.memory.net import inverse, unit, widened
+from nested.memory.net import inverse, unit, widened, zero_projection
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import Position, SequenceMemory, piece_sizes
 from nested.support.checks import check_counts
@@ -64,9 +64,10 @@ class LinearMemory(SequenceMemory):
         self.query = nn.Linear(dim, dim, bias=False)
         self.key, self.value = (nn.Linear(dim, products * dim, bias=False) for _ in range(2))
         writes = heads * products
-        self.choose = nn.Linear(dim, writes + heads, bias=False)
-        nn.init.zeros_(self.choose.weight)  # at first the gates ignore x
-        self.rate, self.forgetting = ReflectingRate(2.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
+        # two maps, because weight decay should act on forgetting and not on rates
+        self.choose_rate = zero_projection(dim, writes)
+        self.choose_decay = zero_projection(dim, heads)
+        self.rate, self.forgetting = HardGate(1.0, 2.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
 
     def begin(self, batch_size: int) -> State:
         shape = (batch_size, self.dim, self.dim // self.heads)
@@ -76,11 +77,11 @@ class LinearMemory(SequenceMemory):
         """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.
 
         N = B H, S = T P and E = D / H: the P writes of a token follow each other."""
-        rate, forgetting = self.choose(x).split([self.heads * self.products, self.heads], dim=-1)
         keys, values = (self._by_write(part) for part in (self.key(x), self.value(x)))
         queries = split_heads(self.query(x), self.heads)
-        rates = self._by_write(self.rate(rate)).squeeze(-1)
-        log_kept = split_heads(self.forgetting.log_rest(forgetting), self.heads)  # (B H, T, 1)
+        rates = self._by_write(self.rate(self.choose_rate(x))).squeeze(-1)
+        log_kept = self.forgetting.log_rest(self.choose_decay(x))
+        log_kept = split_heads(log_kept, self.heads)  # (B H, T, 1)
         # a token forgets once, before its first write; only the read after its last one counts
         log_kept = pad(log_kept, (0, self.products - 1)).flatten(1)
         queries = queries.repeat_interleave(self.products, 1) if self.products > 1 else queries

@@ -81,6 +81,14 @@ def inverse(lower: Tensor) -> Tensor:
     return solution.to(lower.dtype)
 
 
+def zero_projection(dim: int, size: int) -> nn.Linear:
+    """Make a map from tokens (..., dim) to gates (..., size) that starts at zero: at first gates
+    ignore their token."""
+    projection = nn.Linear(dim, size, bias=False)
+    nn.init.zeros_(projection.weight)
+    return projection
+
+
 def short_query_projection(dim: int) -> nn.Linear:
     """Make W_q, D x D, for queries that are brought to length 1, with small first weights.
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, silu
 
 from nested.levels.forward import Params
-from nested.memory.gates import Gate, ReflectingRate
+from nested.memory.gates import Gate, HardGate
 from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
 from nested.memory.linear import decays
 from nested.memory.net import (
@@ -27,6 +27,7 @@ from nested.memory.net import (
     silu_and_slope,
     squared,
     unit,
+    zero_projection,
 )
 from nested.memory.sequence import ChunkedMemory
 
@@ -44,7 +45,7 @@ class TitansMemory(ChunkedMemory):
     rate n of 1, and reflects M(k) about v at 2. W2 takes g = n (1 - n / 2) c dL/d(W2 k) / ``chunk``
     with its input i = k, where L = 1/2 |e|^2 goes back through the W1 of the chunk's start. The
     ``damping`` c keeps the writes bounded for all gates and weights, also if one key comes for
-    ever. Gates of x choose n in [0, 2], the momentum mu in (0.01, 0.95) and the retention
+    ever. Gates of x choose n in [0, 2], the momentum mu in (0.001, 0.95) and the retention
     a = 1 - forgetting, with forgetting in (1e-6, 0.1).
 
     In the paper both matrices take the gradients of the chunk's start, at a rate that has to stay
@@ -67,10 +68,11 @@ class TitansMemory(ChunkedMemory):
         self.heads, size = heads, dim // heads
         self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(2))
         self.query = short_query_projection(dim)
-        self.choose = nn.Linear(dim, 3 * heads, bias=False)
-        nn.init.zeros_(self.choose.weight)  # at first the gates ignore x
-        self.rate = ReflectingRate(size=heads)
-        self.momentum = Gate(0.01, 0.1, 0.95, heads)
+        # two maps, because weight decay should act on momentum and forgetting and not on rates
+        self.choose_rate = zero_projection(dim, heads)
+        self.choose_decay = zero_projection(dim, 2 * heads)
+        self.rate = HardGate(1.0, 2.0, heads)
+        self.momentum = Gate(1e-3, 0.1, 0.95, heads)
         self.forgetting = Gate(1e-6, 1e-4, 0.1, heads)
         self.w1, self.w2 = nn.Parameter(torch.zeros(dim, size)), random_matrix(dim, size, size=2.0)
 
@@ -84,9 +86,9 @@ class TitansMemory(ChunkedMemory):
         """Compute queries, keys and values (N, T, E), rates n, log mu and log a (N, T), N = B H."""
         parts = (self.query(x), self.key(x), self.value(x))
         vectors = [unit(split_heads(part, self.heads)) for part in parts]
-        rate, momentum, forgetting = self.choose(x).chunk(3, dim=-1)
+        momentum, forgetting = self.choose_decay(x).chunk(2, dim=-1)
         gates = (
-            self.rate(rate),
+            self.rate(self.choose_rate(x)),
             self.momentum.log(momentum),
             self.forgetting.log_rest(forgetting),
         )

@@ -1,7 +1,8 @@
 """A causal convolution: each channel adds a weighted sum of its last few tokens.
 
 Letters: B samples, T tokens, D width, S taps.
-Source: Behrouz et al. 2025 (arXiv 2512.24695), section 8 (width 4), as in Mamba and others.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), section 8 (width 4), as in Mamba and others; the
+first weights shift tokens as in RWKV, Peng et al. 2023 (arXiv 2305.13048).
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from nested.memory.state import check_gathered, check_state, count_numbers
 class Convolution(nn.Module):
     """Compute y_t = x_t + w_1 x_(t - S + 1) + ... + w_S x_t in each channel.
 
-    At first y is a random mixture of the S tokens, from which recall is learned fast. The weights
-    ``mix`` (S, D) say how it differs from the token itself. So weight decay removes the neighbours
-    that nothing needs. To track a state over long texts a memory needs none: where keys of one
-    token differ with its neighbours, every write moves the state a little.
+    The weights ``mix`` (S, D) start so that every fourth channel carries the token before, and all
+    others the token itself. From that, recall is learned fast: a key is seen beside its value. No
+    neighbour is mixed into the other channels, so a memory can track a state over long texts. Where
+    keys of one token differ with its neighbours, every write moves the state a little. Weight decay
+    pulls ``mix`` to zero, and so removes the neighbours that nothing needs.
 
     ``y, state = convolution(x, state)`` with x and y (B, T, D). The state holds the last tokens,
     (B, S - 1, D), and zeros before the first one. Raises ``ValueError`` for the state of another
@@ -29,9 +31,10 @@ class Convolution(nn.Module):
 
     def __init__(self, dim: int, taps: int = 4) -> None:
         super().__init__()
-        self.mix = nn.Parameter((2 * torch.rand(taps, dim) - 1) / taps**0.5)
-        with torch.no_grad():
-            self.mix[-1] -= 1
+        mix = torch.zeros(taps, dim)
+        if taps > 1:  # in every fourth channel, start as the token before
+            mix[-2, ::4], mix[-1, ::4] = 1.0, -1.0
+        self.mix = nn.Parameter(mix)
 
     def extra_repr(self) -> str:
         return f"dim={self.mix.shape[1]}, taps={len(self.mix)}"

@@ -14,9 +14,9 @@ def unit(x):
 
 
 def gate(module, raw):
-    """low^(1 - s) top^s, s = sigmoid(raw + bias)."""
+    """low^(1 - s) top^s, s = sigmoid(raw + offset + shift)."""
     low = module.top / math.exp(module.span)
-    share = torch.sigmoid(raw + module.bias)
+    share = torch.sigmoid(raw + module.offset + module.shift)
     return low ** (1 - share) * module.top**share
 
 
@@ -38,9 +38,16 @@ def damped(grads, error):
     return [g / max(curvature, 1) for g in grads]
 
 
-def reflecting(module, raw):
-    """top (3 s - 1/2) / 2, cut at 0 and top, s = sigmoid(3 (raw + offset))."""
-    return module.top * (1.5 * torch.sigmoid(3 * (raw + module.offset)) - 0.25).clamp(0, 1)
+def hard_gate(module, raw):
+    """top (3 s - 1/2) / 2, cut at 0 and top, s = sigmoid(3 (raw + offset) + shift)."""
+    share = torch.sigmoid(3 * (raw + module.offset) + module.shift)
+    smooth = (3 * share - 0.5) / 2
+    return module.top * (straight_through(smooth) if module.training else smooth.clamp(0, 1))
+
+
+def straight_through(x):
+    """x cut at 0 and 1, with the slope of x."""
+    return x + (x.clamp(0, 1) - x).detach()
 
 
 def linear(memory, x):
@@ -53,9 +60,8 @@ def linear(memory, x):
         keys, values = (
             (part.weight @ token).view(writes, heads, size) for part in (memory.key, memory.value)
         )
-        raw = memory.choose.weight @ token
-        rates = reflecting(memory.rate, raw[: writes * heads]).view(writes, heads)
-        kept = 1 - gate(memory.forgetting, raw[writes * heads :])
+        rates = hard_gate(memory.rate, memory.choose_rate.weight @ token).view(writes, heads)
+        kept = 1 - gate(memory.forgetting, memory.choose_decay.weight @ token)
         for h in range(heads):
             matrix = kept[h] * matrices[h]
             for p in range(writes):
@@ -77,18 +83,19 @@ def titans(memory, x):
     heads = memory.heads
     parts = (memory.query.weight, memory.key.weight, memory.value.weight)
     vectors = [[(part @ token).chunk(heads) for token in x] for part in parts]
-    raw = [(memory.choose.weight @ token).chunk(3) for token in x]
+    rates = (x @ memory.choose_rate.weight.T).unbind()
+    decays = [(memory.choose_decay.weight @ token).chunk(2) for token in x]
     reads = []
     for h in range(heads):
         first = [memory.w1.chunk(heads)[h], memory.w2.chunk(heads)[h]]
         tokens = zip(*([v[h] for v in part] for part in vectors), strict=True)
         gates = [
             (
-                reflecting(memory.rate, rate)[h],
+                hard_gate(memory.rate, rate)[h],
                 gate(memory.momentum, momentum)[h],
                 1 - gate(memory.forgetting, forgetting)[h],
             )
-            for rate, momentum, forgetting in raw
+            for rate, (momentum, forgetting) in zip(rates, decays, strict=True)
         ]
         reads.append(titans_head(first, tokens, gates, memory.chunk))
     return torch.cat(reads, dim=-1)
@@ -117,7 +124,8 @@ def self_modifying(memory, x):
     """Self-modifying Titans, eq. 83-93, for each head with its part of x."""
     heads, reads = memory.heads, []
     for h, part in enumerate(x.chunk(heads, dim=-1)):
-        first = [w.chunk(heads)[h] for w in (*memory.w1, *memory.gates.view(2, heads, -1))]
+        first = [w.chunk(heads)[h] for w in memory.w1]
+        first += [memory.rate_gates[h], memory.decay_gates[h]]
         second = [w.chunk(heads)[h] for w in memory.w2.unbind()]
         queries = (x @ memory.query.weight.T).chunk(heads, dim=-1)[h]
         skips = [(x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2)]
@@ -135,7 +143,11 @@ def self_modifying_head(memory, first, second, x, queries, skips):
             reads.append(net(start["main"], query))  # eq. 90
         k = unit(net(start["key"], token, passed=passed[0]))
         v = unit(net(start["value"], token, passed=passed[1]))
-        n = gate(memory.rate, net(start["rate"], token, skip=False))
+        m = hard_gate(memory.main_rate, net(start["rate"], token, skip=False))
+        share = m / (
+            1 if memory.objective == "l2" else 2
+        )  # what writes fully or not at all leaves the rules alone
+        n = 4 * share * (1 - share) * gate(memory.rate, net(start["rate"], token, skip=False))
         a = 1 - gate(memory.forgetting, net(start["forgetting"], token, skip=False))
         for name in names:
             skip = name not in ("rate", "forgetting")
@@ -156,7 +168,6 @@ def self_modifying_head(memory, first, second, x, queries, skips):
             if name == "main":  # its W1 writes at a rate of its own, each at its error in turn
                 units = silu(start[name][1] @ k)
                 w, size = now[name][0], units.square().sum().clamp(min=0.1)
-                m = reflecting(memory.main_rate, net(start["rate"], token, skip=False))
                 decay = a * torch.eye(len(k), dtype=k.dtype) - m * torch.outer(units, units) / size
                 error = k + w @ units - v if memory.objective == "l2" else -v
                 moved[0] = w @ decay - m * torch.outer(error, units) / size

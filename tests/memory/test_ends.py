@@ -68,10 +68,11 @@ def test_memories_whose_forgetting_reaches_1_equal_the_loop(name, bias):
     memory.forgetting.register_forward_hook(lambda gate, args, f: gates.append(f.detach()))
     gates = []
     with torch.no_grad():
-        memory.forgetting.bias += bias
+        memory.forgetting.offset += bias
         x[:, [2, 3, 6, 9, 13]] *= 1e5
-        if hasattr(memory, "choose"):
-            memory.choose.weight += 0.1
+        if hasattr(memory, "choose_rate"):
+            memory.choose_rate.weight += 0.1
+            memory.choose_decay.weight += 0.1
     check_the_loop(name, memory, x[:, :8] if bias else x)
     wiped = torch.cat([g.flatten() for g in gates]) == 1
     assert wiped.any() and (bias > 0 or not wiped.all())
@@ -85,7 +86,7 @@ def test_a_momentum_at_its_ends_equals_the_loop(end):
     if end is None:
         memory.momentum.shut()
     else:
-        torch.nn.init.constant_(memory.momentum.bias, end)
+        torch.nn.init.constant_(memory.momentum.offset, end)
     check_the_loop("titans", memory, draw(1, 19, 6))
 
 

@@ -4,20 +4,23 @@ import pytest
 import torch
 
 from nested.memory import shut
-from nested.memory.gates import ReflectingRate
+from nested.memory.gates import HardGate
 from nested.memory.linear import by_chunks
 
 
-@pytest.mark.parametrize("top", [1.0, 2.0])
-def test_a_rate_reaches_both_its_ends_and_starts_between_them(top):
-    rate = ReflectingRate(top, size=3)
-    ends = rate(torch.tensor([-5.0, 0.0, 5.0]))
-    assert torch.equal(ends, torch.tensor([0.0, top / 2, top]))
-    raw = torch.linspace(-0.4, 0.4, 9, requires_grad=True)
-    (slope,) = torch.autograd.grad(ReflectingRate(top)(raw).sum(), raw)
-    assert (slope > 0.5 * top).all()  # no start is dead
-    shut(rate)
-    assert not rate(torch.ones(3)).any()
+@pytest.mark.parametrize("start, top", [(0.5, 1.0), (1.0, 2.0), (0.1, 0.95)])
+def test_a_hard_gate_reaches_both_its_ends_and_comes_back_from_them(start, top):
+    raw = torch.tensor([-5.0, 0.0, 5.0])
+    assert torch.allclose(HardGate(start, top, 3)(raw), torch.tensor([0.0, start, top]))
+    assert HardGate(start, top)(raw[::2]).tolist() == [0, torch.tensor(top).item()]  # exactly
+    raw = torch.linspace(-0.6, 0.6, 13, requires_grad=True)
+    (slope,) = torch.autograd.grad(HardGate(start, top)(raw).sum(), raw)
+    assert (slope > 0.1 * top).all()  # no start is dead, nor is an end
+    gate = HardGate(start, top).eval()
+    (slope,) = torch.autograd.grad(gate(raw).sum(), raw)
+    assert ((slope > 0) == (gate(raw) > 0) & (gate(raw) < top)).all()
+    shut(gate)
+    assert not gate(torch.ones(3)).any()
 
 
 def test_at_its_ends_the_delta_rule_counts_to_two_for_ever():

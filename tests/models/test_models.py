@@ -84,6 +84,7 @@ def test_with_gates_shut_hope_is_a_plain_net():
 @pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod"])
 def test_with_gates_shut_only_the_convolution_looks_back(mixer):
     model = Hope(ModelConfig(11, 8, 1, 2, mixer, (2, 4), 4)).double()
+    torch.nn.init.normal_(model.blocks[0].convolution.mix)
     shut(model)
     tokens = torch.randint(11, (1, 12), generator=generator())
     other = tokens.clone()

@@ -136,7 +136,7 @@ def test_the_models_of_the_package_are_sorted(model):
     assert all(len(shapes[name]) == 2 and min(shapes[name]) > 1 for name in found[True])
     if model is Hope:
         assert found["stacks"] == {"blocks.0.mixer.w1", "blocks.0.mixer.w2"}
-        assert {"blocks.0.convolution.mix", "blocks.0.mixer.gates"} <= found[False]
+        assert {"blocks.0.convolution.mix", "blocks.0.mixer.rate_gates"} <= found[False]
         assert "blocks.0.continuum.levels.0.w1" in found[True]
     tokens = torch.randint(32, (2, 9), generator=Generator().manual_seed(0))
     optimizer, losses = M3(matrix_groups(net), 0.01, period=3), []

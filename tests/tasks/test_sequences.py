@@ -74,7 +74,7 @@ def test_models_are_trained_by_the_same_loop(mixer, backend):
     with sdpa_kernel(SDPBackend.MATH):  # attention's fast kernels have no second derivative
         run = unroll(task.loss, params, batches, rule, backend=backend)
         run.losses[-1].backward()
-    assert abs(run.losses[0].item() - math.log(8)) < 0.1
+    assert abs(run.losses[0].item() - math.log(8)) < 0.15
     assert all(p.grad.abs().sum() > 0 for p in rule.parameters())
 
 

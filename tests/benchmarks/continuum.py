@@ -1,0 +1,196 @@
+"""Does continuum memory pay?   python -m tests.benchmarks.continuum [--jobs N] [--runs F] [...]
+
+Each Hope is trained with its continuum memory, and with a plain net of one hidden layer in its
+place: once of equally many parameters, once of equally many floating-point operations (FLOPs) of a
+training step. Texts state facts, key and value, and ask for each after 64, 512 or 4,096 tokens.
+Until then, other facts and noise come. Printed is the share of right answers of unseen texts. What
+is in --runs is not run again, so delete that file after a change. ``--quick`` trains for 3 steps.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from nested.models import Hope, ModelConfig  # noqa: E402
+from nested.support.files import prepare_folder, save_json  # noqa: E402
+from nested.tasks.sequences import UNSCORED  # noqa: E402
+
+GAPS, FACTS, SLOTS = (
+    (64, 512, 4096),
+    8,
+    64,
+)  # facts a gap, all stated in the first slots of 4 tokens
+KEYS, VALUES, NOISE = 64, 16, 8
+ASK = KEYS + VALUES + NOISE  # the token before a key that is asked for
+VOCAB, LENGTH = ASK + 1, 4 * SLOTS + GAPS[-1]
+OTHERS = 0.25  # share of slots that state a fact nobody asks for
+DIM, LAYERS, CHUNK, PERIODS = 48, 2, 32, (16, 64, 256)
+BATCH, STEPS, WARM_UP, RATE, SEEDS, TESTS = 4, 300, 30, 3e-3, (0, 1, 2), 16
+MIXERS = {
+    "delta rule": {"mixer": "linear"},
+    "Titans": {"mixer": "titans"},
+    "self-modifying": {"mixer": "selfmod"},
+    "attention": {"mixer": "attention"},
+}
+FORMS = ("continuum", "net, equal parameters", "net, equal FLOPs")
+
+
+def texts(generator, batch=BATCH):
+    """Tokens and targets (B, T): slots of 4 tokens, a fact in two of them, a question in two."""
+    slots = LENGTH // 4
+    shape = (batch, slots)
+    keys = torch.rand(batch, KEYS, generator=generator).argsort(1)
+    asked, others = keys.split([len(GAPS) * FACTS, KEYS - len(GAPS) * FACTS], dim=1)
+    pick = torch.randint(others.shape[1], shape, generator=generator)
+    fact_keys = others.gather(1, pick)
+    values = torch.randint(VALUES, shape, generator=generator) + KEYS
+    is_fact = torch.rand(shape, generator=generator) < OTHERS
+    places = torch.rand(batch, SLOTS, generator=generator).argsort(1)[:, : asked.shape[1]]
+    fact_keys, is_fact = fact_keys.scatter(1, places, asked), is_fact.scatter(1, places, True)
+
+    tokens = torch.randint(NOISE, (batch, slots, 4), generator=generator) + KEYS + VALUES
+    tokens[..., :2] = torch.where(
+        is_fact[..., None], torch.stack([fact_keys, values], -1), tokens[..., :2]
+    )
+    targets, gaps = torch.full_like(tokens, UNSCORED), torch.full_like(tokens, 0)
+    for gap, place, key in zip(GAPS, places.chunk(len(GAPS), 1), asked.chunk(len(GAPS), 1)):
+        rows, back = torch.arange(batch)[:, None], place + gap // 4
+        tokens[rows, back, 2], tokens[rows, back, 3] = ASK, key
+        targets[rows, back, 3] = values.gather(1, place) - KEYS
+        gaps[rows, back, 3] = gap
+    return tokens.flatten(1), targets.flatten(1), gaps.flatten(1)
+
+
+class Net(nn.Module):
+    """y = x + W1 silu(W2 x), in place of a continuum memory; its state is empty."""
+
+    def __init__(self, dim, hidden):
+        super().__init__()
+        self.up, self.down = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+
+    def init(self, batch_size):
+        return ()
+
+    def forward(self, x, state=None):
+        return x + self.down(nn.functional.silu(self.up(x))), ()
+
+
+def build(mixer, form):
+    sizes = {"vocab": VOCAB, "dim": DIM, "layers": LAYERS, "heads": 1, "chunk": CHUNK}
+    model = Hope(ModelConfig(**sizes, periods=PERIODS, **MIXERS[mixer]))
+    if form != "continuum":
+        wanted, size = (flops, flops) if form == "net, equal FLOPs" else (count, count)
+        per_unit = [size(with_nets(mixer, hidden)) for hidden in (8, 16)]
+        slope = (per_unit[1] - per_unit[0]) / 8  # both grow linearly with the hidden units
+        hidden = 8 + round((wanted(model) - per_unit[0]) / slope)
+        model = with_nets(mixer, hidden)
+    return model
+
+
+def with_nets(mixer, hidden):
+    model = Hope(
+        ModelConfig(
+            vocab=VOCAB, dim=DIM, layers=LAYERS, heads=1, chunk=CHUNK, periods=(1,), **MIXERS[mixer]
+        )
+    )
+    for block in model.blocks:
+        block.continuum = Net(DIM, hidden)
+    return model
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def flops(model):
+    """Of a forward and backward pass, over one text of 512 tokens."""
+    tokens = torch.zeros(1, 512, dtype=torch.int64)
+    with FlopCounterMode(display=False) as counter:
+        model(tokens)[0].sum().backward()
+    return counter.get_total_flops()
+
+
+def train(job):
+    """{"shares": {gap: share right}, "parameters", "flops", "seconds"}"""
+    mixer, form, seed, steps = job
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    model, generator = build(mixer, form), torch.Generator().manual_seed(seed)
+    sizes = {"parameters": count(model), "flops": flops(model)}
+    optimizer, started = torch.optim.AdamW(model.parameters(), RATE), time.monotonic()
+    for step in range(1, steps + 1):
+        left = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        optimizer.param_groups[0]["lr"] = RATE * min(1, step / WARM_UP) * left
+        tokens, targets, _ = texts(generator)
+        optimizer.zero_grad()
+        logits = model(tokens)[0].flatten(0, 1)
+        loss = nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=UNSCORED)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    seconds = time.monotonic() - started
+    return {"shares": unseen(model), "seconds": seconds, "loss": loss.item(), **sizes}
+
+
+@torch.no_grad()
+def unseen(model):
+    generator, right = torch.Generator().manual_seed(7), {gap: [] for gap in GAPS}
+    for _ in range(TESTS):
+        tokens, targets, gaps = texts(generator)
+        is_right = model(tokens)[0].argmax(-1) == targets
+        for gap in GAPS:
+            right[gap] += is_right[gaps == gap].tolist()
+    return {str(gap): statistics.mean(answers) for gap, answers in right.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="3 steps of one seed: does it run?")
+    parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=list(MIXERS))
+    parser.add_argument(
+        "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes at once"
+    )
+    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+    args = parser.parse_args()
+    if args.runs:
+        prepare_folder(args.runs.parent)
+    known = json.loads(args.runs.read_text()) if args.runs and args.runs.exists() else {}
+    seeds, steps = (SEEDS[:1], 3) if args.quick else (SEEDS, STEPS)
+    jobs = [(m, f, seed, steps) for seed in seeds for m in args.mixers for f in FORMS]
+    new = [job for job in jobs if json.dumps(job) not in known]
+    started = time.monotonic()
+    with ProcessPoolExecutor(args.jobs) as pool:
+        for done, (job, result) in enumerate(zip(new, pool.map(train, new)), start=1):
+            known[json.dumps(job)] = result
+            left = (time.monotonic() - started) / done * (len(new) - done)
+            print(f"  {done}/{len(new)}, {left / 60:.0f} min left  {job}: {result}", flush=True)
+            if args.runs:
+                save_json(args.runs, known)
+    print(f"\nright answers after {', '.join(map(str, GAPS))} tokens, chance {1 / VALUES:.3f}")
+    for mixer in args.mixers:
+        for form in FORMS:
+            runs = [known[json.dumps((mixer, form, seed, steps))] for seed in seeds]
+            parts = []
+            for gap in GAPS:
+                shares = [run["shares"][str(gap)] for run in runs]
+                parts.append(
+                    f"{statistics.mean(shares):.3f} ({min(shares):.3f} to {max(shares):.3f})"
+                )
+            size = f"{runs[0]['parameters']:,} parameters, {runs[0]['flops'] / 1e6:,.0f} MFLOPs"
+            seconds = statistics.mean(run["seconds"] for run in runs)
+            print(f"  {mixer:<15} {form:<22} {'  '.join(parts)}   {size}, {seconds:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
