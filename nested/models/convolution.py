@@ -56,5 +56,6 @@ class Convolution(nn.Module):
         state = self.init(len(x)) if state is None else state
         check_state(state, self.init(len(x)), "this convolution")
         tokens, length = torch.cat([state, x], dim=1), x.shape[1]  # (B, S - 1 + T, D)
-        y = x + sum(tokens[:, s : s + length] * w for s, w in enumerate(self.mix))
+        *earlier, last = self.mix
+        y = sum((tokens[:, s : s + length] * w for s, w in enumerate(earlier)), x * (1 + last))
         return y, tokens[:, length:]
