@@ -80,6 +80,7 @@ def _serve(module: ModuleType) -> Served:
             made = module.HuberMemory(dim, chunk, delta)
             if not isinstance(made, SequenceMemory):
                 raise TypeError(f"the slot needs a SequenceMemory, not {type(made).__name__}")
+            made.eval()  # where slopes of hard gates are exact
             made.detach_every = detach_every
             if is_shut:
                 shut(made)
