@@ -18,7 +18,15 @@ from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
 from nested.memory.level import Level, count_parameters
-from nested.memory.net import damping, random_matrix, silu_and_slope, squared, unit, widened
+from nested.memory.net import (
+    damping,
+    plus_product,
+    random_matrix,
+    silu_and_slope,
+    squared,
+    unit,
+    widened,
+)
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import (
     ChunkedMemory,
@@ -67,23 +75,17 @@ class ContinuumLevel(ChunkedMemory):
     def step(
         self, projected: tuple[Tensor, ...], start: Params, now: Params
     ) -> tuple[Tensor, Params]:
-        y, change1, change2 = learn(*projected, start["w1"], start["w2"])
-        return y, {"w1": now["w1"] + change1, "w2": now["w2"] + change2}
-
-
-def learn(
-    queries: Tensor, keys: Tensor, values: Tensor, rates: Tensor, w1: Tensor, w2: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Read C tokens (B, C, D) at weights ``w1``, ``w2`` (B, D, D), and learn from them.
-
-    ``rates`` are (B, C, 1). Returns the reads (B, C, D) and the changes of both weights (B, D, D).
-    """
-    y = silu(queries @ w2.mT) @ w1.mT
-    units, slopes = silu_and_slope(keys @ w2.mT)
-    error = units @ w1.mT - values  # dL/dM(k)
-    back = (error @ w1) * slopes  # dL/d(W2 k)
-    steps = -rates * damping(squared(units), squared(error), squared(back))
-    return y, (steps * error).mT @ units, (steps * back).mT @ keys  # - n c dL/dW
+        queries, keys, values, rates = projected
+        w1, w2 = start["w1"], start["w2"]
+        y = silu(queries @ w2.mT) @ w1.mT
+        units, slopes = silu_and_slope(keys @ w2.mT)
+        error = units @ w1.mT - values  # dL/dM(k)
+        back = (error @ w1) * slopes  # dL/d(W2 k)
+        steps = -rates * damping(squared(units), squared(error), squared(back))  # - n c
+        return y, {
+            "w1": plus_product(now["w1"], (steps * error).mT, units),
+            "w2": plus_product(now["w2"], (steps * back).mT, keys),
+        }
 
 
 class ContinuumMemory(SequenceMemory):

@@ -19,11 +19,11 @@ SHORTEST = 0.1  # of |i|^2: what comes with shorter hidden units i is written we
 def silu_and_slope(z: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the hidden units s(z) and their slopes s'(z), (..., C, H) each, for z (..., C, H).
 
-    s(z) = z sigmoid(z),  s'(z) = sigmoid(z) + s(z) (1 - sigmoid(z)).
+    s(z) = z sigmoid(z),  s'(z) = s(z) + (1 - s(z)) sigmoid(z).
     """
     sigmoid = torch.sigmoid(z)
     units = z * sigmoid
-    return units, sigmoid + units * (1 - sigmoid)
+    return units, torch.lerp(units, units.new_ones(()), sigmoid)
 
 
 def squared(x: Tensor) -> Tensor:
@@ -79,6 +79,17 @@ def inverse(lower: Tensor) -> Tensor:
     identity = identity.expand(lower.shape)
     solution = torch.linalg.solve_triangular(wide, identity, upper=False, unitriangular=True)
     return solution.to(lower.dtype)
+
+
+def plus_product(old: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Compute old + left @ right (B, R, C) in one pass.
+
+    The sum has the dtype of ``old``, also under autocast: ``baddbmm`` would round it there, and
+    rounding errors of a memory add up.
+    """
+    if torch.is_autocast_enabled(old.device.type):
+        return old + left @ right
+    return torch.baddbmm(old, left, right)
 
 
 def zero_projection(dim: int, size: int) -> nn.Linear:

@@ -22,6 +22,7 @@ from nested.memory.net import (
     clamp_min,
     damping,
     inverse,
+    plus_product,
     random_matrix,
     short_query_projection,
     silu_and_slope,
@@ -112,23 +113,24 @@ class TitansMemory(ChunkedMemory):
         carried = kept_ratios @ mu_powers  # (B, C, 1)
         pushes = mu_ratios * (1 - log_mu.exp())[:, None]  # (B, C, C)
         share = kept_ratios @ pushes
+        both = {n: torch.cat([now["w" + n], now["s" + n]], dim=-1).mT for n in "12"}  # [W, S]^T
 
         # W1: the errors e_t = M_(t-1)(k_t) - v_t of a chunk solve one triangular system
         old = torch.cat([earlier(kept, 1) * units, earlier(carried, 0) * units], dim=-1)
-        errors = keys - values + old @ torch.cat([now["w1"], now["s1"]], dim=-1).mT
+        errors = keys - values + old @ both["1"]
         n = rates / clamp_min(sizes, SHORTEST)
         errors = inverse(earlier(share, 0) * (units @ (n * units).mT)) @ errors  # (B, C, D)
         # W2: the error goes back through W1 as it was at the start
         back = (errors @ start["w1"]) * slopes
         slower = rates * (1 - rates / 2) / self.chunk
         slower = slower * damping(sizes, squared(errors), squared(back))
-        writes = {"1": (units, n * errors), "2": (keys, slower * back)}  # {matrix: (i, g)}
+        writes = {"1": (units, -n * errors), "2": (keys, -slower * back)}  # {matrix: (i, -g)}
 
         def at_each_token(z: Tensor, matrix: str) -> Tensor:
             """W_t z_t, (B, C, D), where no W_t is ever written out."""
-            (inputs, deltas), w, s = writes[matrix], now["w" + matrix], now["s" + matrix]
-            old = torch.cat([kept * z, carried * z], dim=-1) @ torch.cat([w, s], dim=-1).mT
-            return old - (share * (z @ inputs.mT)) @ deltas
+            inputs, deltas = writes[matrix]
+            old = torch.cat([kept * z, carried * z], dim=-1) @ both[matrix]
+            return plus_product(old, share * (z @ inputs.mT), deltas)
 
         y = queries + at_each_token(silu(at_each_token(queries, "2")), "1")
 
@@ -136,9 +138,10 @@ class TitansMemory(ChunkedMemory):
         after = {}
         for matrix, (inputs, deltas) in writes.items():
             w, s = now["w" + matrix], now["s" + matrix]
-            old = kept[:, -1:] * w + carried[:, -1:] * s
-            after["w" + matrix] = old - (last_share * deltas).mT @ inputs
-            after["s" + matrix] = mu_powers[:, -1:] * s - (last_push * deltas).mT @ inputs
+            old = torch.addcmul(kept[:, -1:] * w, carried[:, -1:], s)
+            after["w" + matrix] = plus_product(old, (last_share * deltas).mT, inputs)
+            old = mu_powers[:, -1:] * s
+            after["s" + matrix] = plus_product(old, (last_push * deltas).mT, inputs)
         after = {name: after[name].reshape(samples, self.dim, -1) for name in names}
         return join_heads(y, self.heads), after  # exported programs need one order of names
 
