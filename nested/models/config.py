@@ -6,7 +6,7 @@ enough for two CPU cores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from nested.memory.continuum import check_periods
 from nested.memory.linear import check_objective
@@ -22,7 +22,8 @@ class ModelConfig:
     ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of heads of
     attention or of memories; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in
     ``MIXERS``. It learns by its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and
-    reads ``chunk`` tokens at a time. The mixer "linear" makes ``products`` writes for each token.
+    reads ``chunk`` tokens at a time. Both can also be tuples of one name for each block. The mixer
+    "linear" makes ``products`` writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
     gradients through the writes of memories every that many tokens; None never does.
     """
@@ -31,10 +32,10 @@ class ModelConfig:
     dim: int = 128
     layers: int = 2
     heads: int = 4
-    mixer: str = "selfmod"
+    mixer: str | tuple[str, ...] = "selfmod"
     periods: tuple[int, ...] = (16, 64, 256)
     chunk: int = 64
-    objective: str = "l2"
+    objective: str | tuple[str, ...] = "l2"
     products: int = 1
     detach_every: int | None = None
 
@@ -48,13 +49,36 @@ class ModelConfig:
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
             )
-        if self.mixer not in MIXERS:
-            raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {self.mixer!r}")
-        check_objective(self.objective)
+        for name in ("mixer", "objective"):
+            object.__setattr__(self, name, self._checked(name))
+        for mixer in self._of_blocks("mixer"):
+            if not isinstance(mixer, str) or mixer not in MIXERS:
+                raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {mixer!r}")
+        for objective in self._of_blocks("objective"):
+            check_objective(objective)
         check_periods(self.periods, "sequential")
         object.__setattr__(self, "periods", tuple(self.periods))  # from a list, if read from a file
         if self.detach_every is not None:
             check_counts(detach_every=self.detach_every)
-            needs_ends = MIXERS[self.mixer].needs_chunk_ends
+            needs_ends = any(MIXERS[mixer].needs_chunk_ends for mixer in self._of_blocks("mixer"))
             for period in (*self.periods, self.chunk) if needs_ends else self.periods:
                 check_truncation(self.detach_every, period)
+
+    def for_block(self, i: int) -> ModelConfig:
+        """Return these settings with the one mixer and the one objective of block ``i``."""
+        mixer, objective = self._of_blocks("mixer")[i], self._of_blocks("objective")[i]
+        return replace(self, mixer=mixer, objective=objective)
+
+    def _of_blocks(self, name: str) -> tuple[str, ...]:
+        value = getattr(self, name)
+        return value if isinstance(value, tuple) else (value,) * self.layers
+
+    def _checked(self, name: str) -> str | tuple[str, ...]:
+        value = getattr(self, name)
+        if not isinstance(value, (tuple, list)):
+            return value
+        if len(value) != self.layers:
+            raise ValueError(
+                f"{name} is one name, or one for each of {self.layers} blocks, but got {value}"
+            )
+        return tuple(value)

@@ -30,14 +30,14 @@ class Hope(SequenceModel):
     """
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__(config, [HopeBlock(config) for _ in range(config.layers)])
+        super().__init__(config, [HopeBlock(config.for_block(i)) for i in range(config.layers)])
 
     def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         if torch.compiler.is_compiling():  # pieces do not help compiled code
             return super().forward(tokens, state)
         check_text(tokens, self.config.vocab)
         # pieces do not help attention either
-        size = tokens.shape[1] if self.config.mixer == "attention" else PIECE
+        size = tokens.shape[1] if "attention" in self.config.mixer else PIECE
         is_new, outputs = state is None, []
         for piece in tokens.split(size, dim=1):
             logits, state = super().forward(piece, state)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import conv1d, cross_entropy, layer_norm, silu
 
-from nested.memory import shut
+from nested.memory import LinearMemory, SelfModifyingTitans, shut
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.attention import Attention, rotate
 from nested.models.convolution import Convolution
@@ -175,7 +175,10 @@ def test_a_hope_in_half_precision_keeps_what_its_memories_wrote(name, dtype):
         ({"layers": 1.5}, "layers is a whole number from 1, but got 1.5"),
         ({"dim": 20}, "dim is a multiple of 2 x heads, which is 8, but got 20"),
         ({"mixer": "mamba"}, "mixer is one of .* but got 'mamba'"),
+        ({"mixer": ("linear", "mamba")}, "mixer is one of .* but got 'mamba'"),
+        ({"mixer": ("linear",)}, r"mixer is one name, or one for each of 2 blocks, but got \('lin"),
         ({"objective": "huber"}, "objective is one of .* but got 'huber'"),
+        ({"objective": ("l2",) * 3}, "objective is one name, or one for each of 2 blocks, but got"),
         ({"periods": ()}, "periods are one or more numbers of tokens"),
         ({"periods": (16, 0)}, "period is a whole number from 1, but got 0"),
         ({"periods": (64, 16)}, r"periods rise from fast to slow, but got \(64, 16\)"),
@@ -224,6 +227,15 @@ def test_a_hope_gives_its_memories_what_its_config_says(mixer):
         assert (block.mixer.chunk, block.mixer.detach_every) == (4, 5)
         assert mixer == "titans" or block.mixer.objective == "dot"
         assert (block.continuum.periods, block.continuum.detach_every) == ((2, 6), 5)
+
+
+def test_each_block_of_a_hope_can_have_a_mixer_and_an_objective_of_its_own():
+    config = ModelConfig(11, 8, 3, 2, ["selfmod", "attention", "linear"], objective="dot")
+    kinds = [type(block.mixer) for block in Hope(config).blocks]
+    assert kinds == [SelfModifyingTitans, Attention, LinearMemory]
+    assert config == ModelConfig(11, 8, 3, 2, ("selfmod", "attention", "linear"), objective="dot")
+    both = Hope(ModelConfig(11, 8, 2, 2, "linear", objective=("l2", "dot")))
+    assert [block.mixer.objective for block in both.blocks] == ["l2", "dot"]
 
 
 def test_a_transformer_has_the_parameters_that_are_usual():
