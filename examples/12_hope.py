@@ -1,0 +1,175 @@
+# %% [markdown]
+# # 12. HOPE: what does each part buy? (140 s)
+#
+# HOPE is a model whose blocks hold a memory that learns while it reads. Such a memory can add up
+# what it reads, learn from its errors, or change its own learning rule. Each of these costs more
+# time than the one before. What can it do that the cheaper one cannot?
+
+# %%
+import math
+import os
+import time
+
+import matplotlib.pyplot as plt
+import torch
+from torch import Generator, nn
+
+from nested.memory import HardGate
+from nested.models import Hope, ModelConfig, Transformer
+from nested.support.files import prepare_folder
+from nested.support.plots import save_figure
+from nested.tasks import TASKS
+from nested.tasks.text_task import scores
+
+STEPS, RATE, DECAY = 500, 0.005, 1.0
+TIMES = (1, 2, 4, 8)  # lengths of the test texts, in lengths of a training text
+SEED = 0
+folder = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
+
+# %% [markdown]
+# **Two tasks.** Both need a memory of everything that was read, and they need different ones.
+#
+# - *Parity* reads bits. After each bit it asks whether the number of ones so far is odd. To solve
+#   it, a model keeps one bit of *state* and flips it at every one.
+# - *Brackets* reads round and square brackets, mixed freely. After each bracket it asks which may
+#   close now: none (0), a round one (1), a square one (2) or either (3). To solve it, a model
+#   *counts* the open brackets of each kind.
+#
+# Texts of training have 24 tokens. Test texts are up to eight times as long.
+
+# %%
+tasks = {
+    "parity": TASKS["groups"]["parity"](length=24, batch_size=32),
+    "brackets": TASKS["languages"]["shuffle-2"](length=24, batch_size=32),
+}
+signs = {"parity": "01", "brackets": "()[]."}
+for name, task in tasks.items():
+    tokens, targets = task.batch(Generator().manual_seed(SEED))
+    text = " ".join(signs[name][token] for token in tokens[0])
+    answers = " ".join("-" if target < 0 else str(target) for target in targets[0].tolist())
+    print(f"{name:9}reads {text}\n{'':9}wants {answers}")
+
+# %% [markdown]
+# **Six models**, all with two blocks of width 32. The first is a Transformer, and five are a `Hope`
+# with a different memory in its blocks:
+#
+# - *sum*: a matrix that adds up value times key (linear attention, lesson 08);
+# - *errors*: a matrix that learns from the error of its answer (the delta rule, lesson 08). Its
+#   learning rates are gates, and many models bound them by 1. At a rate of 1 a write replaces what
+#   stood at its key. At 2 it *reflects* it: from +1 to -1, and back;
+# - *self-modifying*: a small net, whose keys, values and rates come from four more nets. These
+#   learn while they read, too;
+# - *errors, then sum*: one block of each.
+#
+# HOPE's continuum memory (lesson 09) stands in each block as well. Its period is longer than a text
+# here, so it does not move.
+
+
+# %%
+def make_hope(vocab, **settings):
+    return Hope(ModelConfig(vocab, 32, 2, heads=1, periods=(4096,), chunk=32, **settings))
+
+
+def make_with_rates_to_1(vocab):
+    model = make_hope(vocab, mixer="linear")
+    for block in model.blocks:
+        block.mixer.rate = HardGate(start=0.5, top=1.0)
+    return model
+
+
+models = {
+    "Transformer": lambda vocab: Transformer(ModelConfig(vocab, 32, 2, heads=2)),
+    "sum": lambda vocab: make_hope(vocab, mixer="linear", objective="dot"),
+    "errors, rates to 1": make_with_rates_to_1,
+    "errors, rates to 2": lambda vocab: make_hope(vocab, mixer="linear"),
+    "self-modifying": lambda vocab: make_hope(vocab, mixer="selfmod"),
+    "errors, then sum": lambda vocab: make_hope(vocab, mixer="linear", objective=("l2", "dot")),
+}
+
+# %% [markdown]
+# **Training** is the same for all models: AdamW, a warm-up, and a cosine. Weight decay acts on
+# matrices, and on the gates by which a memory forgets. It does not act on the gates of rates,
+# because it would pull them away from 2.
+
+
+# %%
+def decays(name, parameter):
+    if any(part in name for part in ("rate", "embed", "mixer.w1", "mixer.w2")):
+        return False
+    return parameter.dim() > 1 or "forgetting" in name
+
+
+def train(task, make_model):
+    """Return the trained model, and the milliseconds of a step."""
+    torch.manual_seed(SEED)
+    model, generator = make_model(task.vocab), Generator().manual_seed(SEED)
+    groups = {True: [], False: []}
+    for name, parameter in model.named_parameters():
+        groups[decays(name, parameter)].append(parameter)
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": groups[True], "weight_decay": DECAY},
+            {"params": groups[False], "weight_decay": 0.0},
+        ]
+    )
+    start = time.process_time()
+    for step in range(1, STEPS + 1):
+        for group in optimizer.param_groups:
+            group["lr"] = RATE * min(1, step / 50) * (0.5 + 0.5 * math.cos(math.pi * step / STEPS))
+        tokens, targets = task.batch(generator)
+        optimizer.zero_grad()
+        logits, _ = model(tokens)
+        nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten()).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    return model, (time.process_time() - start) / STEPS * 1000
+
+
+@torch.no_grad()
+def share_right(task, model, times):
+    """The share of 128 unseen texts whose answers are all right."""
+    generator, shares = Generator().manual_seed(7), []
+    for _ in range(4):
+        tokens, targets = task.batch(generator, "query", times * task.length)
+        shares.append(scores(model(tokens)[0], targets)["whole"])
+    return sum(shares) / len(shares)
+
+
+shares, cost = {}, {}  # {(task, model): a share for each of TIMES}, {model: ms}
+for model_name, make_model in models.items():
+    for task_name, task in tasks.items():
+        model, cost[model_name] = train(task, make_model)
+        shares[task_name, model_name] = [share_right(task, model, times) for times in TIMES]
+
+print("\nshare of texts without a mistake, of 24 and of 48 tokens")
+print(f"{'':20}{'parity':>13}{'brackets':>14}")
+for model_name in models:
+    numbers = (x for task_name in tasks for x in shares[task_name, model_name][:2])
+    print(f"{model_name:20}" + "".join(f"{x:7.1f}" for x in numbers))
+slower = cost["self-modifying"] / cost["errors, rates to 2"]
+print(f"\nA step of self-modifying memories takes {slower:.1f} times as long as one of errors.")
+
+# %%
+figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.8), layout="constrained", sharey=True)
+styles = ["k:", "C0-", "C1:", "C1-", "C3-", "C2-"]
+for task_name, panel in zip(tasks, axes):
+    for model_name, style in zip(models, styles):
+        lengths = [times * tasks[task_name].length for times in TIMES]
+        wide = 3.5 if model_name == "errors, then sum" else 1.5
+        panel.plot(lengths, shares[task_name, model_name], style, lw=wide, label=model_name)
+    panel.set(title=task_name, xlabel="tokens of a test text", xscale="log")
+    panel.set_xticks(lengths, lengths)
+    panel.minorticks_off()
+axes[0].set(ylabel="share of texts without a mistake")
+axes[0].legend(fontsize=9, loc="center")
+figure.suptitle("Errors track a state, a sum counts, and one block of each does both")
+save_figure(figure, folder / "lesson_12.png")
+
+# %% [markdown]
+# **Answer.** The self-modifying memory pays only in part. It tracks a state over long texts, and so
+# does the delta rule at a third of its time, once its rates reach 2. Both count badly: to learn from
+# an error replaces what stood at a key, where a count has to add up. A plain sum counts better, and
+# cannot flip a bit. Two blocks that differ, errors and then a sum, do best on both tasks.
+#
+# **Exercise.** Swap the two blocks: `objective=("dot", "l2")`. Which of the two tasks fails? Where
+# does each block have to stand, and why?
