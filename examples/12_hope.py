@@ -167,9 +167,10 @@ save_figure(figure, folder / "lesson_12.png")
 
 # %% [markdown]
 # **Answer.** The self-modifying memory pays only in part. It tracks a state over long texts, and so
-# does the delta rule at a third of its time, once its rates reach 2. Both count badly: to learn from
-# an error replaces what stood at a key, where a count has to add up. A plain sum counts better, and
-# cannot flip a bit. Two blocks that differ, errors and then a sum, do best on both tasks.
+# does the delta rule at a third of its time, once its rates reach 2. Both count badly: an update
+# that corrects an error replaces what stood at a key, where a count has to add up. A plain sum
+# counts better, and cannot flip a bit. Two blocks that differ, errors and then a sum, do best on
+# both tasks.
 #
 # **Exercise.** Swap the two blocks: `objective=("dot", "l2")`. Which of the two tasks fails? Where
 # does each block have to stand, and why?
