@@ -81,8 +81,8 @@ class ContinuumLevel(ChunkedMemory):
         units, slopes = silu_and_slope(keys @ w2.mT)
         error = units @ w1.mT - values  # dL/dM(k)
         back = (error @ w1) * slopes  # dL/d(W2 k)
-        steps = -rates * damping(squared(units), squared(error), squared(back))  # - n c
-        return y, {
+        steps = -rates * damping(squared(units), squared(error), squared(back))
+        return y, {  # W - n sum c dL/dW
             "w1": plus_product(now["w1"], (steps * error).mT, units),
             "w2": plus_product(now["w2"], (steps * back).mT, keys),
         }

@@ -22,8 +22,8 @@ class ModelConfig:
     ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of heads of
     attention or of memories; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in
     ``MIXERS``. It learns by its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and
-    reads ``chunk`` tokens at a time. Both can also be tuples of one name for each block. The mixer
-    "linear" makes ``products`` writes for each token.
+    reads ``chunk`` tokens at a time. Mixer and objective can also be tuples with one name for each
+    block. The mixer "linear" makes ``products`` writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
     gradients through the writes of memories every that many tokens; None never does.
     """
