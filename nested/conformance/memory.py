@@ -7,8 +7,6 @@ Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3, and the needs of ``ne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Generator, Tensor, nn
 
@@ -22,8 +20,18 @@ from nested.conformance.check import (
     require,
     run_check,
 )
+from nested.conformance.memory_batches import BATCH_CHECKS
 from nested.conformance.memory_gradients import GRADIENT_CHECKS
-from nested.conformance.memory_reads import CHUNK, DIM, Make, draw, in_parts, leaves, made
+from nested.conformance.memory_reads import (
+    CHUNK,
+    DIM,
+    Make,
+    draw,
+    in_parts,
+    leaves,
+    made,
+    memories,
+)
 from nested.conformance.small_problem import detached_copy
 from nested.levels.forward import State
 from nested.memory.gates import shut
@@ -141,19 +149,9 @@ def _probe_shut(make: Make, seed: int) -> Evidence:
 
 def _distance_moved(memory: nn.Module, x: Tensor) -> float:
     """The largest change of a number in a memory that reads x."""
-    first, last = (list(_memories(s)) for s in (memory.init(len(x)), memory(x)[1]))
+    first, last = (list(memories(s)) for s in (memory.init(len(x)), memory(x)[1]))
     pairs = zip(leaves(first), leaves(last), strict=True)
     return largest([0.0, *((a - b).abs().max().item() for a, b in pairs)])
-
-
-def _memories(state: State) -> Iterator[State]:
-    """Yield every entry named "memory" in a state."""
-    if isinstance(state, dict):
-        yield from ([state["memory"]] if "memory" in state else [])
-        state = tuple(part for name, part in state.items() if name != "memory")
-    if isinstance(state, (tuple, list)):
-        for part in state:
-            yield from _memories(part)
 
 
 def _judge_shut(evidence: Evidence) -> Verdict:
@@ -189,7 +187,7 @@ def _probe_long(make: Make, seed: int) -> Evidence:
 
 def _weights(state: State) -> list[Tensor]:
     """List the weights (1, ...) in a state, with each stack of several taken apart."""
-    stacks = [leaf[0] for leaf in leaves(list(_memories(state)))]
+    stacks = [leaf[0] for leaf in leaves(list(memories(state)))]
     return [w for leaf in stacks for w in (leaf if leaf.dim() == 3 else [leaf])]
 
 
@@ -222,5 +220,6 @@ MEMORY_CHECKS = [
     ),
     Check("shut gates leave memories as they are", _probe_shut, _judge_shut),
     Check("memories neither fade nor run away", _probe_long, _judge_long),
+    *BATCH_CHECKS,
     *GRADIENT_CHECKS,
 ]

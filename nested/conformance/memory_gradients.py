@@ -117,6 +117,8 @@ def _refusals(make: Make, seed: int) -> dict[str, Callable[[], object]]:
         "a state of another batch size": lambda: memory(x, memory.init(SAMPLES + 1)),
         "a state of another model": lambda: memory(x, other.init(SAMPLES)),
         "a state of the wrong form": lambda: memory(x, {"what": torch.zeros(1)}),
+        "a length over that of the text": lambda: memory(x, lengths=[x.shape[1] + 1] * SAMPLES),
+        "a mask of another shape": lambda: memory(x, write=torch.ones(1, 1, dtype=torch.bool)),
     }
     if hasattr(memory, "config"):
         mistakes["vectors for tokens"] = lambda: memory(x.double())

@@ -6,7 +6,7 @@ Source: ``nested.conformance.memory``, whose checks call these functions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator, Tensor, nn
@@ -56,3 +56,13 @@ def leaves(state: State) -> list[Tensor]:
     if isinstance(state, (tuple, list)):
         return [leaf for part in state for leaf in leaves(part)]
     return [state]
+
+
+def memories(state: State) -> Iterator[State]:
+    """Yield every entry named "memory" in a state, nested tensors (B, ...)."""
+    if isinstance(state, dict):
+        yield from ([state["memory"]] if "memory" in state else [])
+        state = tuple(part for name, part in state.items() if name != "memory")
+    if isinstance(state, (tuple, list)):
+        for part in state:
+            yield from memories(part)

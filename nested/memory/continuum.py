@@ -18,6 +18,7 @@ from nested.levels.clock import Clock
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate
 from nested.memory.level import Level, count_parameters
+from nested.memory.masks import Position, later, piece_sizes
 from nested.memory.net import (
     damping,
     plus_product,
@@ -28,13 +29,7 @@ from nested.memory.net import (
     widened,
 )
 from nested.memory.scan import joined, scanned
-from nested.memory.sequence import (
-    ChunkedMemory,
-    Position,
-    SequenceMemory,
-    check_truncation,
-    piece_sizes,
-)
+from nested.memory.sequence import ChunkedMemory, SequenceMemory, check_truncation
 from nested.memory.state import check_gathered, picked
 
 FORMS = ("sequential", "independent", "nested")
@@ -73,9 +68,14 @@ class ContinuumLevel(ChunkedMemory):
         return self.query(x), unit(self.key(x)), unit(self.value(x)), rates
 
     def step(
-        self, projected: tuple[Tensor, ...], start: Params, now: Params
+        self,
+        projected: tuple[Tensor, ...],
+        start: Params,
+        now: Params,
+        write: Tensor | None = None,
     ) -> tuple[Tensor, Params]:
         queries, keys, values, rates = projected
+        rates = rates if write is None else rates.masked_fill(~write[..., None], 0)
         w1, w2 = start["w1"], start["w2"]
         y = silu(queries @ w2.mT) @ w1.mT
         units, slopes = silu_and_slope(keys @ w2.mT)
@@ -151,11 +151,21 @@ class ContinuumMemory(SequenceMemory):
         return self._restarted(levels, 0) if self.form == "nested" else tuple(levels)
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
+        return self._read_levels(x, memory, position)
+
+    def read_masked(
+        self, x: Tensor, memory: State, position: Tensor, write: Tensor
+    ) -> tuple[Tensor, State]:
+        return self._read_levels(x, memory, position, write)
+
+    def _read_levels(
+        self, x: Tensor, memory: State, position: Position, write: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         if self.form == "nested":
-            return self._read_nested(x, memory, position)
+            return self._read_nested(x, memory, position, write)
         flow, outputs, after = x, [], []
         for level, before in zip(self.levels, memory, strict=True):
-            y, state = level.read(flow, before, position)
+            y, state = level._read_chunks(flow, before, position, write)
             after.append(state)
             if self.form == "sequential":
                 flow = flow + y
@@ -166,20 +176,25 @@ class ContinuumMemory(SequenceMemory):
             flow = x + (torch.stack(outputs, dim=-1) * shares).sum(-1)
         return flow, tuple(after)
 
-    def _read_nested(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
+    def _read_nested(
+        self, x: Tensor, memory: State, position: Position, write: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Read as sequential, in pieces that end where any level but the fastest moves."""
-        sizes = joined(piece_sizes(position, x.shape[1], self.periods[-1]), self.periods[-1])
-        if max(sizes) > self.periods[-1]:
-            return self._read_many(x.split(sizes, dim=1), memory, position)
+        if write is None:
+            sizes = joined(piece_sizes(position, x.shape[1], self.periods[-1]), self.periods[-1])
+            if max(sizes) > self.periods[-1]:
+                return self._read_many(x.split(sizes, dim=1), memory, position)
         period = self.periods[1] if len(self.periods) > 1 else None
+        sizes = piece_sizes(position, x.shape[1], period, write)
+        masks = [None] * len(sizes) if write is None else write.split(sizes, dim=1)
         outputs = []
-        for flow in x.split(piece_sizes(position, x.shape[1], period), dim=1):
+        for flow, mask in zip(x.split(sizes, dim=1), masks, strict=True):
             after = []
             for level, before in zip(self.levels, memory, strict=True):
-                y, state = level.read(flow, before, position)
+                y, state = level._read_chunks(flow, before, position, mask)
                 flow = flow + y
                 after.append(state)
-            position = position + flow.shape[1]
+            position = later(position, flow.shape[1], mask)
             memory = self._restarted(after, position)
             outputs.append(flow)
         return torch.cat(outputs, dim=1), memory

@@ -17,9 +17,10 @@ from torch.nn.functional import pad
 from nested.levels.forward import Params, State
 from nested.memory.gates import Gate, HardGate
 from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
+from nested.memory.masks import Position, piece_sizes
 from nested.memory.net import inverse, unit, widened, zero_projection
 from nested.memory.scan import joined, scanned
-from nested.memory.sequence import Position, SequenceMemory, piece_sizes
+from nested.memory.sequence import SequenceMemory
 from nested.support.checks import check_counts
 
 OBJECTIVES = ("l2", "dot")
@@ -92,11 +93,22 @@ class LinearMemory(SequenceMemory):
         return split_heads(x.unflatten(-1, (self.products, -1)).flatten(1, 2), self.heads)
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
+        return self._read_tokens(self.project(x), memory)
+
+    def read_masked(
+        self, x: Tensor, memory: State, position: Tensor, write: Tensor
+    ) -> tuple[Tensor, State]:
+        *vectors, rates, log_kept = self.project(x)
+        write = write.repeat_interleave(self.heads, 0).repeat_interleave(self.products, 1)
+        gates = (gate.masked_fill(~write, 0) for gate in (rates, log_kept))  # M <- 1 M + 0
+        return self._read_tokens((*vectors, *gates), memory)
+
+    def _read_tokens(self, projected: tuple[Tensor, ...], memory: State) -> tuple[Tensor, State]:
         matrix = split_rows(memory["matrix"], self.heads)  # (B H, E, E)
         chunk = self.chunk * self.products
-        y, matrix = by_chunks(*self.project(x), matrix, self.objective, chunk)
+        y, matrix = by_chunks(*projected, matrix, self.objective, chunk)
         y = join_heads(y[:, self.products - 1 :: self.products], self.heads)
-        return y, {"matrix": matrix.reshape(len(x), self.dim, -1)}
+        return y, {"matrix": matrix.reshape(len(y), self.dim, -1)}
 
 
 def check_objective(objective: str) -> None:

@@ -30,9 +30,11 @@ from nested.memory.net import (
     silu_and_slope,
     squared,
     unit,
+    widened,
 )
 from nested.memory.sequence import ChunkedMemory, check_truncation
 from nested.memory.state import count_numbers
+from nested.support.checks import check_counts
 
 READS = ("now", "start")
 
@@ -64,22 +66,26 @@ class SelfModifyingTitans(ChunkedMemory):
 
     All other matrices make the keys of later tokens, so they have to move little. Their rate is
     n = 4 s (1 - s) rate(M_n(x)) with s = m / its top. A token that only flips a state, or keeps it,
-    leaves them as they are. Else the keys of a state drift, and with them the state.
+    leaves them as they are. If the rules moved at each flip, keys would drift, and the state with
+    them.
 
-    The maps S, ``skip`` (2 D, D), are ours; the paper has S = I. Key and value then both start as
+    The maps S, ``skip`` (2 P D, D), are ours; the paper has S = I. Key and value then both start as
     the token itself, and training must separate them first. Models of 52 or 56 units learned from
     texts of 2, 4 and 8 pairs for 750 steps at a rate of 0.003. They answered 30 and 38 % of
     ``ChangingKeys(8, 32, changes=3)`` right (two draws of first weights), with maps S 47 and 43 %.
 
-    That rate starts at 0.19 / ``chunk`` (0.003 for 64), or at D / 4,096 if that is less, and stays
-    under 1 / ``chunk``. Forgetting starts at 5e-5 and stays under 0.05. A chunk of 1 and D = 128
-    give a rate of 0.03, and half of each memory is left after 4,096 random tokens. The first
+    With ``products`` = P a token makes P writes, and is read after the last one. Each write has
+    maps S of its own, and the rules see the token plus ``shifts`` (P, D) of the write. ``heads`` =
+    H splits the width, E = D / H, and each head has five nets of its own.
+
+    The rate of the rules starts at 0.19 / ``chunk`` (0.003 for 64), or at E / 4,096 if that is
+    less, and stays under 1 / ``chunk``, all divided by P. Forgetting starts at 5e-5 and stays under
+    0.05. With D = 32 and chunks of 16, 4,096 random tokens leave 0.4 to 0.5 of each W2. The first
     weights ``w2`` (M, D, E), ``w1`` (3, D, E), ``rate_gates`` and ``decay_gates`` (H, 1, E) are
-    parameters. ``heads`` = H splits the width, E = D / H, and each head has five nets of its own.
-    The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B, ...)}.
-    Raises ``ValueError`` for another objective or ``reads``, and as ``SequenceMemory`` does. Raises
-    it too for a ``detach_every`` that divides ``chunk``, because the first weights of the rules
-    would then have a gradient from the first chunk only.
+    parameters. The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates":
+    (B, ...)}. Raises ``ValueError`` for another objective or ``reads``, for ``products`` under 1,
+    and as ``SequenceMemory`` does. Raises it too for a ``detach_every`` that divides ``chunk``,
+    because the first weights of the rules would then have a gradient from the first chunk only.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class SelfModifyingTitans(ChunkedMemory):
         chunk: int = 64,
         *,
         heads: int = 1,
+        products: int = 1,
         reads: str = "now",
         detach_every: int | None = None,
     ) -> None:
@@ -98,11 +105,16 @@ class SelfModifyingTitans(ChunkedMemory):
         if reads not in READS:
             raise ValueError(f"reads is one of {READS}, but got {reads!r}")
         check_heads(dim, heads)
+        check_counts(products=products)
         self.objective, self.reads, self.heads, size = objective, reads, heads, dim // heads
-        self.query, self.skip = short_query_projection(dim), nn.Linear(dim, 2 * dim, bias=False)
-        # a random token erases 1 / D of what its rate would: 0.3 of W is left after 4,096
-        rate = min(0.19 / chunk, size / 4096)  # 0.003 for chunks of 64
-        self.rate = Gate(1e-4 / chunk, rate, 1 / chunk)
+        self.products, writes = products, products * chunk
+        self.query = short_query_projection(dim)
+        self.skip = nn.Linear(dim, 2 * products * dim, bias=False)
+        if products > 1:  # what the rules see of the write beside its token
+            self.shifts = nn.Parameter(torch.randn(products, dim))
+        # a random token erases 1 / E of what its rate would
+        rate = min(0.19, size * chunk / 4096) / writes  # 0.003 for chunks of 64
+        self.rate = Gate(1e-4 / writes, rate, 1 / writes)
         top = 1.0 if objective == "l2" else 2.0
         self.main_rate = HardGate(top / 2, top)
         self.forgetting = Gate(1e-6, 5e-5, 0.05)
@@ -138,18 +150,24 @@ class SelfModifyingTitans(ChunkedMemory):
         return {name: w.expand(batch_size, *w.shape) for name, w in first.items()}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        skips = [split_heads(part, self.heads) for part in self.skip(x).chunk(2, dim=-1)]
+        parts = self.skip(x).chunk(2 * self.products, dim=-1)
+        skips = [split_heads(part, self.heads) for part in parts]
         queries = unit(split_heads(self.query(x), self.heads))
         return split_heads(x, self.heads), torch.cat(skips, dim=-1), queries
 
     def step(
-        self, projected: tuple[Tensor, ...], start: Params, now: Params
+        self,
+        projected: tuple[Tensor, ...],
+        start: Params,
+        now: Params,
+        write: Tensor | None = None,
     ) -> tuple[Tensor, Params]:
         if self.heads == 1:
-            return self._step(projected, start, now)
+            return self._step(projected, start, now, write)
+        write = None if write is None else write.repeat_interleave(self.heads, 0)
         folded = {name: self._fold(w) for name, w in start.items()}
         folded_now = folded if now is start else {name: self._fold(w) for name, w in now.items()}
-        y, after = self._step(projected, folded, folded_now)
+        y, after = self._step(projected, folded, folded_now, write)
         unfolded = (w.unflatten(0, (-1, self.heads)).transpose(1, 2) for w in after.values())
         after = {name: w.flatten(2, 3) for name, w in zip(after, unfolded)}
         return join_heads(y, self.heads), after
@@ -159,11 +177,20 @@ class SelfModifyingTitans(ChunkedMemory):
         return w.unflatten(2, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
 
     def _step(
-        self, projected: tuple[Tensor, ...], start: Params, now: Params
+        self,
+        projected: tuple[Tensor, ...],
+        start: Params,
+        now: Params,
+        write: Tensor | None,
     ) -> tuple[Tensor, Params]:
         """``step`` for samples with one head each."""
+        if self.products > 1:
+            projected, write = self._by_write(*projected, write)
         x, skips, queries = projected  # (B, C, D), (B, C, 2 D), (B, C, D)
-        keys_values, rates, main_rates, log_kept = self._apply_rules(x, skips, start)
+        keys_values, *gates = self._apply_rules(x, skips, start)
+        if write is not None:
+            gates = [gate.masked_fill(~write[:, None, :, None], 0) for gate in gates]  # W <- 1 W
+        rates, main_rates, log_kept = gates
         gradients = self._gradients(keys_values, rates, main_rates, start)
         # n i^ i^^T = (n / |i|^2) i i^T
         sizes = gradients.unit_sizes
@@ -187,19 +214,29 @@ class SelfModifyingTitans(ChunkedMemory):
 
         # y = M(q)
         if self.reads == "start":
-            return (
-                queries + silu(queries @ main_memory(start["w2"]).mT) @ main_memory(start["w1"]).mT,
-                after,
-            )
-        u2 = u2.split(self.dim // self.heads, dim=-1)[0]
-        units = silu(at_each_token(queries, main_memory(now["w2"]), keys, u2, decay))
-        return (
-            queries
-            + at_each_token(
-                units, main_memory(now["w1"]), main_memory(nets), main_memory(u1), decay
-            ),
-            after,
+            units = silu(queries @ main_memory(start["w2"]).mT)
+            y = queries + units @ main_memory(start["w1"]).mT
+        else:
+            u2 = u2.split(self.dim // self.heads, dim=-1)[0]
+            units = silu(at_each_token(queries, main_memory(now["w2"]), keys, u2, decay))
+            w1, nets, u1 = (main_memory(part) for part in (now["w1"], nets, u1))
+            y = queries + at_each_token(units, w1, nets, u1, decay)
+        return y[:, self.products - 1 :: self.products], after
+
+    def _by_write(
+        self, x: Tensor, skips: Tensor, queries: Tensor, write: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Repeat what each token brings for its P writes: tensors (N, C, ...) become (N, C P, ...).
+
+        The rules read x + shift of the write, and ``skips`` (N, C, 2 P E) become (N, C P, 2 E)."""
+        shifts = split_heads(self.shifts[None], self.heads)  # (H, P, E)
+        shifts = shifts.repeat(len(x) // self.heads, 1, 1)[:, None]
+        parts = (
+            (x[:, :, None] + widened(shifts)).flatten(1, 2),
+            skips.unflatten(-1, (self.products, -1)).flatten(1, 2),
+            queries.repeat_interleave(self.products, 1),
         )
+        return parts, None if write is None else write.repeat_interleave(self.products, 1)
 
     def _apply_rules(
         self, x: Tensor, skips: Tensor, start: Params
@@ -215,6 +252,9 @@ class SelfModifyingTitans(ChunkedMemory):
         keys_values = unit(by_memory(skips, 2) + units_nets @ w1.mT)
         rate, forgetting = (units_gates @ start["gates"].mT).split(1, dim=1)
         log_kept = self.forgetting.log_rest(forgetting)
+        if self.products > 1:  # a token forgets once, before its first write
+            later = torch.arange(x.shape[1], device=x.device) % self.products > 0
+            log_kept = log_kept.masked_fill(later[:, None], 0)
         main_rate = self.main_rate(rate)
         share = main_rate if self.objective == "l2" else main_rate / 2
         return keys_values, 4 * share * (1 - share) * self.rate(rate), main_rate, log_kept

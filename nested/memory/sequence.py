@@ -15,6 +15,15 @@ from torch import Tensor, nn
 from nested.levels.detach import detached
 from nested.levels.forward import Params, State
 from nested.memory.level import Level, count_parameters
+from nested.memory.masks import (
+    Lengths,
+    Position,
+    later,
+    piece_sizes,
+    present_tokens,
+    without_padding,
+    written_tokens,
+)
 from nested.memory.net import widened
 from nested.memory.scan import joined, scanned
 from nested.memory.second_backward import refuse_second_backward, watch_backward
@@ -24,11 +33,11 @@ from nested.memory.state import (
     check_gathered,
     check_state,
     count_numbers,
+    pick,
     picked,
+    stack_states,
 )
 from nested.support.checks import check_counts
-
-Position = int | Tensor
 
 
 class SequenceMemory(nn.Module):
@@ -36,9 +45,14 @@ class SequenceMemory(nn.Module):
 
     Causal. Splitting the input into pieces and carrying the state gives exactly the result of one
     call. (Exception: a NaN token can spoil its whole chunk.) The state is everything the memory
-    remembers, {"position": tokens read so far (), "memory": ...}; None starts anew. The module
+    remembers, {"position": tokens written so far (B,), "memory": ...}; None starts anew. The module
     itself stores nothing while it reads. A memory keeps float32 at least, even for weights and
     inputs of half precision, which would round small writes away. y has the dtype of x.
+
+    With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
+    is padding: it leaves no trace in the state, and its y is 0. With a mask ``write`` (B, T) the
+    memory writes the marked tokens only. It reads the others too, but its state stays as if they
+    were not in the text, and so does its clock.
 
     A loss differentiates through all writes, back to the first weights of the memory. With
     ``detach_every=n`` the graph is truncated after every n-th token: earlier writes then count as
@@ -48,6 +62,7 @@ class SequenceMemory(nn.Module):
     ``clocks`` and ``describe``. Raises ``ValueError`` for a ``dim`` or ``detach_every`` under 1.
     Raises it too for an x that is empty, not (B, T, D) or not floating point, and for a state with
     other shapes or dtypes. A state of a memory with other chunks or weights is not detected.
+    Raises it too for ``lengths`` outside 0 to T, and for a ``write`` that is no mask (B, T).
     """
 
     sees = "keys and values of tokens"  # as describe(model) prints it
@@ -59,6 +74,11 @@ class SequenceMemory(nn.Module):
         if detach_every is not None:
             check_counts(detach_every=detach_every)
         self.dim, self.detach_every = dim, detach_every
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "read" in vars(cls) and "read_masked" not in vars(cls):
+            cls.read_masked = SequenceMemory.read_masked  # an inherited one belongs to another read
 
     def extra_repr(self) -> str:
         return ", ".join(
@@ -79,10 +99,28 @@ class SequenceMemory(nn.Module):
         """Read x (B, T, D), the tokens that follow the first ``position`` tokens.
 
         Returns y (B, T, D) and the memory after them. In an exported program ``position`` is a
-        tensor (), because one program serves every position. Raises ``NotImplementedError`` unless
-        a subclass writes it.
+        tensor (B,), because one program serves every position. Raises ``NotImplementedError``
+        unless a subclass writes it.
         """
         raise NotImplementedError
+
+    def read_masked(
+        self, x: Tensor, memory: State, position: Tensor, write: Tensor
+    ) -> tuple[Tensor, State]:
+        """Read x (B, T, D) as ``read`` does, but write only the tokens that ``write`` (B, T) marks.
+
+        Sample b has written ``position[b]`` tokens before. This is the definition: one sample after
+        the other, and a token at a time. A subclass can write a faster form.
+        """
+        reads, memories = [], []
+        for b, at in enumerate(position.tolist()):
+            own = pick(memory, [b])
+            for t, is_written in enumerate(write[b].tolist()):
+                y, after = self.read(x[b : b + 1, t : t + 1], own, at)
+                own, at = (after, at + 1) if is_written else (own, at)
+                reads.append(y)
+            memories.append(own)
+        return torch.cat(reads, dim=1).reshape(x.shape), stack_states(memories)
 
     def clocks(self) -> dict[str, int]:
         """Return {level: period}, the tokens between two updates of each level, from fast to slow.
@@ -101,35 +139,53 @@ class SequenceMemory(nn.Module):
         return [Level(name, f"{numbers:,}", self.sees, period, parameters)]
 
     def init(self, batch_size: int) -> State:
-        """Make the state before the first token: the position () and nested tensors (B, ...).
+        """Make the state before the first token: positions (B,) and nested tensors (B, ...).
 
         Raises ``ValueError`` if FSDP2 has sharded the weights; then let forward start the state.
         """
         memory = self.begin(batch_size)
         check_gathered(memory, type(self).__name__)
-        return {"position": torch.tensor(0), "memory": memory}
+        return {"position": torch.zeros(batch_size, dtype=torch.int64), "memory": memory}
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        write: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
         check_vectors(x, self.dim)
+        present = present_tokens(x, lengths)
+        write, x = written_tokens(x, present, write), without_padding(x, present)
         first, is_new = self.init(len(x)), state is None
         state = first if is_new else state
-        check_state(state, first, type(self).__name__)
-        position = 0 if state is first else _position(state, x.shape[1])
-        memory, outputs = state["memory"], []
-        for piece in x.split(piece_sizes(position, x.shape[1], self.detach_every), dim=1):
+        position = 0 if is_new else _position(state, first, type(self).__name__, x.shape[1])
+        if isinstance(position, Tensor) and write is None and not torch.compiler.is_compiling():
+            write = x.new_ones(x.shape[:2], dtype=torch.bool)
+        if isinstance(position, int) and write is not None:
+            position = torch.full((len(x),), position)
+        memory, outputs, at = state["memory"], [], 0
+        for size in piece_sizes(position, x.shape[1], self.detach_every, write):
             if self.detach_every:
                 due = (position > 0) & (position % self.detach_every == 0)
                 memory = picked(due, detached(memory), memory)
-            y, memory = self.read(piece, memory, position)
-            position = position + piece.shape[1]
+            mask = None if write is None else write[:, at : at + size]
+            piece = x[:, at : at + size]
+            if mask is None:
+                y, memory = self.read(piece, memory, position)
+            else:
+                y, memory = self.read_masked(piece, memory, position, mask)
+            position, at = later(position, size, mask), at + size
             outputs.append(y)
-        y = torch.cat(outputs, dim=1).to(x.dtype)
+        y = without_padding(torch.cat(outputs, dim=1).to(x.dtype), present)
         if torch.is_grad_enabled() and not self._is_part:
             refuse_second_backward(state)
             watch_backward(y, memory)
             warn_of_short_texts(self, y, x.shape[1], is_new)
-        after = position if isinstance(position, Tensor) else torch.tensor(position)
-        return y, {"position": after, "memory": memory}
+        if not isinstance(position, Tensor):
+            position = torch.full((len(x),), position)
+        return y, {"position": position, "memory": memory}
 
 
 class ChunkedMemory(SequenceMemory):
@@ -165,12 +221,17 @@ class ChunkedMemory(SequenceMemory):
         raise NotImplementedError
 
     def step(
-        self, projected: tuple[Tensor, ...], start: Params, now: Params
+        self,
+        projected: tuple[Tensor, ...],
+        start: Params,
+        now: Params,
+        write: Tensor | None = None,
     ) -> tuple[Tensor, Params]:
         """Read one chunk or a part of it, the tensors ``projected`` (B, C, ...) of its tokens.
 
-        Returns y (B, C, D) and the weights now, {name: (B, ...)}. Raises ``NotImplementedError``
-        unless a subclass writes it.
+        A mask ``write`` (B, C) marks the tokens to write; None writes all. Returns y (B, C, D) and
+        the weights now, {name: (B, ...)}. Raises ``NotImplementedError`` unless a subclass writes
+        it.
         """
         raise NotImplementedError
 
@@ -179,37 +240,30 @@ class ChunkedMemory(SequenceMemory):
         return {"start": weights, "now": weights}
 
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
+        return self._read_chunks(x, memory, position)
+
+    def read_masked(
+        self, x: Tensor, memory: State, position: Tensor, write: Tensor
+    ) -> tuple[Tensor, State]:
+        return self._read_chunks(x, memory, position, write)
+
+    def _read_chunks(
+        self, x: Tensor, memory: State, position: Position, write: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         start, now, outputs = memory["start"], memory["now"], []
-        sizes = joined(piece_sizes(position, x.shape[1], self.chunk), self.chunk)
+        sizes = piece_sizes(position, x.shape[1], self.chunk, write)
+        sizes = joined(sizes, self.chunk) if write is None else sizes
         parts = (widened(part).split(sizes, dim=1) for part in self.project(x))
-        for projected in zip(*parts, strict=True):
-            if projected[0].shape[1] > self.chunk:
+        masks = [None] * len(sizes) if write is None else write.split(sizes, dim=1)
+        for size, mask, *projected in zip(sizes, masks, *parts, strict=True):
+            if size > self.chunk and write is None:
                 y, now = scanned(self.step, projected, now, self.chunk)
             else:
-                y, now = self.step(projected, start, now)
+                y, now = self.step(tuple(projected), start, now, mask)
             outputs.append(y)
-            position = position + y.shape[1]
+            position = later(position, size, mask)
             start = picked(position % self.chunk == 0, now, start)
         return torch.cat(outputs, dim=1).to(x.dtype), {"start": start, "now": now}
-
-
-def piece_sizes(position: Position, length: int, period: int | None) -> list[int]:
-    """List the sizes of the pieces that ``length`` tokens are split into, so that a piece ends at
-    every ``period``-th token of the whole text.
-
-    ``position`` counts the tokens before these. A ``period`` of None splits nothing. If
-    ``position`` is a tensor, a piece may have to end at any token, so each piece is one token.
-
-    >>> piece_sizes(position=6, length=9, period=4)
-    [2, 4, 3]
-    """
-    if period is None:
-        return [length]
-    if isinstance(position, Tensor):
-        return [1] * length
-    first = min(period - position % period, length)
-    rest = length - first
-    return [first, *[period] * (rest // period), *[rest % period] * (rest % period > 0)]
 
 
 def check_vectors(x: Tensor, dim: int) -> None:
@@ -235,16 +289,25 @@ def check_truncation(detach_every: int | None, period: int) -> None:
         )
 
 
-def _position(state: State, length: int) -> Position:
-    """The number of tokens read before ``state``. An exported program keeps it a tensor, and so
-    does a compiled graph for a ``length`` of one token."""
+def _position(state: State, like: State, owner: str, length: int) -> Position:
+    """Check a ``state``, and return how many tokens it has written before: one number if all
+    samples agree, else (B,).
+
+    An exported program keeps a tensor, and so does a compiled graph for a ``length`` of one token.
+    A compiled graph for more tokens needs one whole number in place of the tensor.
+    """
+    is_number = isinstance(state, dict) and isinstance(state.get("position"), int)
+    check_state({**state, "position": like["position"]} if is_number else state, like, owner)
     position = state["position"]
-    if torch.compiler.is_exporting():
+    if is_number:
+        numbers = [position]
+    elif torch.compiler.is_exporting():
         check_apart(state)
         return position
-    if length == 1 and torch.compiler.is_compiling():
+    elif length == 1 and torch.compiler.is_compiling():
         return position
-    number = position.item() if isinstance(position, Tensor) else position
-    if number != number or number < 0 or number != int(number):
-        raise ValueError(f"a state's position is a whole number from 0, but got {number}")
-    return int(number)
+    else:
+        numbers = position.tolist()
+    if min(numbers) < 0:
+        raise ValueError(f"a state's positions are whole numbers from 0, but got {numbers}")
+    return numbers[0] if min(numbers) == max(numbers) else position

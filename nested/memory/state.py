@@ -5,11 +5,13 @@ Source: Behrouz et al. 2025 (arXiv 2512.24695), section 3: a state is everything
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+from torch.utils._pytree import tree_leaves, tree_map_only, tree_structure, tree_unflatten
 
 from nested.levels.forward import State
 
@@ -28,15 +30,15 @@ def leaves(state: State, path: str = "state") -> Iterator[tuple[str, object]]:
 
 
 def count_numbers(state: State) -> int:
-    """Count the numbers in the tensors (...) of ``state``. Positions () do not count."""
+    """Count the numbers in the tensors (...) of ``state``. Positions (B,) do not count."""
     tensors = [leaf for _, leaf in leaves(state) if isinstance(leaf, Tensor)]
-    return sum(tensor.numel() for tensor in tensors if tensor.dim())
+    return sum(tensor.numel() for tensor in tensors if tensor.dim() > 1)
 
 
 def picked(due: bool | Tensor, new: State, old: State) -> State:
-    """Return ``new`` where ``due``, else ``old``: two states of one structure, tensors (...).
+    """Return ``new`` where ``due``, else ``old``: two states of one structure, tensors (B, ...).
 
-    A ``due`` that is a tensor () becomes a part of the graph.
+    A ``due`` that is a tensor (B,) chooses for each sample, and becomes a part of the graph.
     """
     if not isinstance(due, Tensor):
         return new if due else old
@@ -44,7 +46,48 @@ def picked(due: bool | Tensor, new: State, old: State) -> State:
         return {name: picked(due, part, old[name]) for name, part in new.items()}
     if isinstance(new, (tuple, list)):
         return tuple(picked(due, *parts) for parts in zip(new, old, strict=True))
-    return torch.where(due.to(new.device), new, old)
+    return torch.where(due.to(new.device).reshape(-1, *[1] * (new.dim() - 1)), new, old)
+
+
+def pick(state: State, samples: Sequence[int] | Tensor) -> State:
+    """Select samples of a ``state`` of a memory or model, in the order of ``samples``, whole
+    numbers (N,). They may repeat.
+
+    All tensors (B, ...) become copies (N, ...). Raises ``IndexError`` for a sample that the state
+    does not have.
+    """
+
+    def picked_from(leaf: Tensor) -> Tensor:
+        return leaf.index_select(0, torch.as_tensor(samples, device=leaf.device).reshape(-1))
+
+    return tree_map_only(Tensor, picked_from, state)
+
+
+def stack_states(states: Sequence[State]) -> State:
+    """Join the ``states`` of a memory or model into one state, sample after sample.
+
+    Tensors (B, ...) become (sum of B, ...). A cache of attention is filled up with zeros to the
+    longest. Raises ``ValueError`` for no states, and for states with different parts.
+    """
+    if not states:
+        raise ValueError("stack_states joins one state or more, but got none")
+    specs = [tree_structure(state) for state in states]
+    if any(spec.num_leaves != specs[0].num_leaves for spec in specs):
+        raise ValueError("stack_states joins states of one model, but these have different parts")
+    parts = zip(*(tree_leaves(state) for state in states), strict=True)
+    return tree_unflatten([_stacked(*part) for part in parts], specs[0])
+
+
+def _stacked(*leaves: Tensor) -> Tensor:
+    """Join tensors (B, ...) along B, each filled up with zeros to the longest."""
+    if len({leaf.dim() for leaf in leaves}) > 1:
+        raise ValueError("stack_states joins states of one model, but these have different shapes")
+    longest = [max(sizes) for sizes in zip(*(leaf.shape[1:] for leaf in leaves), strict=True)]
+    parts = []
+    for leaf in leaves:
+        missing = [wide - size for wide, size in zip(longest, leaf.shape[1:], strict=True)]
+        parts.append(pad(leaf, [n for gap in reversed(missing) for n in (0, gap)]))
+    return torch.cat(parts)
 
 
 def check_state(state: State, like: State, owner: str) -> None:

@@ -15,16 +15,20 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from nested.levels.forward import State
 from nested.memory.level import Level, count_parameters
+from nested.memory.masks import Lengths, is_traced, later, present_tokens, without_padding
 from nested.memory.state import check_gathered, check_state
 
 
 class Attention(nn.Module):
     """Causal attention with rotary positions.
 
-    ``y, state = attention(x, state)`` with x and y (B, T, D). The state is the KV cache, {"keys",
-    "values": (B, H, P, E)}, and grows by T tokens. ``unroll`` can differentiate this layer twice.
-    Elsewhere a second derivative needs ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises
-    ``ValueError`` for the state of another layer or batch size.
+    ``y, state = attention(x, state)`` with x and y (B, T, D). The state is the KV cache {"keys",
+    "values": (B, H, P, E)}, with {"position": (B,)}, the number of tokens that each sample has
+    there. It grows by T tokens. With ``lengths`` (B,) only the first ``lengths[b]`` tokens of
+    sample b are there. Attention keeps every token, so it ignores ``write``. ``unroll`` can
+    differentiate this layer twice. Elsewhere a second derivative needs
+    ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises ``ValueError`` for the state of
+    another layer or batch size.
     """
 
     def __init__(self, dim: int, heads: int) -> None:
@@ -41,51 +45,89 @@ class Attention(nn.Module):
         return [Level("", numbers, "keys and values, all kept", 1, count_parameters(self))]
 
     def init(self, batch_size: int) -> State:
-        """Make the state before the first token, {"keys", "values": (B, H, 0, E)}. Raises
-        ``ValueError`` if FSDP2 has sharded the weights."""
+        """Make the state before the first token, an empty cache. Raises ``ValueError`` if FSDP2 has
+        sharded the weights."""
         size = self.out.in_features // self.heads
         empty = self.out.weight.new_zeros(batch_size, self.heads, 0, size)
         check_gathered(empty, "this attention")
-        return {"keys": empty, "values": empty}
+        position = torch.zeros(batch_size, dtype=torch.int64)
+        return {"keys": empty, "values": empty, "position": position}
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        state = self.init(len(x)) if state is None else state
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        write: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        is_new = state is None
+        state = self.init(len(x)) if is_new else state
         self._check(state, len(x))
-        split = self.project(x).unflatten(-1, (3, self.heads, -1))  # (B, T, 3, H, E)
-        split = split.permute(2, 0, 3, 1, 4)  # (3, B, H, T, E)
-        past, length = state["keys"].shape[2], x.shape[1]
-        (queries, keys), values = rotate(split[:2], past), split[2]
-        keys = torch.cat([state["keys"], keys], dim=2)  # (B, H, P + T, E)
-        values = torch.cat([state["values"], values], dim=2)
-        mask = None
-        if past and length > 1:
-            mask = x.new_ones(length, past + length, dtype=torch.bool).tril(past)
-        y = scaled_dot_product_attention(queries, keys, values, mask, is_causal=bool(past == 0))
-        return self.out(y.transpose(1, 2).flatten(2)), {"keys": keys, "values": values}
+        present = present_tokens(x, lengths)
+        split = self.project(without_padding(x, present)).unflatten(-1, (3, self.heads, -1))
+        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # (B, H, T, E) each
+        position, past, length = state["position"], state["keys"].shape[2], x.shape[1]
+        is_even = is_new or not (is_traced() or (position != past).any())
+        if present is None and is_even:  # all samples have as many tokens
+            slots = torch.arange(past, past + length, device=x.device)
+            queries, keys = rotate(torch.stack([queries, keys]), slots)
+            keys = torch.cat([state["keys"], keys], dim=2)  # (B, H, P + T, E)
+            values = torch.cat([state["values"], values], dim=2)
+            mask = None
+            if past and length > 1:
+                mask = x.new_ones(length, past + length, dtype=torch.bool).tril(past)
+            position = position + length
+        else:
+            slots = position.to(x.device)[:, None] + torch.arange(length, device=x.device)  # (B, T)
+            queries, keys = rotate(torch.stack([queries, keys]), slots[:, None])
+            keys = _placed(state["keys"], keys, slots, present)
+            values = _placed(state["values"], values, slots, present)
+            mask = torch.arange(past + length, device=x.device) <= slots[..., None]
+            mask = mask[:, None]  # (B, 1, T, P + T)
+            position = later(position, length, present)
+        y = scaled_dot_product_attention(
+            queries, keys, values, mask, is_causal=bool(past == 0 and mask is None)
+        )
+        if not is_traced():  # no slot that is empty in all samples
+            keys, values = (kept[:, :, : position.max()] for kept in (keys, values))
+        after = {"keys": keys, "values": values, "position": position}
+        return self.out(y.transpose(1, 2).flatten(2)), after
 
     def _check(self, state: State, batch_size: int) -> None:
         like = self.init(batch_size)
         if isinstance(state, dict) and isinstance(state.get("keys"), Tensor):
             # keys may hold any number of tokens, and values must hold the same number
             past = state["keys"].shape[2] if state["keys"].dim() > 2 else 1
-            like = {name: x.new_empty(*x.shape[:2], past, x.shape[3]) for name, x in like.items()}
+            for name in ("keys", "values"):
+                batch, heads, _, size = like[name].shape
+                like[name] = like[name].new_empty(batch, heads, past, size)
         check_state(state, like, "this attention")
 
 
-def rotate(x: Tensor, past: int) -> Tensor:
+def _placed(cache: Tensor, x: Tensor, slots: Tensor, present: Tensor | None) -> Tensor:
+    """Put x (B, H, T, E) into the ``slots`` (B, T) of a ``cache`` (B, H, P, E) made longer by T.
+
+    What is not ``present`` (B, T) becomes 0."""
+    if present is not None:
+        x = x.masked_fill(~present[:, None, :, None], 0)
+    longer = torch.cat([cache, torch.zeros_like(x)], dim=2)
+    return longer.scatter(2, slots[:, None, :, None].expand_as(x), x)
+
+
+def rotate(x: Tensor, positions: Tensor) -> Tensor:
     """Rotate each pair (i, i + E / 2) of x (..., T, E) by the angle position x 10000^(-2i / E).
 
-    The first token has the position ``past``.
+    The tokens have these whole ``positions`` (..., T).
     """
     half = x.shape[-1] // 2
-    cos, sin = (part.to(x.dtype) for part in _cos_and_sin(x, past, half))  # (T, E / 2)
+    cos, sin = (part.to(x.dtype) for part in _cos_and_sin(x, positions[..., None], half))
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
-def _cos_and_sin(x: Tensor, past: int, half: int) -> tuple[Tensor, Tensor]:
-    """Compute cosines and sines (T, E / 2) of all angles, exact at positions under 2^31."""
-    positions = torch.arange(past, past + x.shape[-2], device=x.device)[:, None]
+def _cos_and_sin(x: Tensor, positions: Tensor, half: int) -> tuple[Tensor, Tensor]:
+    """Compute cosines and sines (..., T, E / 2) of all angles, exact at positions under 2^31."""
     if x.dtype == torch.float64:
         angles = positions * x.new_tensor(speeds(half))
         return angles.cos(), angles.sin()

@@ -23,7 +23,7 @@ class ModelConfig:
     attention or of memories; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in
     ``MIXERS``. It learns by its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and
     reads ``chunk`` tokens at a time. Mixer and objective can also be tuples with one name for each
-    block. The mixer "linear" makes ``products`` writes for each token.
+    block. The mixers "linear" and "selfmod" make ``products`` writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
     gradients through the writes of memories every that many tokens; None never does.
     """
@@ -56,6 +56,12 @@ class ModelConfig:
                 raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {mixer!r}")
         for objective in self._of_blocks("objective"):
             check_objective(objective)
+        if self.products > 1 and not any(MIXERS[m].has_products for m in self._of_blocks("mixer")):
+            able = tuple(name for name, mixer in MIXERS.items() if mixer.has_products)
+            raise ValueError(
+                f"products over 1 need a mixer that makes them, one of {able}, but got"
+                f" {self.mixer!r} with products={self.products}"
+            )
         check_periods(self.periods, "sequential")
         object.__setattr__(self, "periods", tuple(self.periods))  # from a list, if read from a file
         if self.detach_every is not None:
@@ -67,7 +73,8 @@ class ModelConfig:
     def for_block(self, i: int) -> ModelConfig:
         """Return these settings with the one mixer and the one objective of block ``i``."""
         mixer, objective = self._of_blocks("mixer")[i], self._of_blocks("objective")[i]
-        return replace(self, mixer=mixer, objective=objective)
+        products = self.products if MIXERS[mixer].has_products else 1
+        return replace(self, mixer=mixer, objective=objective, products=products)
 
     def _of_blocks(self, name: str) -> tuple[str, ...]:
         value = getattr(self, name)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.level import Level, count_parameters
+from nested.memory.masks import Lengths
 from nested.memory.state import check_gathered, check_state, count_numbers
 
 
@@ -25,7 +26,8 @@ class Convolution(nn.Module):
     pulls ``mix`` to zero, and so removes the neighbours that nothing needs.
 
     ``y, state = convolution(x, state)`` with x and y (B, T, D). The state holds the last tokens,
-    (B, S - 1, D), and zeros before the first one. Raises ``ValueError`` for the state of another
+    (B, S - 1, D), and zeros before the first one. With ``lengths`` (B,) only the first
+    ``lengths[b]`` tokens of sample b are there. Raises ``ValueError`` for the state of another
     layer or batch size.
     """
 
@@ -52,10 +54,16 @@ class Convolution(nn.Module):
         check_gathered(first, "this convolution")
         return first
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, x: Tensor, state: State | None = None, *, lengths: Lengths | None = None
+    ) -> tuple[Tensor, State]:
         state = self.init(len(x)) if state is None else state
         check_state(state, self.init(len(x)), "this convolution")
         tokens, length = torch.cat([state, x], dim=1), x.shape[1]  # (B, S - 1 + T, D)
         *earlier, last = self.mix
         y = sum((tokens[:, s : s + length] * w for s, w in enumerate(earlier)), x * (1 + last))
-        return y, tokens[:, length:]
+        if lengths is None:
+            return y, tokens[:, length:]
+        ends = torch.as_tensor(lengths, device=x.device)[:, None]
+        last = ends + torch.arange(state.shape[1], device=x.device)  # (B, S - 1)
+        return y, tokens.gather(1, last[..., None].expand(-1, -1, x.shape[-1]))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
+from nested.memory.masks import Lengths, check_mask
 from nested.memory.short_texts import warn_of_short_texts
 from nested.models.config import ModelConfig
 from nested.models.convolution import Convolution
@@ -32,15 +33,26 @@ class Hope(SequenceModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config, [HopeBlock(config.for_block(i)) for i in range(config.layers)])
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        write: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
         if torch.compiler.is_compiling():  # pieces do not help compiled code
-            return super().forward(tokens, state)
-        check_text(tokens, self.config.vocab)
+            return super().forward(tokens, state, lengths=lengths, write=write)
+        present = check_text(tokens, self.config.vocab, lengths)
+        check_mask(tokens, write)
         # pieces do not help attention either
         size = tokens.shape[1] if "attention" in self.config.mixer else PIECE
         is_new, outputs = state is None, []
-        for piece in tokens.split(size, dim=1):
-            logits, state = super().forward(piece, state)
+        for at in range(0, tokens.shape[1], size):
+            piece = slice(at, at + size)
+            left = None if present is None else present[:, piece].sum(1)
+            mask = None if write is None else write[:, piece]
+            logits, state = super().forward(tokens[:, piece], state, lengths=left, write=mask)
             outputs.append(logits)
         logits = torch.cat(outputs, dim=1)
         if torch.is_grad_enabled():
@@ -65,10 +77,19 @@ class HopeBlock(Block):
         self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)
         self.mixer._is_part = self.continuum._is_part = True
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        state = self.states(state)
-        y, convolution = self.convolution(self.before_mixer(x), state["convolution"])
-        y, mixer = self.mixer(y, state["mixer"])
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        write: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        state, masks = self.states(state), {"lengths": lengths, "write": write}
+        y, convolution = self.convolution(
+            self.before_mixer(x), state["convolution"], lengths=lengths
+        )
+        y, mixer = self.mixer(y, state["mixer"], **masks)
         x = x + self.out(self.after_mixer(y))
-        y, continuum = self.continuum(self.before_continuum(x), state["continuum"])
+        y, continuum = self.continuum(self.before_continuum(x), state["continuum"], **masks)
         return x + y, {"convolution": convolution, "mixer": mixer, "continuum": continuum}

@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 
 
 class Mixer(NamedTuple):
-    """How to build a mixer, and whether it needs gradients through the ends of its chunks.
+    """How to build a mixer, and what it can take.
 
     ``needs_chunk_ends``: its first weights learn only through what is written at the end of a
-    chunk, so ``detach_every`` must not divide ``chunk``.
+    chunk, so ``detach_every`` must not divide ``chunk``. ``has_products``: it can make several
+    writes for each token.
     """
 
     build: Callable[[ModelConfig], nn.Module]
     needs_chunk_ends: bool = False
+    has_products: bool = False
 
 
 def _selfmod(config: ModelConfig) -> nn.Module:
@@ -36,6 +38,7 @@ def _selfmod(config: ModelConfig) -> nn.Module:
         config.objective,
         config.chunk,
         heads=config.heads,
+        products=config.products,
         detach_every=config.detach_every,
     )
 
@@ -61,8 +64,8 @@ def _attention(config: ModelConfig) -> nn.Module:
 
 
 MIXERS = {  # a new mixer is one line here
-    "selfmod": Mixer(_selfmod, needs_chunk_ends=True),
+    "selfmod": Mixer(_selfmod, needs_chunk_ends=True, has_products=True),
     "titans": Mixer(_titans),
-    "linear": Mixer(_linear),
+    "linear": Mixer(_linear, has_products=True),
     "attention": Mixer(_attention),
 }

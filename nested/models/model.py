@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
+from nested.memory.masks import Lengths, check_mask, is_traced, present_tokens, without_padding
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.models.config import ModelConfig
 
@@ -20,8 +21,13 @@ class SequenceModel(nn.Module):
     Tokens are (B, T) int64 from 0 to V - 1, and logits (B, T, V) score the next token. The state,
     {"blocks": (...)}, is everything the model remembers of earlier tokens; None starts anew. The
     model is causal, and reading a text in pieces gives the result of one call. The head starts
-    small, so that the first loss is near ln V. Raises ``ValueError`` for other tokens and for the
-    state of another model or batch size.
+    small, so that the first loss is near ln V.
+
+    With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
+    is padding: it leaves no trace, and its logits are 0. With a mask ``write`` (B, T) the memories
+    write the marked tokens only; attention and the convolution's window keep every token. Raises
+    ``ValueError`` for other tokens, lengths or masks, and for the state of another model or batch
+    size.
     """
 
     def __init__(self, config: ModelConfig, blocks: list[nn.Module]) -> None:
@@ -42,13 +48,21 @@ class SequenceModel(nn.Module):
         """Make the state before the first token, nested tensors (B, ...)."""
         return {"blocks": tuple(block.init(batch_size) for block in self.blocks)}
 
-    def forward(self, tokens: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        check_text(tokens, self.config.vocab)
-        x, after = self.embed(tokens), []
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        write: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        present = check_text(tokens, self.config.vocab, lengths)
+        check_mask(tokens, write)
+        x, after = self.embed(without_padding(tokens, present)), []
         for block, before in zip(self.blocks, self._states(state), strict=True):
-            x, block_state = block(x, before)
+            x, block_state = block(x, before, lengths=lengths, write=write)
             after.append(block_state)
-        logits = self.head(self.norm(x))
+        logits = without_padding(self.head(self.norm(x)), present)
         if torch.is_grad_enabled():
             refuse_second_backward(state)
             watch_backward(logits, after)
@@ -95,16 +109,20 @@ class Block(nn.Module):
         return state
 
 
-def check_text(tokens: Tensor, vocab: int) -> None:
+def check_text(tokens: Tensor, vocab: int, lengths: Lengths | None = None) -> Tensor | None:
     """Raise ``ValueError`` unless ``tokens`` is (B, T), int64, not empty, and from 0 to V - 1 for V
-    = ``vocab``."""
+    = ``vocab``. What follows the first ``lengths`` (B,) tokens can be any number.
+
+    Returns a mask (B, T) of the tokens that are there, or None if all are.
+    """
     if not isinstance(tokens, Tensor) or tokens.dtype != torch.int64 or tokens.dim() != 2:
         got = f"{tokens.dtype} {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else tokens
         raise ValueError(f"a model reads int64 tokens (samples, tokens), but got {got}")
     if 0 in tokens.shape:
         raise ValueError(f"a model reads one token at least, but got {tuple(tokens.shape)}")
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return  # traced tensors have no values to check
-    low, high = tokens.aminmax()
-    if low < 0 or high >= vocab:
-        raise ValueError(f"tokens are from 0 to {vocab - 1}, but got {low} to {high}")
+    present = present_tokens(tokens, lengths)
+    if not is_traced():  # traced tensors have no values to check
+        low, high = without_padding(tokens, present).aminmax()
+        if low < 0 or high >= vocab:
+            raise ValueError(f"tokens are from 0 to {vocab - 1}, but got {low} to {high}")
+    return present

@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from nested.levels.forward import State
+from nested.memory.masks import Lengths
 from nested.models.attention import Attention
 from nested.models.config import ModelConfig
 from nested.models.model import Block, SequenceModel
@@ -38,8 +39,15 @@ class TransformerBlock(Block):
         up, down = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
         self.net = nn.Sequential(up, nn.GELU(), down)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        state = self.states(state)
-        y, attention = self.attention(self.before_attention(x), state["attention"])
+    def forward(
+        self,
+        x: Tensor,
+        state: State | None = None,
+        *,
+        lengths: Lengths | None = None,
+        write: Tensor | None = None,
+    ) -> tuple[Tensor, State]:
+        state, y = self.states(state), self.before_attention(x)
+        y, attention = self.attention(y, state["attention"], lengths=lengths)
         x = x + y
         return x + self.net(self.before_net(x)), {"attention": attention}

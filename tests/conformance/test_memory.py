@@ -205,8 +205,26 @@ class CutsTooMuch(Wrong):
 class TakesAnyState(Wrong):
     def forward(self, x, state=None):
         state = self.init(len(x)) if state is None else state
-        y, memory = self.read(x, state["memory"], int(state["position"]))
+        y, memory = self.read(x, state["memory"], int(state["position"].max()))
         return y, {"position": state["position"] + x.shape[1], "memory": memory}
+
+
+class WritesPadding(Wrong):
+    def read_masked(self, x, memory, position, write):
+        return super().read(x, memory, 0)
+
+
+class CountsPadding(TitansMemory):
+    def forward(self, x, state=None, **masks):
+        y, after = super().forward(x, state, **masks)
+        before = self.init(len(x))["position"] if state is None else state["position"]
+        return y, {**after, "position": before + x.shape[1]}
+
+
+class KeepsSamplesUpsideDown(Wrong):
+    def read(self, x, memory, position):
+        y, after = super().read(x, {"matrix": memory["matrix"].flip(0)}, position)
+        return y, {"matrix": after["matrix"].flip(0)}
 
 
 class WritesWholeChunks(Wrong):
@@ -234,6 +252,10 @@ class WritesWholeChunks(Wrong):
         (SharesOneMemoryOfMany, "samples of a batch are independent"),
         (ForgetsAllNowAndThen, "whole equals parts, at every cut"),
         (HandsOutItsParameters, "reading changes nothing but the state it returns"),
+        (WritesPadding, "padding leaves no trace, at every cut"),
+        (WritesPadding, "tokens left unwritten leave no trace"),
+        (CountsPadding, "padding leaves no trace, at every cut"),
+        (KeepsSamplesUpsideDown, "samples of a state can be picked"),
         (CutsItsInput, "gradients go through writes"),
         (CutsTheStateItGets, "gradients go through writes"),
         (CutsItsWrites, "gradients go through writes"),

@@ -79,7 +79,7 @@ def linear(memory, x):
 
 
 def titans(memory, x):
-    """Titans, eq. 8-14: W1 at the error of each token, W2 at the chunk's start."""
+    """Titans, eq. 8-14: W1 at the error of each token, W2 at the chunk's start with momentum."""
     heads = memory.heads
     parts = (memory.query.weight, memory.key.weight, memory.value.weight)
     vectors = [[(part @ token).chunk(heads) for token in x] for part in parts]
@@ -102,7 +102,7 @@ def titans(memory, x):
 
 
 def titans_head(weights, tokens, gates, chunk):
-    surprises, reads = [torch.zeros_like(w) for w in weights], []
+    surprise, reads = torch.zeros_like(weights[1]), []
     for t, (vectors, (n, mu, kept)) in enumerate(zip(tokens, gates)):
         if t % chunk == 0:
             start = weights
@@ -112,10 +112,9 @@ def titans_head(weights, tokens, gates, chunk):
         g1 = inner_gradient(lambda w: 0.5 * (k + w[0] @ units - v).square().sum(), weights[:1])[0]
         g2 = inner_gradient(lambda w: error @ (start[0] @ silu(w[0] @ k)), start[1:])[0]
         curvature = units.square().sum() + g2.square().sum() / error.square().sum()
-        steps = [n * g1 / units.square().sum().clamp(min=0.1)]
-        steps.append(n * (1 - n / 2) / chunk * g2 / max(curvature, 1))
-        surprises = [mu * s - (1 - mu) * g for s, g in zip(surprises, steps)]
-        weights = [kept * w + s for w, s in zip(weights, surprises)]
+        w1 = kept * weights[0] - n * g1 / units.square().sum().clamp(min=0.1)
+        surprise = mu * surprise - (1 - mu) * n * (1 - n / 2) / chunk * g2 / max(curvature, 1)
+        weights = [w1, kept * weights[1] + surprise]
         reads.append(net(weights, q))
     return torch.stack(reads)
 
@@ -128,53 +127,65 @@ def self_modifying(memory, x):
         first += [memory.rate_gates[h], memory.decay_gates[h]]
         second = [w.chunk(heads)[h] for w in memory.w2.unbind()]
         queries = (x @ memory.query.weight.T).chunk(heads, dim=-1)[h]
-        skips = [(x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2)]
-        reads.append(self_modifying_head(memory, first, second, part, queries, zip(*skips)))
+        skips = [
+            (x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2 * memory.products)
+        ]
+        shifts = memory.shifts.chunk(heads, dim=-1)[h] if memory.products > 1 else [0.0]
+        reads.append(self_modifying_head(memory, first, second, part, queries, skips, shifts))
     return torch.cat(reads, dim=-1)
 
 
-def self_modifying_head(memory, first, second, x, queries, skips):
+def self_modifying_head(memory, first, second, x, queries, skips, shifts):
     names = ("main", "key", "value", "rate", "forgetting")
     now, reads = {name: [first[i], second[i]] for i, name in enumerate(names)}, []
-    for t, (token, query, passed) in enumerate(zip(x, map(unit, queries), skips)):
+    for t, (token, query) in enumerate(zip(x, map(unit, queries))):
         if t % memory.chunk == 0:
             start = dict(now)
         if memory.reads == "start":
             reads.append(net(start["main"], query))  # eq. 90
-        k = unit(net(start["key"], token, passed=passed[0]))
-        v = unit(net(start["value"], token, passed=passed[1]))
-        m = hard_gate(memory.main_rate, net(start["rate"], token, skip=False))
-        share = m / (
-            1 if memory.objective == "l2" else 2
-        )  # what writes fully or not at all leaves the rules alone
-        n = 4 * share * (1 - share) * gate(memory.rate, net(start["rate"], token, skip=False))
-        a = 1 - gate(memory.forgetting, net(start["forgetting"], token, skip=False))
-        for name in names:
-            skip = name not in ("rate", "forgetting")
-            target = net(start[name], v, skip)  # its own: a constant to the inner gradient
-
-            def loss_of(w):
-                if memory.objective == "l2":
-                    return 0.5 * (net(w, k, skip) - target).square().sum()  # eq. 93
-                return -(net(w, k, skip) * target).sum()  # eq. 92
-
-            error = net(start[name], k, skip) - target if memory.objective == "l2" else target
-            grads = damped(inner_gradient(loss_of, start[name]), error)
-            moved = []
-            inputs = unit(silu(start[name][1] @ k)), k
-            for w, i, grad in zip(now[name], inputs, grads):
-                decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
-                moved.append(w @ decay - n * grad)
-            if name == "main":  # its W1 writes at a rate of its own, each at its error in turn
-                units = silu(start[name][1] @ k)
-                w, size = now[name][0], units.square().sum().clamp(min=0.1)
-                decay = a * torch.eye(len(k), dtype=k.dtype) - m * torch.outer(units, units) / size
-                error = k + w @ units - v if memory.objective == "l2" else -v
-                moved[0] = w @ decay - m * torch.outer(error, units) / size
-            now[name] = moved
+        a = 1.0
+        for p, shift in enumerate(shifts):
+            passed, seen = (skips[2 * p][t], skips[2 * p + 1][t]), token + shift
+            if p == 0:  # a token forgets once
+                a = 1 - gate(memory.forgetting, net(start["forgetting"], seen, skip=False))
+            now = self_modified(memory, start, now, seen, passed, a if p == 0 else 1.0)
         if memory.reads == "now":
             reads.append(net(now["main"], query))  # eq. 82
     return torch.stack(reads)
+
+
+def self_modified(memory, start, now, token, passed, a):
+    """The five memories after one write."""
+    k = unit(net(start["key"], token, passed=passed[0]))
+    v = unit(net(start["value"], token, passed=passed[1]))
+    m = hard_gate(memory.main_rate, net(start["rate"], token, skip=False))
+    # what writes fully or not at all leaves the rules alone
+    share = m / (1 if memory.objective == "l2" else 2)
+    n = 4 * share * (1 - share) * gate(memory.rate, net(start["rate"], token, skip=False))
+    after = {}
+    for name, weights in now.items():
+        skip = name not in ("rate", "forgetting")
+        target = net(start[name], v, skip)  # its own: a constant to the inner gradient
+
+        def loss_of(w):
+            if memory.objective == "l2":
+                return 0.5 * (net(w, k, skip) - target).square().sum()  # eq. 93
+            return -(net(w, k, skip) * target).sum()  # eq. 92
+
+        error = net(start[name], k, skip) - target if memory.objective == "l2" else target
+        grads = damped(inner_gradient(loss_of, start[name]), error)
+        after[name] = []
+        inputs = unit(silu(start[name][1] @ k)), k
+        for w, i, grad in zip(weights, inputs, grads):
+            decay = a * torch.eye(len(i), dtype=i.dtype) - n * torch.outer(i, i)
+            after[name].append(w @ decay - n * grad)
+        if name == "main":  # its W1 writes at a rate of its own, each at its error in turn
+            units = silu(start[name][1] @ k)
+            w, size = weights[0], units.square().sum().clamp(min=0.1)
+            decay = a * torch.eye(len(k), dtype=k.dtype) - m * torch.outer(units, units) / size
+            error = k + w @ units - v if memory.objective == "l2" else -v
+            after[name][0] = w @ decay - m * torch.outer(error, units) / size
+    return after
 
 
 def level(own, x):

@@ -20,6 +20,9 @@ MEMORIES = {
     "selfmod, start": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk, reads="start"),
     "selfmod, dot": lambda dim, chunk: SelfModifyingTitans(dim, "dot", chunk),
     "selfmod, 2 heads": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk, heads=2),
+    "selfmod, 3 products": lambda d, chunk: SelfModifyingTitans(
+        d, "l2", chunk, heads=2, products=3
+    ),
     "sequential": continuum("sequential"),
     "independent": continuum("independent"),
     "nested": continuum("nested"),

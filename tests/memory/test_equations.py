@@ -18,6 +18,7 @@ LOOPS = {
     "selfmod, start": loops.self_modifying,
     "selfmod, dot": loops.self_modifying,
     "selfmod, 2 heads": loops.self_modifying,
+    "selfmod, 3 products": loops.self_modifying,
     "sequential": loops.continuum,
     "independent": loops.continuum,
     "nested": loops.nested_continuum,

@@ -108,4 +108,4 @@ def test_a_state_of_another_dtype_is_refused_with_what_to_do(kind, name):
 
 
 def converted(state, dtype):
-    return tree_map_only(torch.Tensor, lambda w: w.to(dtype) if w.dim() else w, state)
+    return tree_map_only(torch.Tensor, lambda w: w.to(dtype) if w.is_floating_point() else w, state)

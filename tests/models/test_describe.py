@@ -37,7 +37,7 @@ def test_every_level_is_listed_with_its_clock(mixer):
 def test_the_numbers_held_are_those_of_the_state():
     model = Hope(ModelConfig(64, 16, 1, 2, "titans", (2, 4), 5))
     rows = {row.name: row for row in levels(model)}
-    assert rows["block 1 mixer, TitansMemory"].state == f"{2 * 4 * 16 * 8:,}"  # two heads
+    assert rows["block 1 mixer, TitansMemory"].state == f"{2 * 3 * 16 * 8:,}"  # two heads
     assert rows["block 1 convolution"].state == "48"
     assert rows["block 1 continuum, level 2"].state == f"{2 * 2 * 16 * 16:,}"
     parts = sum(row.parameters for row in rows.values()) - rows["weights"].parameters

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -38,7 +39,7 @@ def test_the_first_loss_is_that_of_knowing_nothing(mixer):
 def test_attention_is_softmax_of_keys_and_queries():
     attention, x = Attention(8, 2).double(), draw(1, 7, 8)
     q, k, v = attention.project(x).view(1, 7, 3, 2, 4).permute(2, 0, 3, 1, 4)
-    q, k = rotate(q, 0), rotate(k, 0)
+    q, k = rotate(q, torch.arange(7)), rotate(k, torch.arange(7))
     y = torch.zeros(1, 7, 2, 4, dtype=torch.float64)
     for t in range(7):
         for head in range(2):
@@ -47,15 +48,19 @@ def test_attention_is_softmax_of_keys_and_queries():
     assert torch.allclose(attention(x)[0], y.flatten(2) @ attention.out.weight.T)
 
 
+def token(position):
+    return torch.tensor([position])
+
+
 def test_rotation_keeps_norms_and_only_distances_count():
     q, k = draw(1, 1, 1, 6), draw(1, 1, 1, 6, seed=1)
-    dot = [(rotate(q, at + 5) * rotate(k, at)).sum() for at in (0, 1, 30_000)]
+    dot = [(rotate(q, token(at + 5)) * rotate(k, token(at))).sum() for at in (0, 1, 30_000)]
     assert torch.allclose(torch.stack(dot), dot[0]) and not torch.allclose(dot[0], (q * k).sum())
-    assert torch.allclose(rotate(q, 30_000).norm(), q.norm())
+    assert torch.allclose(rotate(q, token(30_000)).norm(), q.norm())
     pairs = torch.view_as_complex(q.view(2, 3).T.contiguous())  # i with i + E / 2
     speeds = 10000 ** (-torch.arange(3, dtype=torch.float64) / 3)
     turned = pairs * torch.polar(torch.ones_like(speeds), 7 * speeds)
-    assert torch.allclose(rotate(q, 7).view(2, 3).T, torch.view_as_real(turned))
+    assert torch.allclose(rotate(q, token(7)).view(2, 3).T, torch.view_as_real(turned))
 
 
 def test_the_convolution_is_that_of_torch():
@@ -178,6 +183,10 @@ def test_a_hope_in_half_precision_keeps_what_its_memories_wrote(name, dtype):
         ({"mixer": ("linear", "mamba")}, "mixer is one of .* but got 'mamba'"),
         ({"mixer": ("linear",)}, r"mixer is one name, or one for each of 2 blocks, but got \('lin"),
         ({"objective": "huber"}, "objective is one of .* but got 'huber'"),
+        (
+            {"mixer": "titans", "products": 2},
+            r"one of \('selfmod', 'linear'\), but got 'titans' with",
+        ),
         ({"objective": ("l2",) * 3}, "objective is one name, or one for each of 2 blocks, but got"),
         ({"periods": ()}, "periods are one or more numbers of tokens"),
         ({"periods": (16, 0)}, "period is a whole number from 1, but got 0"),
@@ -232,6 +241,8 @@ def test_a_hope_gives_its_memories_what_its_config_says(mixer):
 def test_each_block_of_a_hope_can_have_a_mixer_and_an_objective_of_its_own():
     config = ModelConfig(11, 8, 3, 2, ["selfmod", "attention", "linear"], objective="dot")
     kinds = [type(block.mixer) for block in Hope(config).blocks]
+    mixed = replace(config, products=2)
+    assert [mixed.for_block(i).products for i in range(3)] == [2, 1, 2]
     assert kinds == [SelfModifyingTitans, Attention, LinearMemory]
     assert config == ModelConfig(11, 8, 3, 2, ("selfmod", "attention", "linear"), objective="dot")
     both = Hope(ModelConfig(11, 8, 2, 2, "linear", objective=("l2", "dot")))
@@ -294,8 +305,10 @@ def test_a_state_of_another_dtype_is_refused_in_words():
 
 @pytest.mark.parametrize("mixer", ["linear", "titans", "selfmod", "attention"])
 def test_the_mixer_gets_the_settings_of_the_config(mixer):
-    config = ModelConfig(8, 16, 1, 2, mixer, (4,), 3, objective="dot", products=2, detach_every=5)
+    products = 2 if MIXERS[mixer].has_products else 1
+    settings = {"objective": "dot", "products": products, "detach_every": 5}
+    config = ModelConfig(8, 16, 1, 2, mixer, (4,), 3, **settings)
     built = Hope(config).blocks[0].mixer
-    settings = {"heads", "chunk", "objective", "products", "detach_every"} & vars(built).keys()
-    assert "heads" in settings and (mixer != "linear" or "products" in settings)
+    settings = {"heads", "chunk", *settings} & vars(built).keys()
+    assert "heads" in settings and ("products" in settings) == (products == 2)
     assert all(getattr(built, name) == getattr(config, name) for name in settings)

@@ -45,9 +45,9 @@ def rotated_in_float64(x, past):
 @pytest.mark.parametrize("size", [2, 8, 64])
 def test_positions_are_exact(past, size):
     x = torch.randn(2, 3, 300, size, generator=generator())
-    wanted = rotated_in_float64(x, past)
-    assert (rotate(x, past) - wanted).abs().max() < 1e-6
-    double = rotate(x.double(), past)
+    wanted, positions = rotated_in_float64(x, past), torch.arange(past, past + 300)
+    assert (rotate(x, positions) - wanted).abs().max() < 1e-6
+    double = rotate(x.double(), positions)
     assert double.dtype == torch.float64 and (double - wanted).abs().max() < 1e-9
-    half = rotate(x.bfloat16(), past)
+    half = rotate(x.bfloat16(), positions)
     assert half.dtype == torch.bfloat16 and (half - wanted).abs().max() < 0.1

@@ -13,7 +13,10 @@ from nested.models.convolution import Convolution
     [
         (LinearMemory(8, "dot", 4), "dim=8, objective='dot', chunk=4, heads=1, products=1"),
         (TitansMemory(8, 4, detach_every=9), "dim=8, detach_every=9, chunk=4, heads=1"),
-        (SelfModifyingTitans(8, chunk=4), "dim=8, chunk=4, objective='l2', reads='now', heads=1"),
+        (
+            SelfModifyingTitans(8, chunk=4),
+            "dim=8, chunk=4, objective='l2', reads='now', heads=1, products=1",
+        ),
         (ContinuumMemory(8, (2, 4), "nested"), "dim=8, periods=(2, 4), form='nested'"),
         (ContinuumMemory(8, (2, 4)).levels[1], "dim=8, chunk=4"),
         (Gate(0.01, 0.5, 2.0), "low=0.01, top=2"),

@@ -84,8 +84,7 @@ def test_the_compiler_takes_the_whole_graph_of_many_chunks_from_any_number(name,
     """A part of a chunk, whole ones in a loop that is compiled once, and a rest."""
     module, x = build(name, tokens)
     _, state = module(x[:, :3])
-    state = {**detached(state), "position": 3}
-    assert_compiles(module, x[:, 3:], state)
+    assert_compiles(module, x[:, 3:], {**detached(state), "position": 3})
 
 
 def test_the_compiler_takes_the_whole_graph_of_a_model():

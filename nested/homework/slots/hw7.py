@@ -60,8 +60,12 @@ class RemoteMemory(nn.Module):
         """What it makes of x (B, T, D) before it reads."""
         return self._call("project", x)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        return self._call("begin", x) if state is None else self._call("forward", x, state)
+    def forward(self, x: Tensor, state: State | None = None, **masks: Any) -> tuple[Tensor, State]:
+        given = {"x": x, "state": state, **masks}
+        given = {name: value for name, value in given.items() if value is not None}
+        if "lengths" in given:  # only tensors are sent
+            given["lengths"] = torch.as_tensor(given["lengths"])
+        return self._call("forward", given)
 
     def shut(self) -> None:
         """Use the student's memory with its gates shut from now on."""
@@ -97,7 +101,6 @@ def _serve(module: ModuleType) -> Served:
 
     return {
         "describe": describe,
-        "begin": lambda *args: asked("forward", *args),
         "forward": lambda *args: asked("forward", *args),
         "project": lambda *args: asked("project", *args),
         "init": lambda *args: asked("init", *args),
@@ -114,6 +117,8 @@ class _Asked(nn.Module):
     def forward(self, *args: Any) -> Any:
         if self.method == "init":
             return self.memory.init(len(args[0]))
+        if self.method == "forward":
+            return self.memory(**args[0])
         return getattr(self.memory, self.method)(*args)
 
 
