@@ -1,6 +1,7 @@
 """Gates: bounded numbers by which a memory decides how much to write and how much to keep.
 
-Source: a sigmoid in log space, so that a gate near 1e-4 has a slope like any other gate.
+Source: gates as sigmoids, Hochreiter and Schmidhuber 1997. Here the sigmoid works in log space, so
+that a gate near 1e-4 has a slope like any other gate.
 """
 
 from __future__ import annotations
@@ -53,12 +54,6 @@ class Gate(nn.Module):
         raw = widened(raw) if isinstance(raw, Tensor) else raw
         return self.span * (torch.sigmoid(raw + widened(self.offset) + self.shift) - 1)
 
-    def _load_from_state_dict(self, state_dict, prefix, *args):
-        bias = state_dict.pop(prefix + "bias", None)
-        if bias is not None:  # older versions saved the sum of offset and shift
-            state_dict[prefix + "offset"] = bias.reshape(-1) - self.shift
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
     def extra_repr(self) -> str:
         low = self.top * math.exp(-self.span)
         return f"low={low:.3g}, top={self.top:.3g}" if self.top else "shut"
@@ -74,11 +69,12 @@ class HardGate(nn.Module):
         gate = top (3 s - 1/2) / 2, cut at 0 and top,    s = sigmoid(3 (raw + offset) + shift).
 
     A state that has to last needs exact ends. A write at rate n scales what a memory holds at its
-    key by 1 - n, so a rate of 2 reflects it. At 1.98, half of it is gone after 34 reflections.
+    key by 1 - n, so a rate of 2 reflects it. At 1.98, half of the state is gone after 34
+    reflections.
 
     In training mode the backward pass takes the slope of the sigmoid without the cut
-    (straight-through). So a gate can leave its end again: with a slope of 0 there, a rate of 0
-    would stay 0 for ever. In evaluation mode slopes are those of the equation.
+    (straight-through). So a gate near its end can leave it again: with a slope of 0 there, a rate
+    of 0 would stay 0 for ever. In evaluation mode slopes are those of the equation.
 
     Raw numbers (...) come in and gates (...) go out, in float32 at least. The shift is set so that
     a sum of 0 gives ``start``, and the parameter ``offset`` (size,) starts at 0, as in ``Gate``.

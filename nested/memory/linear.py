@@ -2,7 +2,7 @@
 
 State: a matrix per sample.  It sees: keys and values of tokens.  Clock: every token.
 Letters: B samples, T tokens, D width, C tokens of a chunk.
-Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of (a I - n k k^T) by
+Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of a (I - n k k^T) by
 chunks: Yang et al. 2024 (arXiv 2406.06484); with forgetting: Yang et al. 2024 (arXiv 2412.06464).
 Rates up to 2: Grazzi et al. 2025 (arXiv 2411.12537); several products a token: Siems et al. 2025
 (arXiv 2502.10297).

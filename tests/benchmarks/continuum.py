@@ -2,21 +2,19 @@
 
 Each Hope is trained with its continuum memory, and with a plain net of one hidden layer in its
 place. One such net has equally many parameters. Another takes equally many floating-point
-operations (FLOPs) in a training step. Texts state facts, key and value, and ask for each after 64,
-512 or 4,096 tokens. Until then, other facts and noise come. Of five texts in training, one has all
-three gaps, and the others end before; tests have all. Printed is the share of right answers in
-unseen texts. What is in --runs is not run again, so delete that file after a change. ``--quick``
-trains for 5 steps.
+operations (FLOPs) to train on 512 tokens. Texts state facts, key and value, and ask for each after
+64, 512 or 4,096 tokens. Until then, other facts and noise come. One training step in five uses all
+three gaps, and the others use shorter texts with one or two. Every test text has all three. All
+models train at one rate. Printed is the share of right answers in unseen texts. What is in --runs
+is not run again, so delete that file after a change. ``--quick`` trains for 5 steps.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -25,14 +23,11 @@ from torch import nn  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from nested.models import Hope, ModelConfig  # noqa: E402
-from nested.support.files import prepare_folder, save_json  # noqa: E402
 from nested.tasks.sequences import UNSCORED  # noqa: E402
+from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
 
-GAPS, FACTS, SLOTS = (
-    (64, 512, 4096),
-    8,
-    64,
-)  # facts a gap, all stated in the first slots of 4 tokens
+GAPS, FACTS = (64, 512, 4096), 8  # facts a gap
+SLOTS = 64  # of 4 tokens each: all facts are stated in these
 KEYS, VALUES, NOISE = 64, 16, 8
 ASK = KEYS + VALUES + NOISE  # the token before a key that is asked for
 VOCAB = ASK + 1
@@ -84,7 +79,7 @@ class Net(nn.Module):
     def init(self, batch_size):
         return ()
 
-    def forward(self, x, state=None):
+    def forward(self, x, state=None, **masks):
         return x + self.down(nn.functional.silu(self.up(x))), ()
 
 
@@ -160,29 +155,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="5 steps of one seed: does it run?")
     parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=list(MIXERS))
-    parser.add_argument(
-        "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes at once"
-    )
-    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+    add_arguments(parser)
     args = parser.parse_args()
-    if args.runs:
-        prepare_folder(args.runs.parent)
-    known = json.loads(args.runs.read_text()) if args.runs and args.runs.exists() else {}
+    known = finished_runs(parser, args.runs)
     seeds, steps = (SEEDS[:1], 5) if args.quick else (SEEDS, STEPS)
     jobs = [(m, f, seed, steps) for seed in seeds for m in args.mixers for f in FORMS]
-    new = [job for job in jobs if json.dumps(job) not in known]
-    started = time.monotonic()
     with ProcessPoolExecutor(args.jobs) as pool:
-        for done, (job, result) in enumerate(zip(new, pool.map(train, new)), start=1):
-            known[json.dumps(job)] = result
-            left = (time.monotonic() - started) / done * (len(new) - done)
-            print(f"  {done}/{len(new)}, {left / 60:.0f} min left  {job}: {result}", flush=True)
-            if args.runs:
-                save_json(args.runs, known)
+        run_all(pool, train, jobs, known, args.runs, lambda job, result: result["shares"])
     print(f"\nright answers after {', '.join(map(str, GAPS))} tokens, chance {1 / VALUES:.3f}")
     for mixer in args.mixers:
         for form in FORMS:
-            runs = [known[json.dumps((mixer, form, seed, steps))] for seed in seeds]
+            runs = [known[key_of((mixer, form, seed, steps))] for seed in seeds]
             parts = []
             for gap in GAPS:
                 shares = [run["shares"][str(gap)] for run in runs]

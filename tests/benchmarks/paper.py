@@ -12,7 +12,6 @@ takes hours; --tasks and --models choose.
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -26,10 +25,11 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
-from nested.support.files import prepare_folder, save_json  # noqa: E402
+from nested.support.files import prepare_folder  # noqa: E402
 from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure  # noqa: E402
 from nested.tasks import TASKS  # noqa: E402
 from nested.tasks.text_task import scores  # noqa: E402
+from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
 
 PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 32
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
@@ -152,21 +152,8 @@ def unseen(model, task, name, seed):
     return shares
 
 
-def run_all(pool, jobs, known, path):
-    """Train the ``jobs`` that are not ``known`` yet; say and save each, with the time left."""
-    new = [job for job in jobs if key_of(job) not in known]
-    started = time.monotonic()
-    for done, (job, result) in enumerate(zip(new, pool.map(train, new)), start=1):
-        known[key_of(job)] = result
-        left = (time.monotonic() - started) / done * (len(new) - done)
-        scored = "  ".join(f"{t}x {share:.3f}" for t, share in scored_shares(job[0], result))
-        print(f"  {done}/{len(new)}, {left / 60:.0f} min left  {job}: {scored}", flush=True)
-        if path:
-            save_json(path, known)
-
-
-def key_of(job):
-    return json.dumps(job)
+def describe(job, result):
+    return "  ".join(f"{times}x {share:.3f}" for times, share in scored_shares(job[0], result))
 
 
 def scored_shares(task, result):
@@ -193,9 +180,10 @@ def measure(args, known):
 
     with ProcessPoolExecutor(args.jobs) as pool:
         trials = [trial(t, m, setting) for t, m in pairs for setting in settings]
-        run_all(pool, trials, known, args.runs)
+        run_all(pool, train, trials, known, args.runs, describe)
         best = {(t, m): max(settings, key=lambda s: rank(t, m, s)) for t, m in pairs}
-        run_all(pool, [job(t, m, seed) for t, m in pairs for seed in seeds], known, args.runs)
+        jobs = [job(t, m, seed) for t, m in pairs for seed in seeds]
+        run_all(pool, train, jobs, known, args.runs, describe)
     table = {}
     for t, m in pairs:
         results = [known[key_of(job(t, m, seed))] for seed in seeds]
@@ -265,16 +253,14 @@ def main():
     parser.add_argument("--quick", action="store_true", help="30 steps: does it run?")
     parser.add_argument("--tasks", nargs="+", choices=list(GROUP_OF), default=list(GROUP_OF))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
-    parser.add_argument(
-        "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes at once"
-    )
-    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+    add_arguments(parser)
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the pictures")
     args = parser.parse_args()
-    prepare_folder(args.out)
-    if args.runs:
-        prepare_folder(args.runs.parent)  # before hours of work, not after
-    known = json.loads(args.runs.read_text()) if args.runs and args.runs.exists() else {}
+    known = finished_runs(parser, args.runs)
+    try:
+        prepare_folder(args.out)
+    except ValueError as error:
+        parser.error(error)
     table = measure(args, known)
     show(table)
     draw(table, args.out)

@@ -12,7 +12,6 @@ a change. Exits non-zero when the delta rule is not clearly above the dot produc
 """
 
 import argparse
-import json
 import math
 import os
 import statistics
@@ -26,10 +25,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch  # noqa: E402
 
 from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
-from nested.support.files import prepare_folder, save_json  # noqa: E402
+from nested.support.files import prepare_folder  # noqa: E402
 from nested.support.plots import COLOURS, new_figure, save_figure  # noqa: E402
 from nested.tasks import AssociativeRecall, ChangingKeys  # noqa: E402
 from nested.tasks.sequences import accuracy  # noqa: E402
+from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
 
 SYMBOLS, BATCH, LAYERS, CHUNK = 32, 32, 2, 8
 PERIODS = (256,)  # longer than a text: the continuum is a plain net here, for all the same
@@ -107,18 +107,6 @@ def train(job):
     return unseen(model, task, 32), course
 
 
-def train_all(pool, jobs, path):
-    """{job: what came of it}, from the file of runs or trained now; says each, for who waits."""
-    known = json.loads(path.read_text()) if path and path.exists() else {}
-    new = [job for job in jobs if str(job) not in known]
-    for job, result in zip(new, pool.map(train, new)):
-        print(f"  {job}: {result[0]:.3f}", flush=True)
-        known[str(job)] = result
-        if path:
-            save_json(path, known)
-    return {job: known[str(job)] for job in jobs}
-
-
 @torch.no_grad()
 def unseen(model, task, batches):
     generator, shares = torch.Generator().manual_seed(7), []
@@ -128,25 +116,29 @@ def unseen(model, task, batches):
     return statistics.mean(shares)
 
 
-def measure(jobs, steps, path, variants):
+def describe(job, result):
+    return f"{result[0]:.3f}"
+
+
+def measure(args, steps, known, variants):
     """{family: {model: {"rate", "accuracy": [one for each seed], "course"}}}"""
 
     def runs(model, family, rate):
         return [(model, family, rate, seed, steps) for seed in SEEDS]
 
     def mean(model, rate):
-        return statistics.mean(done[job][0] for job in runs(model, hardest, rate))
+        return statistics.mean(known[key_of(job)][0] for job in runs(model, hardest, rate))
 
     easiest, hardest = FAMILIES
     named = [m for m in MODELS if m not in VARIANTS]
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(args.jobs) as pool:
         todo = [runs(m, hardest, rate) for m in named for rate in RATES]
-        done = train_all(pool, sum(todo, []), path)
+        run_all(pool, train, sum(todo, []), known, args.runs, describe)
         best = {m: max(RATES, key=partial(mean, m)) for m in named}
         best |= dict.fromkeys(variants, best["self-modifying"])
         todo = [runs(m, easiest, best[m]) for m in named]
         todo += [runs(m, hardest, best[m]) for m in variants]
-        done |= train_all(pool, sum(todo, []), path)
+        run_all(pool, train, sum(todo, []), known, args.runs, describe)
     return {
         f: {
             m: {
@@ -154,8 +146,8 @@ def measure(jobs, steps, path, variants):
                 "other": min(mean(m, rate) for rate in RATES) if m in named else math.nan,
                 "width": width_of(m),
                 "parameters": count(m, width_of(m)),
-                "accuracy": [done[job][0] for job in runs(m, f, best[m])],
-                "course": [done[job][1] for job in runs(m, f, best[m])],
+                "accuracy": [known[key_of(job)][0] for job in runs(m, f, best[m])],
+                "course": [known[key_of(job)][1] for job in runs(m, f, best[m])],
             }
             for m in (named if f == easiest else [*named, *variants])
         }
@@ -183,16 +175,16 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="40 steps: does it run?")
     parser.add_argument("--variants", action="store_true", help="two more: S = I, reads start")
-    parser.add_argument(
-        "--jobs", type=int, choices=range(1, 65), default=1, metavar="N", help="processes at once"
-    )
-    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+    add_arguments(parser)
     parser.add_argument("--png", type=Path, default=Path("runs/recall.png"))
     args = parser.parse_args()
-    for path in filter(None, (args.png, args.runs)):
-        prepare_folder(path.parent)  # before an hour of work, not after
+    known = finished_runs(parser, args.runs)
+    try:
+        prepare_folder(args.png.parent)  # before an hour of work, not after
+    except ValueError as error:
+        parser.error(error)
     variants = VARIANTS if args.variants else ()
-    found = measure(args.jobs, 40 if args.quick else 1500, args.runs, variants)
+    found = measure(args, 40 if args.quick else 1500, known, variants)
     for family, models in found.items():
         print(f"\n{family}: of {SYMBOLS} keys and values, chance {1 / SYMBOLS:.3f}")
         print(f"{'':23}mean   each seed            rate    width  parameters  changing, other rate")

@@ -276,16 +276,3 @@ def test_tokens_missing_or_too_many_are_refused_in_words():
         for read in (by_chunks, by_tokens):
             with pytest.raises(ValueError, match="same samples and tokens"):
                 read(keys, x[:, : keys.shape[1]], keys, some, some, matrix)
-
-
-@pytest.mark.parametrize("shape", [(), (1,)])
-def test_gates_of_older_checkpoints_still_load(shape):
-    """They were saved with the start inside, as ``bias``, once without a dimension."""
-    gate = Gate(1e-3, 0.1, 0.95)
-    saved = {"bias": torch.full(shape, 0.7)}
-    for assign in (False, True):
-        gate.load_state_dict(saved, assign=assign)
-        assert gate.offset.shape == (1,)
-        share = torch.sigmoid(torch.tensor(0.7 + 0.2)).item()
-        assert gate(0.2).item() == pytest.approx(1e-3 ** (1 - share) * 0.95**share)
-    assert saved.keys() == {"bias"}  # the caller's dict stays as it was

@@ -1,0 +1,47 @@
+"""Many training runs: several at once, each saved when it ends, and none made twice."""
+
+import json
+import time
+from pathlib import Path
+
+from nested.support.files import prepare_folder, save_json
+
+
+def add_arguments(parser):
+    """Add --jobs and --runs."""
+    parser.add_argument(
+        "--jobs", type=int, choices=range(1, 65), default=1, metavar="1 to 64", help="runs at once"
+    )
+    parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+
+
+def finished_runs(parser, path):
+    """{key: result} from the file at ``path``, if any; ends the program if it cannot be one."""
+    try:
+        if path:
+            prepare_folder(path.parent)  # before hours of work, not after
+        known = json.loads(path.read_text()) if path else {}
+        if isinstance(known, dict):
+            return known
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        parser.error(f"--runs {path}: {error}")
+    parser.error(f"--runs {path} is no file of runs")
+
+
+def run_all(pool, train, jobs, known, path, describe):
+    """Let ``train`` take each job that is not ``known`` yet; say and save each, with time left."""
+    new = [job for job in dict.fromkeys(jobs) if key_of(job) not in known]
+    started = time.monotonic()
+    for done, (job, result) in enumerate(zip(new, pool.map(train, new)), start=1):
+        known[key_of(job)] = result
+        left = (time.monotonic() - started) / done * (len(new) - done)
+        line = f"  {done}/{len(new)}, {left / 60:.0f} min left  {job}: {describe(job, result)}"
+        print(line, flush=True)
+        if path:
+            save_json(path, known)
+
+
+def key_of(job):
+    return json.dumps(job)
