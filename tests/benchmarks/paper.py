@@ -24,7 +24,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
+from nested.models import Hope, ModelConfig, Transformer, decay_groups  # noqa: E402
 from nested.support.files import prepare_folder  # noqa: E402
 from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure  # noqa: E402
 from nested.tasks import TASKS  # noqa: E402
@@ -34,9 +34,6 @@ from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all 
 PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 32
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
 SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
-# weight decay would pull rates off their ends, and shrink what a memory starts with
-NOT_DECAYED = ("rate", "embed", "shifts", "mixer.w1", "mixer.w2")
-PULLED_BACK = ("forgetting", "momentum")  # to their starts: nothing else keeps them small
 STEPS = {"languages": 1500, "groups": 1500, "mad": 600}
 WARM_UP, TEXTS = 50, 256
 TIMES = (1, 2, 4, 8)  # the training length
@@ -110,12 +107,9 @@ def train(job):
     torch.manual_seed(seed)
     started, task = time.process_time(), make_task(task_name)
     model = task.new_model(lambda vocab: build(name, task_name, vocab))
-    decayed = {n for n, p in model.named_parameters() if is_decayed(n, p)}
-    groups = [
-        {"params": [p for n, p in model.named_parameters() if n in decayed], "weight_decay": decay},
-        {"params": [p for n, p in model.named_parameters() if n not in decayed], "weight_decay": 0},
-    ]
-    optimizer, generator = torch.optim.AdamW(groups, rate), torch.Generator().manual_seed(seed)
+    optimizer, generator = torch.optim.AdamW(
+        decay_groups(model, decay), rate
+    ), torch.Generator().manual_seed(seed)
     for step in range(1, steps + 1):
         left = 0.5 + 0.5 * math.cos(math.pi * step / steps)
         for group in optimizer.param_groups:
@@ -130,12 +124,6 @@ def train(job):
     loss = loss.item() if loss.isfinite() else None  # JSON has no NaN
     results = {"scores": unseen(model, task, task_name, seed), "loss": loss, "seconds": seconds}
     return {**results, "parameters": count(model)}
-
-
-def is_decayed(name, parameter):
-    if any(part in name for part in NOT_DECAYED):
-        return False
-    return parameter.dim() > 1 or any(part in name for part in PULLED_BACK)
 
 
 @torch.no_grad()

@@ -1,0 +1,74 @@
+"""Save and load a language model: its settings, its coder and its weights, as data and no code.
+
+Source: ``nested.support.files``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from nested.language.coder import Coder, coder_from
+from nested.language.config import TrainConfig, plain
+from nested.models.model import SequenceModel
+from nested.support.files import load_checkpoint, save_checkpoint
+
+FORMAT = "nested language model 1"
+SHIPPED = Path(__file__).parent / "pretrained"
+LAST, BEST = "last.pt", "best.pt"
+
+
+def save_model(
+    path: Path, config: TrainConfig, coder: Coder, model: SequenceModel, **more: Any
+) -> None:
+    """Save ``model`` with the settings and the coder that belong to it, and ``more`` data.
+
+    Raises ``ValueError`` when the file cannot be written."""
+    content = {"format": FORMAT, "config": plain(config), "coder": coder.about()}
+    save_checkpoint(path, {**content, "model": model.state_dict(), **more})
+
+
+def read_model(path: Path) -> tuple[TrainConfig, Coder, dict[str, Any]]:
+    """Read what ``save_model`` saved: the settings, the coder and the whole content, tensors (...).
+
+    Raises ``FileNotFoundError`` if there is no file, and ``ValueError`` if it is no such model."""
+    content = load_checkpoint(path)
+    try:
+        if content["format"] != FORMAT:
+            raise ValueError(f"its format is {content['format']!r}")
+        config = TrainConfig(**content["config"])
+        return config, coder_from(content["coder"]), content
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{str(path)!r} is no language model of this package: {error}") from error
+
+
+def load(where: Path | str = "nano") -> tuple[SequenceModel, Coder]:
+    """Load a trained model and its coder, for ``generate``: the shipped one called ``where``, or
+    the best one of a folder that ``train`` wrote, or one file.
+
+    The model is in evaluation mode. Raises ``ValueError`` if there is none, or if it cannot be
+    read.
+    """
+    path = _path_of(where)
+    config, coder, content = read_model(path)
+    model = config.build(coder.vocab)
+    try:
+        model.load_state_dict(content["model"])
+    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"{str(path)!r} holds other weights than its settings: {reason}"
+        ) from error
+    return model.eval(), coder
+
+
+def _path_of(where: Path | str) -> Path:
+    path = Path(where)
+    for candidate in (path / BEST, path / LAST, path, SHIPPED / f"{where}.pt"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.stem for file in SHIPPED.glob("*.pt"))) or "none"
+    raise ValueError(
+        f"there is no model at {str(where)!r}: give a folder that train wrote, a file, or the name"
+        f" of a shipped model ({known})"
+    )

@@ -1,0 +1,160 @@
+"""All settings of a training, frozen and checked, with presets and files of settings.
+
+Source: presets after nanoGPT's and GPT-2's sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from nested.language.extras import needed
+from nested.models import Hope, ModelConfig, Transformer
+from nested.models.mixers import MIXERS
+from nested.models.model import SequenceModel
+from nested.support.checks import check_counts
+
+PRECISIONS = ("float32", "bfloat16")
+OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")
+TRANSFORMER = "transformer"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """What ``train`` trains, on what, and for how long.
+
+    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods`` and ``detach_every`` as in
+    ``ModelConfig``; its ``mixer`` is one of ``MIXERS`` or "transformer". ``data`` are sources of
+    ``prepare``, or one folder that it made; ``vocab`` is the size of a BPE, None for bytes.
+
+    A step takes ``batch_size`` windows of ``length`` tokens, ``accumulate`` times. With ``carry``
+    texts of up to ``text_length`` tokens are read on from window to window, and the state with
+    them. ``facts`` is the share of texts that state facts and ask for them.
+
+    Training ends after ``steps``, or else after ``minutes``. The rate rises to ``lr`` over the
+    share ``warm_up`` of the steps, and goes down to a tenth of it by a cosine. Gradients are
+    clipped to the norm ``clip``. The ``precision`` "bfloat16" computes by autocast. Raises
+    ``ValueError`` for settings that make no sense.
+    """
+
+    data: tuple[str, ...] = ("shakespeare",)
+    vocab: int | None = None
+    mixer: str = "linear"
+    dim: int = 128
+    layers: int = 3
+    heads: int = 4
+    chunk: int = 64
+    periods: tuple[int, ...] = (16, 64, 256)
+    detach_every: int | None = None
+    optimizer: str = "adamw"
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    warm_up: float = 0.05
+    clip: float = 1.0
+    batch_size: int = 16
+    accumulate: int = 1
+    length: int = 256
+    carry: bool = False
+    text_length: int = 8192
+    facts: float = 0.1
+    minutes: float = 15.0
+    steps: int | None = None
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "float32"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("data", "periods"):  # a list, if read from a file
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check_counts(batch_size=self.batch_size, accumulate=self.accumulate)
+        check_counts(length=self.length, text_length=self.text_length)
+        if self.steps is not None:
+            check_counts(steps=self.steps)
+        choices = {"mixer": (*MIXERS, TRANSFORMER), "optimizer": OPTIMIZERS}
+        for name, known in {**choices, "precision": PRECISIONS}.items():
+            if getattr(self, name) not in known:
+                got = getattr(self, name)
+                raise ValueError(f"{name} is one of {', '.join(known)}, but got {got!r}")
+        for name in ("lr", "clip", "minutes"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is over 0, but got {getattr(self, name)}")
+        for name in ("facts", "warm_up"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} is a share from 0 to 1, but got {getattr(self, name)}")
+        if not self.weight_decay >= 0:
+            raise ValueError(f"weight_decay is 0 or more, but got {self.weight_decay}")
+        if not self.data:
+            raise ValueError("data names one text or more, but got none")
+        self.model_config(self.vocab or 259)  # which checks the rest
+
+    def model_config(self, vocab: int) -> ModelConfig:
+        """Return the settings of the model for tokens from 0 to ``vocab`` - 1."""
+        return ModelConfig(
+            vocab=vocab,
+            dim=self.dim,
+            layers=self.layers,
+            heads=self.heads,
+            mixer="attention" if self.mixer == TRANSFORMER else self.mixer,
+            periods=self.periods,
+            chunk=self.chunk,
+            detach_every=self.detach_every,
+        )
+
+    def build(self, vocab: int) -> SequenceModel:
+        """Build the model for tokens from 0 to ``vocab`` - 1, with new weights."""
+        kind = Transformer if self.mixer == TRANSFORMER else Hope
+        return kind(self.model_config(vocab))
+
+
+PRESETS = {
+    "nano": TrainConfig(),
+    "balanced": TrainConfig(dim=256, layers=6, minutes=120.0),
+    "deep": TrainConfig(dim=256, layers=12, minutes=480.0, lr=2e-3, accumulate=2),
+    "billion": TrainConfig(
+        dim=2048,
+        layers=12,
+        heads=16,
+        vocab=32_000,
+        length=2048,
+        batch_size=8,
+        lr=3e-4,
+        steps=100_000,
+        periods=(64, 512, 4096),
+        precision="bfloat16",
+    ),
+}
+
+
+def preset(name: str, **settings: Any) -> TrainConfig:
+    """Return the preset ``name`` with other ``settings``. Raises ``ValueError`` for another name,
+    for a setting that does not exist, and for values that make no sense."""
+    if name not in PRESETS:
+        raise ValueError(f"a preset is one of {', '.join(PRESETS)}, but got {name!r}")
+    known = {field.name for field in fields(TrainConfig)}
+    for unknown in settings.keys() - known:
+        raise ValueError(f"there is no setting {unknown!r}; settings: {', '.join(sorted(known))}")
+    try:
+        return replace(PRESETS[name], **settings)
+    except TypeError as error:  # a text where a number goes, as a file can have it
+        raise ValueError(f"a setting has a value of the wrong kind: {error}") from error
+
+
+def settings_from(path: Path | str) -> dict[str, Any]:
+    """Read settings from a YAML file. Raises ``ValueError`` if it holds none, or if the library is
+    missing."""
+    library = needed("yaml", "language")
+    try:
+        settings = library.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, library.YAMLError) as error:
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        raise ValueError(f"cannot read settings from {str(path)!r}: {reason}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{str(path)!r} holds no settings, one line each: name: value")
+    return settings
+
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """Return ``config`` as plain data, for a checkpoint."""
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()}

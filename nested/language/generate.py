@@ -1,0 +1,151 @@
+"""Write text: one token after another, with the state passed on.
+
+Letters: B texts side by side, T tokens, V tokens of the vocabulary.
+Source: nucleus sampling, Holtzman et al. 2020 (arXiv 1904.09751); repetition penalty, Keskar et al.
+2019 (arXiv 1909.05858).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from nested.language.coder import END, Coder, special
+from nested.language.stream import Stream
+from nested.levels.forward import State
+from nested.models.model import SequenceModel
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. Raises ``ValueError`` for settings that make no sense.
+
+    Logits are divided by ``temperature``; 0 takes the most likely token. Only the ``top_k`` most
+    likely tokens are kept, and of these the fewest whose chances add up to ``top_p``. The chance of
+    a token that was written before gets smaller by ``penalty`` (1 is none).
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    penalty: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise ValueError(f"temperature is 0 or more, but got {self.temperature}")
+        if self.top_k is not None and (not isinstance(self.top_k, int) or self.top_k < 1):
+            raise ValueError(f"top_k is a whole number from 1, but got {self.top_k}")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is over 0 and at most 1, but got {self.top_p}")
+        if not 1 <= self.penalty < float("inf"):
+            raise ValueError(f"penalty is 1 or more, but got {self.penalty}")
+
+    def draw(self, logits: Tensor, written: Sequence[int], generator: Generator | None) -> int:
+        """Draw a token from ``logits`` (V,), after the tokens ``written``."""
+        logits = logits.float()
+        if self.penalty > 1 and written:
+            seen = torch.tensor(sorted(set(written)))
+            chosen = logits[seen]
+            logits = logits.index_copy(
+                0, seen, torch.where(chosen > 0, chosen / self.penalty, chosen * self.penalty)
+            )
+        if self.temperature == 0:
+            return int(logits.argmax())
+        chances, order = torch.softmax(logits / self.temperature, 0).sort(descending=True)
+        if self.top_k is not None:
+            chances = chances[: self.top_k]
+        if self.top_p is not None:
+            before = chances.cumsum(0) - chances
+            chances = chances[before < self.top_p * chances.sum()]
+        return int(order[torch.multinomial(chances, 1, generator=generator)])
+
+
+class Writing:
+    """Yields text, piece by piece, valid UTF-8 each. Its ``state`` goes on where the text ends.
+
+    ``text`` is what was written before now, and ``tokens`` (T,) are its tokens. ``reason`` is None
+    at first. Later it is "stop", after a stop string or at the end of a text, or "length".
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        coder: Coder,
+        prompt: str | bytes,
+        tokens: int,
+        state: State | None,
+        sampling: Sampling,
+        stop: Sequence[str],
+        generator: Generator | None,
+    ) -> None:
+        self._model, self._coder, self._sampling = model, coder, sampling
+        self._generator, self._limit, self._stop = generator, tokens, tuple(stop)
+        prompt = prompt.encode() if isinstance(prompt, str) else prompt
+        self._next = coder.encode(prompt)
+        if not self._next:  # as at the start of a text
+            self._next = [special(coder, END)]
+        self.state, self.tokens, self.text, self.reason = state, [], "", None
+
+    def __iter__(self) -> Iterator[str]:
+        stream = Stream(self._stop)
+        end = special(self._coder, END)
+        while self.reason is None:
+            token = self._step()
+            if token == end:
+                self.reason = "stop"
+            else:
+                self.tokens.append(token)
+                piece = stream.push(self._coder.decode([token]))
+                self.reason = "stop" if stream.is_stopped else None
+                yield from self._given(piece)
+            if self.reason is None and len(self.tokens) >= self._limit:
+                self.reason = "length"
+        self._read()  # the last token, so that the state goes on after the text
+        yield from self._given(stream.end())
+
+    def _given(self, piece: str) -> Iterator[str]:
+        if piece:
+            self.text += piece
+            yield piece
+
+    def _step(self) -> int:
+        token = self._sampling.draw(self._read(), self.tokens, self._generator)
+        self._next = [token]
+        return token
+
+    @torch.no_grad()
+    def _read(self) -> Tensor:
+        logits, self.state = self._model(torch.tensor([self._next]), self.state)
+        return logits[0, -1].clone()
+
+
+def generate(
+    model: SequenceModel,
+    coder: Coder,
+    prompt: str | bytes,
+    tokens: int,
+    *,
+    state: State | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    penalty: float = 1.0,
+    stop: Sequence[str] = (),
+    generator: Generator | None = None,
+) -> Writing:
+    """Write up to ``tokens`` tokens that go on from ``prompt``, and from a ``state`` (1, ...) if
+    given.
+
+    Returns an iterator over pieces of text, see ``Writing``; its ``state`` goes on where the text
+    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. Raises
+    ``ValueError`` for settings that make no sense.
+    """
+    if not isinstance(tokens, int) or tokens < 1:
+        raise ValueError(f"tokens is a whole number from 1, but got {tokens!r}")
+    if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
+        raise ValueError(f"stop is a list of texts that are not empty, but got {stop!r}")
+    sampling = Sampling(temperature, top_k, top_p, penalty)
+    return Writing(model, coder, prompt, tokens, state, sampling, stop, generator)

@@ -1,0 +1,62 @@
+"""How well a model predicts held-out text: bits a byte.
+
+Letters: B pieces of text, T tokens of a piece, V tokens of the vocabulary.
+Source: bits a byte are the loss in nats over ln 2, divided by the bytes that the tokens stand for.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from nested.language.coder import Coder
+from nested.language.text import Documents
+from nested.models.model import SequenceModel
+
+WINDOW = 1024  # tokens read at once
+
+
+def even_pieces(documents: Documents, count: int, size: int) -> Tensor:
+    """Choose ``count`` pieces of ``size`` + 1 tokens, evenly spread: (B, T + 1).
+
+    A document that is shorter than that gives none. Raises ``ValueError`` if all are shorter.
+    """
+    starts = [(i, s) for i in range(len(documents)) for s in _starts(documents, i, size)]
+    if not starts:
+        longest = int(documents.lengths.max()) - 1
+        raise ValueError(
+            f"no held-out document has {size} tokens; the longest has {longest}: take a shorter"
+            " length, or more text"
+        )
+    chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int)
+    pieces = [documents.tokens(i, s, s + size + 1) for i, s in (starts[c] for c in chosen)]
+    return torch.from_numpy(np.stack(pieces))
+
+
+def _starts(documents: Documents, i: int, size: int) -> range:
+    return range(0, int(documents.lengths[i]) - size, size)
+
+
+@torch.no_grad()
+def token_losses(model: SequenceModel, pieces: Tensor) -> Tensor:
+    """Compute the loss of each next token in nats, (B, T) for ``pieces`` (B, T + 1). The model
+    reads each piece from its start."""
+    device, losses, state = next(model.parameters()).device, [], None
+    was_training = model.training
+    model.eval()
+    pieces = pieces.to(device)
+    for tokens, targets in zip(pieces[:, :-1].split(WINDOW, 1), pieces[:, 1:].split(WINDOW, 1)):
+        logits, state = model(tokens, state)
+        losses.append(cross_entropy(logits.mT, targets, reduction="none"))
+    model.train(was_training)
+    return torch.cat(losses, dim=1)
+
+
+def bits_per_byte(losses: Tensor, pieces: Tensor, coder: Coder) -> float:
+    """Compute bits a byte from ``losses`` (B, T) of ``pieces`` (B, T + 1)."""
+    size = sum(len(coder.decode(piece)) for piece in pieces[:, 1:].tolist())
+    return losses.double().sum().item() / math.log(2) / max(1, size)

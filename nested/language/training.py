@@ -1,0 +1,148 @@
+"""A training of a language model, one step at a time, that can be saved at any step.
+
+Letters: B texts side by side, T tokens of a window, V tokens of the vocabulary.
+Source: the recipe of nanoGPT; states carried from window to window as in truncated backpropagation.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nested.language.config import TrainConfig
+from nested.language.optimizers import build_optimizers
+from nested.language.text import Text
+from nested.language.windows import UNSCORED, Windows
+from nested.levels.detach import detached
+from nested.levels.forward import State
+from nested.memory import pick, stack_states
+from nested.support.device import find_device
+
+LOWEST = 0.1  # of the rate, at the end
+SPIKE, SNAPSHOT_EVERY = 2.0, 50  # nats above the running mean; steps
+
+
+class Training:
+    """Trains ``model`` on ``text``, for ``total`` steps of which ``step`` are made.
+
+    Everything random follows from ``config.seed``. After ``load_state_dict`` it goes on exactly as
+    the training that was saved. Raises ``ValueError`` as ``build_optimizers`` does.
+    """
+
+    def __init__(self, config: TrainConfig, text: Text, total: int) -> None:
+        self.config, self.total, self.step, self.restarts = config, total, 0, 0
+        self.device = find_device(config.device)
+        torch.manual_seed(config.seed)
+        self.model = config.build(text.coder.vocab).to(self.device)
+        self.optimizers = build_optimizers(config, self.model, total)
+        self.windows = Windows(
+            text.train,
+            text.coder,
+            config.batch_size,
+            config.length,
+            config.text_length if config.carry else config.length,
+            config.facts,
+            Generator().manual_seed(config.seed),
+        )
+        self._first_rates = [g["lr"] for o in self.optimizers for g in o.param_groups]
+        self._state: State | None = None
+        self._mean_loss = math.inf
+        self._good: dict[str, Any] = {}
+        self._read = torch.compile(self.model) if config.compile else self.model
+
+    def take_step(self) -> dict[str, float]:
+        """Make one step. Returns its loss in nats a token, the norm of its gradient and its rate.
+
+        A loss that is not finite, or far above the running mean, makes no step. Instead weights and
+        optimizer go back to the last snapshot, and training goes on with other windows. The result
+        then has "back_to", the step of the snapshot."""
+        if self.step % SNAPSHOT_EVERY == 0:
+            self._good = copy.deepcopy(self._weights())
+        rate = self._set_rates()
+        self.model.train()
+        self.model.zero_grad()
+        loss = sum(self._backward() for _ in range(self.config.accumulate))
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
+        result = {"step": self.step, "loss": loss, "norm": norm, "rate": rate}
+        if not math.isfinite(loss + norm) or loss > self._mean_loss + SPIKE:
+            self.restarts += 1
+            self._load_weights(copy.deepcopy(self._good))
+            return {**result, "back_to": self.step}
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        share = max(0.02, 1 / self.step)
+        old = loss if self.step == 1 else self._mean_loss
+        self._mean_loss = old + share * (loss - old)
+        return result
+
+    def _set_rates(self) -> float:
+        """Set the rate of each group, and return its share of the highest one."""
+        warm = min(1.0, (self.step + 1) / max(1, self.config.warm_up * self.total))
+        cosine = 0.5 + 0.5 * math.cos(math.pi * min(1.0, self.step / self.total))
+        share = warm * (LOWEST + (1 - LOWEST) * cosine)
+        groups = [g for optimizer in self.optimizers for g in optimizer.param_groups]
+        for group, rate in zip(groups, self._first_rates):
+            group["lr"] = rate * share
+        return share
+
+    def _backward(self) -> float:
+        """Read one window of each text, and add the gradient of its mean loss."""
+        window = self.windows.draw()
+        tokens, targets = window.tokens.to(self.device), window.targets.to(self.device)
+        lengths = None if (window.lengths == self.config.length).all() else window.lengths
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
+        ):
+            logits, state = self._read(tokens, self._continued(window.is_new), lengths=lengths)
+        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=UNSCORED)
+        loss = loss / self.config.accumulate
+        loss.backward()
+        self._state = detached(state) if self.config.carry else None
+        return loss.item()
+
+    def _continued(self, is_new: Tensor) -> State | None:
+        """Return the carried state, and a first one for each text that ``is_new`` (B,)."""
+        if self._state is None or is_new.all():
+            return None
+        if not is_new.any():
+            return self._state
+        count = len(is_new)
+        rows = torch.arange(count) + count * is_new.logical_not()
+        return pick(stack_states([self.model.init(count), self._state]), rows)
+
+    def _weights(self) -> dict[str, Any]:
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        return {"model": self.model.state_dict(), "optimizers": optimizers, "step": self.step}
+
+    def _load_weights(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.step = state["step"]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that later steps depend on: tensors (...), numbers and containers."""
+        return {
+            **self._weights(),
+            "total": self.total,
+            "restarts": self.restarts,
+            "mean_loss": self._mean_loss,
+            "windows": self.windows.state_dict(),
+            "state": self._state,
+            "good": self._good,
+            "random": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken, tensors (...) and numbers."""
+        self._load_weights(state)
+        self.total, self.restarts = state["total"], state["restarts"]
+        self._mean_loss, self._state, self._good = state["mean_loss"], state["state"], state["good"]
+        self.windows.load_state_dict(state["windows"])
+        torch.set_rng_state(state["random"])

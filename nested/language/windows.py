@@ -1,0 +1,110 @@
+"""Windows of text to train on: drawn at random, or read on from one to the next.
+
+Letters: B texts side by side, T tokens of a window.
+Source: stateful truncated backpropagation, Williams and Peng 1990.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from nested.language.coder import END, Coder, special
+from nested.language.facts import fact_text
+from nested.language.text import Documents
+
+UNSCORED = -100
+
+
+class Window(NamedTuple):
+    """One batch. ``targets`` (B, T) are the tokens that follow ``tokens`` (B, T), and -100 after
+    the end of a text. ``lengths`` (B,) count the tokens that are there. ``is_new`` (B,) marks texts
+    that begin here, and ``has_facts`` (B,) texts of facts."""
+
+    tokens: Tensor
+    targets: Tensor
+    lengths: Tensor
+    is_new: Tensor
+    has_facts: Tensor
+
+
+class Windows:
+    """Draws pieces of ``documents`` and reads each in windows of ``length`` tokens.
+
+    A piece has at most ``text_length`` tokens. The chance of a document is proportional to its
+    tokens. A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew. With a
+    ``text_length`` of one window each window is a text of its own. Everything is drawn from
+    ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        coder: Coder,
+        batch_size: int,
+        length: int,
+        text_length: int,
+        facts: float,
+        generator: Generator,
+    ) -> None:
+        self._documents, self._coder, self._generator = documents, coder, generator
+        self.length, self.text_length = length, text_length
+        self._ends = np.cumsum(documents.lengths)
+        count = round(facts * batch_size)
+        self._draw: list[Callable[[], np.ndarray]] = [self._facts] * count
+        self._draw += [self._piece] * (batch_size - count)
+        # the first texts end at different windows
+        self._left = [draw() for draw in self._draw]
+        self._left = [tokens[self._below(max(1, len(tokens) - length)) :] for tokens in self._left]
+        self._is_new = [True] * batch_size
+
+    def _below(self, stop: int) -> int:
+        return int(torch.randint(int(stop), (1,), generator=self._generator))
+
+    def _piece(self) -> np.ndarray:
+        at = self._below(self._ends[-1])
+        i = int(np.searchsorted(self._ends, at, side="right"))
+        start = self._below(max(1, self._documents.lengths[i] - self.text_length))
+        return self._documents.tokens(i, start, start + self.text_length + 1)
+
+    def _facts(self) -> np.ndarray:
+        size = self._below(max(1, self.text_length - 100)) + 100
+        text = fact_text(size, self._generator).text.encode()
+        return np.array([*self._coder.encode(text), special(self._coder, END)])
+
+    def draw(self) -> Window:
+        """Return the next window of each text."""
+        shape, rows = (len(self._draw), self.length), []
+        window = Window(
+            torch.zeros(shape, dtype=torch.int64),
+            torch.full(shape, UNSCORED),
+            torch.zeros(shape[0], dtype=torch.int64),
+            torch.tensor(self._is_new),
+            torch.tensor([draw == self._facts for draw in self._draw]),
+        )
+        for b, tokens in enumerate(self._left):
+            row = torch.from_numpy(tokens[: self.length + 1])
+            count = len(row) - 1
+            window.tokens[b, :count], window.targets[b, :count] = row[:-1], row[1:]
+            window.lengths[b] = count
+            rest = tokens[count:]
+            self._is_new[b] = len(rest) < 2
+            rows.append(self._draw[b]() if self._is_new[b] else rest)
+        self._left = rows
+        return window
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that the next windows depend on: tensors (...) and lists."""
+        left = [torch.from_numpy(np.array(tokens)) for tokens in self._left]
+        state = self._generator.get_state()
+        return {"left": left, "is_new": list(self._is_new), "generator": state}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where ``state`` was taken, tensors (...) and lists."""
+        self._left = [tokens.numpy() for tokens in state["left"]]
+        self._is_new = list(state["is_new"])
+        self._generator.set_state(state["generator"])
