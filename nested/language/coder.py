@@ -43,7 +43,7 @@ class PairCoder:
     """
 
     def __init__(self, rules: str) -> None:
-        library, self.rules = needed("tokenizers", "bpe"), rules
+        library, self.rules = needed("tokenizers", "language"), rules
         try:
             self._tokenizer = library.Tokenizer.from_str(rules)
         except Exception as error:  # the library raises this class itself
@@ -85,7 +85,7 @@ def train_pairs(texts: Iterable[str], vocab: int) -> PairCoder:
     smallest = 256 + len(SPECIALS)
     if vocab <= smallest:
         raise ValueError(f"a BPE has more than {smallest} tokens, but got {vocab}")
-    library = needed("tokenizers", "bpe")
+    library = needed("tokenizers", "language")
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(

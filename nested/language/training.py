@@ -30,6 +30,8 @@ SPIKE, SNAPSHOT_EVERY = 2.0, 50  # nats above the running mean; steps
 class Training:
     """Trains ``model`` on ``text``, for ``total`` steps of which ``step`` are made.
 
+    ``mean_loss`` is the running mean of its losses, in nats a token.
+
     Everything random follows from ``config.seed``. After ``load_state_dict`` it goes on exactly as
     the training that was saved. Raises ``ValueError`` as ``build_optimizers`` does.
     """
@@ -51,7 +53,7 @@ class Training:
         )
         self._first_rates = [g["lr"] for o in self.optimizers for g in o.param_groups]
         self._state: State | None = None
-        self._mean_loss = math.inf
+        self.mean_loss = math.inf
         self._good: dict[str, Any] = {}
         self._read = torch.compile(self.model) if config.compile else self.model
 
@@ -69,7 +71,7 @@ class Training:
         loss = sum(self._backward() for _ in range(self.config.accumulate))
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
         result = {"step": self.step, "loss": loss, "norm": norm, "rate": rate}
-        if not math.isfinite(loss + norm) or loss > self._mean_loss + SPIKE:
+        if not math.isfinite(loss + norm) or loss > self.mean_loss + SPIKE:
             self.restarts += 1
             self._load_weights(copy.deepcopy(self._good))
             return {**result, "back_to": self.step}
@@ -77,8 +79,8 @@ class Training:
             optimizer.step()
         self.step += 1
         share = max(0.02, 1 / self.step)
-        old = loss if self.step == 1 else self._mean_loss
-        self._mean_loss = old + share * (loss - old)
+        old = loss if self.step == 1 else self.mean_loss
+        self.mean_loss = old + share * (loss - old)
         return result
 
     def _set_rates(self) -> float:
@@ -132,7 +134,7 @@ class Training:
             **self._weights(),
             "total": self.total,
             "restarts": self.restarts,
-            "mean_loss": self._mean_loss,
+            "mean_loss": self.mean_loss,
             "windows": self.windows.state_dict(),
             "state": self._state,
             "good": self._good,
@@ -143,6 +145,6 @@ class Training:
         """Continue where ``state`` was taken, tensors (...) and numbers."""
         self._load_weights(state)
         self.total, self.restarts = state["total"], state["restarts"]
-        self._mean_loss, self._state, self._good = state["mean_loss"], state["state"], state["good"]
+        self.mean_loss, self._state, self._good = state["mean_loss"], state["state"], state["good"]
         self.windows.load_state_dict(state["windows"])
         torch.set_rng_state(state["random"])

@@ -1,0 +1,39 @@
+"""A language model that goes on learning.   python -m nested.language COMMAND [...]
+
+Commands: prepare, train, generate. Each has --help.
+Source: ``nested.language.commands``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from nested.language.commands import COMMANDS
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program. Returns the exit status: 0, 1 after an error, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(
+        prog="python -m nested.language", description=__doc__.splitlines()[0].split(".")[0] + "."
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(name, help=command.help, description=command.help)
+        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+        command.add_arguments(sub)
+    args = parser.parse_args(arguments)
+    try:
+        COMMANDS[args.command].run(args)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

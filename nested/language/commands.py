@@ -1,0 +1,128 @@
+"""The commands of ``python -m nested.language``: their flags, and what each runs.
+
+Source: ``argparse``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Generator
+
+from nested.language.checkpoint import load
+from nested.language.config import (
+    OPTIMIZERS,
+    PRESETS,
+    TRANSFORMER,
+    TrainConfig,
+    preset,
+    settings_from,
+)
+from nested.language.dashboard import Dashboard
+from nested.language.filters import FilterConfig
+from nested.language.generate import generate
+from nested.language.text import prepare
+from nested.language.train import train
+from nested.models.mixers import MIXERS
+from nested.support.device import find_device
+
+Parser = argparse.ArgumentParser
+OUT = Path("runs/language")
+
+
+class Command(NamedTuple):
+    """One command: a line of help, a function that adds its flags, and one that runs it."""
+
+    help: str
+    add_arguments: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], None]
+
+
+def _add_prepare(parser: Parser) -> None:
+    parser.add_argument("--data", nargs="+", default=["shakespeare"], help="files, folders, names")
+    parser.add_argument("--out", type=Path, default=OUT / "text", help="folder of the tokens")
+    parser.add_argument("--vocab", type=int, help="tokens of a BPE; bytes without it")
+    parser.add_argument("--held-out", type=float, default=0.1, help="share of the documents")
+    parser.add_argument("--limit", type=int, help="documents to read at most")
+    for name, default in vars(FilterConfig()).items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=type(default), default=default, help=f"default {default}")
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    filters = FilterConfig(**{name: getattr(args, name) for name in vars(FilterConfig())})
+    sizes = {"vocab": args.vocab, "held_out": args.held_out, "limit": args.limit}
+    prepare(args.data, args.out, filters=filters, **sizes)
+
+
+def _add_train(parser: Parser) -> None:
+    parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--config", type=Path, help="a YAML file of settings")
+    parser.add_argument("--data", nargs="+", help="files, folders, names, or a prepared folder")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder of the training")
+    parser.add_argument("--mixer", help=f"one of {', '.join([*MIXERS, TRANSFORMER])}")
+    parser.add_argument("--optimizer", help=f"one of {', '.join(OPTIMIZERS)}")
+    numbers = {"minutes": float, "steps": int, "batch-size": int, "length": int, "lr": float}
+    numbers |= {"dim": int, "layers": int, "heads": int, "chunk": int, "vocab": int, "facts": float}
+    numbers |= {"text-length": int, "accumulate": int, "detach-every": int}
+    for name, kind in numbers.items():
+        parser.add_argument(f"--{name}", type=kind)
+    parser.add_argument("--precision", help="float32 or bfloat16")
+    for name in ("carry", "compile"):
+        parser.add_argument(f"--{name}", action="store_true", default=None)
+    parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
+    parser.add_argument("--keep", type=int, default=0, help="models of the last measures to keep")
+
+
+def _train(args: argparse.Namespace) -> None:
+    names = vars(TrainConfig()).keys() & vars(args).keys()
+    flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    settings = settings_from(args.config) if args.config else {}
+    config = preset(args.preset, **{**settings, **flags})
+    with Dashboard(f"{args.preset}, {config.mixer}, {config.optimizer}") as board:
+        history = train(config, args.out, resume=args.resume, keep=args.keep, show=board.show)
+    if history.finished:
+        print(f"{history.best:.3f} bits a byte at best; the model is in {args.out}")
+    else:
+        print("stopped; go on with the same flags and --resume")
+
+
+def _add_generate(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
+    parser.add_argument("--prompt", default="\n", help="the text to go on from")
+    parser.add_argument("--tokens", type=int, default=500, help="tokens to write at most")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--penalty", type=float, default=1.0, help="on tokens written before")
+    parser.add_argument("--stop", nargs="+", default=[], help="texts before which it ends")
+
+
+def _generate(args: argparse.Namespace) -> None:
+    model, coder = load(args.checkpoint)
+    writing = generate(
+        model.to(find_device(args.device)),
+        coder,
+        args.prompt,
+        args.tokens,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        top_p=args.top_p,
+        penalty=args.penalty,
+        stop=args.stop,
+        generator=Generator().manual_seed(args.seed),
+    )
+    print(args.prompt, end="", flush=True)
+    for piece in writing:
+        print(piece, end="", flush=True)
+    print()
+
+
+COMMANDS = {
+    "prepare": Command("Turn texts into tokens.", _add_prepare, _prepare),
+    "train": Command("Train a model, and watch it.", _add_train, _train),
+    "generate": Command("Write text.", _add_generate, _generate),
+}

@@ -1,0 +1,230 @@
+"""Train a language model in a folder: measured, logged, saved every few seconds, and resumed.
+
+Letters: B pieces of held-out text, T tokens of a piece.
+Source: the folder of a training holds last.pt, best.pt, log.jsonl and, in text/, its tokens.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import resource
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator
+
+from nested.language.checkpoint import BEST, LAST, read_model, save_model
+from nested.language.config import TrainConfig, plain
+from nested.language.generate import generate
+from nested.language.measures import bits_per_byte, even_pieces, token_losses
+from nested.language.movement import movement
+from nested.language.text import ABOUT, Text, prepare
+from nested.language.training import Training
+from nested.support.files import prepare_folder, write_whole
+
+LOG, TEXT, STEP = "log.jsonl", "text", "step-{:0>8}.pt"
+MEASURES = 40  # of held-out text, over a whole training
+PIECES, PIECE = 16, 1024  # of held-out text, in tokens
+SAMPLE = 160  # tokens
+SAVE_EVERY = 5.0  # seconds
+TRIAL_STEPS, RESERVE = 12, 0.9  # steps that measure the speed; share of the minutes for steps
+CHOSEN_LATER = {"minutes", "steps", "device", "compile"}  # settings that a resumed run may change
+
+Record = dict[str, Any]
+
+
+class History(NamedTuple):
+    """What ``train`` measured: ``records`` as in log.jsonl, the ``best`` bits a byte, and whether
+    it is ``finished``."""
+
+    records: list[Record]
+    best: float
+    finished: bool
+
+
+def train(
+    config: TrainConfig,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    keep: int = 0,
+    show: Callable[[Record], None] = lambda record: None,
+) -> History:
+    """Train a model by ``config`` in the folder ``out``.
+
+    Held-out text is measured 40 times, and each record goes to log.jsonl and to ``show``. The file
+    last.pt is saved every five seconds, and best.pt after the best measure. The models of the last
+    ``keep`` measures are kept too. Ctrl-C ends training after its step, and saves; a second one
+    raises ``KeyboardInterrupt``. With ``resume`` a training goes on, bit for bit on a CPU.
+
+    Raises ``ValueError`` if there is a training in ``out`` already, none to resume, or one with
+    other settings.
+    """
+    session = _Session(config, prepare_folder(out), resume, keep, show)
+    with _interruptible() as is_interrupted:
+        while session.run.step < session.run.total and not is_interrupted():
+            session.take_step()
+    session.save()
+    return History(session.records, session.best, session.run.step >= session.run.total)
+
+
+class _Session:
+    """One call of ``train``: a training with its folder, its records and its clock."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        resume: bool,
+        keep: int,
+        show: Callable[[Record], None],
+    ) -> None:
+        self.config, self.folder, self.keep, self.show = config, folder, keep, show
+        saved = _saved(folder, config) if resume else _nothing_in(folder)
+        self.text = _text(config, folder)
+        longest = int(self.text.held_out.lengths.max()) - 1
+        self.pieces = even_pieces(self.text.held_out, PIECES, min(PIECE, longest))
+        total = saved["training"]["total"] if saved else config.steps or _steps(config, self.text)
+        self.run, self.records = Training(config, self.text, total), []
+        self.started = self.saved_at = time.monotonic()
+        if saved:
+            self.run.load_state_dict(saved["training"])
+            self.records = saved["records"]
+            self.started -= saved["seconds"]
+            self._write_log()
+
+    @property
+    def best(self) -> float:
+        return min((record["bits"] for record in self.records), default=math.inf)
+
+    def take_step(self) -> None:
+        """Make a step; measure, show and save when it is time."""
+        result = self.run.take_step()
+        if "back_to" in result:
+            self.show(result)
+        elif self.run.step % max(1, self.run.total // MEASURES) == 0:
+            self._measure(result)
+        if time.monotonic() > self.saved_at + SAVE_EVERY:
+            self.save()
+
+    def _measure(self, result: Record) -> None:
+        bits = bits_per_byte(
+            token_losses(self.run.model, self.pieces), self.pieces, self.text.coder
+        )
+        is_best = bits < self.best
+        seconds = time.monotonic() - self.started
+        tokens = self.config.batch_size * self.config.accumulate * self.config.length
+        record = {
+            **result,
+            "step": self.run.step,
+            "total": self.run.total,
+            "bits": bits,
+            "mean_loss": self.run.mean_loss,
+            "seconds": seconds,
+            "tokens_per_second": self.run.step * tokens / seconds,
+            "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "moved": self._moved(),
+            "sample": self._sample(),
+        }
+        self.records.append(record)
+        self._write_log()
+        self.show(record)
+        for name in [BEST] * is_best + [STEP.format(self.run.step)] * (self.keep > 0):
+            model = self.run.model
+            save_model(self.folder / name, self.config, self.text.coder, model, bits=bits)
+        if self.keep:
+            for old in sorted(self.folder.glob("step-*.pt"))[: -self.keep]:
+                old.unlink()
+
+    @torch.no_grad()
+    def _moved(self) -> dict[str, float]:
+        """How much each level moves in one piece of held-out text."""
+        tokens, model = self.pieces[:1, :-1].to(self.run.device), self.run.model.eval()
+        return movement(model, model.init(1), model(tokens)[1])
+
+    def _sample(self) -> str:
+        """What the model writes now, always from the same draws."""
+        source = Generator().manual_seed(self.config.seed)
+        model = self.run.model.eval()
+        return "".join(generate(model, self.text.coder, "\n", SAMPLE, top_p=0.9, generator=source))
+
+    def save(self) -> None:
+        """Save all that a resumed training needs."""
+        more = {"training": self.run.state_dict(), "records": self.records}
+        more |= {"seconds": time.monotonic() - self.started}
+        save_model(self.folder / LAST, self.config, self.text.coder, self.run.model, **more)
+        self.saved_at = time.monotonic()
+
+    def _write_log(self) -> None:
+        lines = "".join(json.dumps(record) + "\n" for record in self.records)
+        write_whole(self.folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
+
+
+def _nothing_in(folder: Path) -> None:
+    if (folder / LAST).exists():
+        raise ValueError(
+            f"{str(folder)!r} holds a training already: go on with --resume, or take another --out"
+        )
+
+
+def _saved(folder: Path, config: TrainConfig) -> dict[str, Any]:
+    """The content of the checkpoint to go on from."""
+    try:
+        before, _, content = read_model(folder / LAST)
+    except FileNotFoundError:
+        raise ValueError(f"there is no training to resume in {str(folder)!r}") from None
+    ours, theirs = plain(config), plain(before)
+    different = sorted(n for n in ours.keys() - CHOSEN_LATER if ours[n] != theirs[n])
+    if different:
+        said = ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in different)
+        raise ValueError(f"the training in {str(folder)!r} has other settings: {said}")
+    return content
+
+
+def _text(config: TrainConfig, folder: Path) -> Text:
+    """The text of ``config.data``: prepared before, now, or by the training that goes on."""
+    if len(config.data) == 1 and (Path(config.data[0]) / ABOUT).is_file():
+        return Text(config.data[0])
+    if (folder / TEXT / ABOUT).is_file():
+        text = Text(folder / TEXT)
+        if text.about["sources"] == list(config.data):
+            return text
+    return prepare(config.data, folder / TEXT, vocab=config.vocab)
+
+
+def _steps(config: TrainConfig, text: Text) -> int:
+    """How many steps fit into ``config.minutes``, by the speed of a few on another model."""
+    trial = Training(config, text, TRIAL_STEPS)
+    times = []
+    for _ in range(TRIAL_STEPS):
+        started = time.monotonic()
+        trial.take_step()
+        times.append(time.monotonic() - started)
+    return max(1, round(60 * RESERVE * config.minutes / statistics.median(times)))
+
+
+@contextmanager
+def _interruptible() -> Iterator[Callable[[], bool]]:
+    """Let the first Ctrl-C end the loop after its step, and the second one end the program."""
+    asked = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(number)
+
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, ask) if is_main else None
+    try:
+        yield lambda: bool(asked)
+    finally:
+        if is_main:
+            signal.signal(signal.SIGINT, before)
