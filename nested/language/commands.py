@@ -72,7 +72,7 @@ def _add_train(parser: Parser) -> None:
         parser.add_argument(f"--{name}", type=kind)
     parser.add_argument("--precision", help="float32 or bfloat16")
     for name in ("carry", "compile"):
-        parser.add_argument(f"--{name}", action="store_true", default=None)
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction)
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument("--keep", type=int, default=0, help="models of the last measures to keep")
 

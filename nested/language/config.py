@@ -30,7 +30,7 @@ class TrainConfig:
 
     A step takes ``batch_size`` windows of ``length`` tokens, ``accumulate`` times. With ``carry``
     texts of up to ``text_length`` tokens are read on from window to window, and the state with
-    them. ``facts`` is the share of texts that state facts and ask for them.
+    them. None does so unless the model has attention, whose state would grow. ``facts`` is the share of texts that state facts and ask for them.
 
     Training ends after ``steps``, or else after ``minutes``. The rate rises to ``lr`` over the
     share ``warm_up`` of the steps, and goes down to a tenth of it by a cosine. Gradients are
@@ -55,7 +55,7 @@ class TrainConfig:
     batch_size: int = 16
     accumulate: int = 1
     length: int = 256
-    carry: bool = False
+    carry: bool | None = None
     text_length: int = 8192
     facts: float = 0.1
     minutes: float = 15.0
@@ -88,6 +88,11 @@ class TrainConfig:
         if not self.data:
             raise ValueError("data names one text or more, but got none")
         self.model_config(self.vocab or 259)  # which checks the rest
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the state is carried from window to window."""
+        return self.mixer not in ("attention", TRANSFORMER) if self.carry is None else self.carry
 
     def model_config(self, vocab: int) -> ModelConfig:
         """Return the settings of the model for tokens from 0 to ``vocab`` - 1."""

@@ -47,7 +47,7 @@ class Training:
             text.coder,
             config.batch_size,
             config.length,
-            config.text_length if config.carry else config.length,
+            config.text_length if config.is_carried else config.length,
             config.facts,
             Generator().manual_seed(config.seed),
         )
@@ -105,7 +105,7 @@ class Training:
         loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=UNSCORED)
         loss = loss / self.config.accumulate
         loss.backward()
-        self._state = detached(state) if self.config.carry else None
+        self._state = detached(state) if self.config.is_carried else None
         return loss.item()
 
     def _continued(self, is_new: Tensor) -> State | None:
