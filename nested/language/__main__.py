@@ -1,6 +1,6 @@
 """A language model that goes on learning.   python -m nested.language COMMAND [...]
 
-Commands: prepare, train, generate. Each has --help.
+Commands: prepare, train, generate, chat. Each has --help.
 Source: ``nested.language.commands``.
 """
 

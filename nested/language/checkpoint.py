@@ -5,15 +5,19 @@ Source: ``nested.support.files``.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from nested.language.coder import Coder, coder_from
 from nested.language.config import TrainConfig, plain
+from nested.levels.forward import State
 from nested.models.model import SequenceModel
 from nested.support.files import load_checkpoint, save_checkpoint
 
-FORMAT = "nested language model 1"
+FORMAT, MEMORY = "nested language model 1", "nested memory 1"
 SHIPPED = Path(__file__).parent / "pretrained"
 LAST, BEST = "last.pt", "best.pt"
 
@@ -72,3 +76,33 @@ def _path_of(where: Path | str) -> Path:
         f"there is no model at {str(where)!r}: give a folder that train wrote, a file, or the name"
         f" of a shipped model ({known})"
     )
+
+
+def save_state(path: Path, model: SequenceModel, state: State) -> None:
+    """Save the ``state`` (B, ...) of ``model``. Raises ``ValueError`` when it cannot be written."""
+    save_checkpoint(path, {"format": MEMORY, "weights": _fingerprint(model), "state": state})
+
+
+def load_state(path: Path, model: SequenceModel) -> State:
+    """Load a state (B, ...) that ``save_state`` saved for ``model``.
+
+    Raises ``ValueError`` if there is none, if it cannot be read, or if it belongs to other
+    weights."""
+    try:
+        content = load_checkpoint(path)
+    except FileNotFoundError as error:
+        raise ValueError(str(error)) from None
+    if content.get("format") != MEMORY or "state" not in content:
+        raise ValueError(f"{str(path)!r} is no memory that was saved here")
+    if content.get("weights") != _fingerprint(model):
+        raise ValueError(f"the memory in {str(path)!r} belongs to a model with other weights")
+    return content["state"]
+
+
+def _fingerprint(model: SequenceModel) -> str:
+    """A hash of the weights of ``model``."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from torch import Generator
 
+from nested.language.chat import Chat
 from nested.language.checkpoint import load
 from nested.language.config import (
     OPTIMIZERS,
@@ -23,9 +24,9 @@ from nested.language.config import (
 )
 from nested.language.dashboard import Dashboard
 from nested.language.filters import FilterConfig
-from nested.language.generate import generate
+from nested.language.run import train
 from nested.language.text import prepare
-from nested.language.train import train
+from nested.language.writing import generate
 from nested.models.mixers import MIXERS
 from nested.support.device import find_device
 
@@ -121,8 +122,41 @@ def _generate(args: argparse.Namespace) -> None:
     print()
 
 
+def _add_chat(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
+    parser.add_argument("--you", default="STRANGER", help="the name in front of your words")
+    parser.add_argument("--them", default="HAMLET", help="the name in front of the answers")
+    parser.add_argument("--tokens", type=int, default=300, help="tokens of an answer at most")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--top-k", type=int)
+    parser.add_argument("--top-p", type=float, default=0.9)
+
+
+def _chat(args: argparse.Namespace) -> None:
+    model, coder = load(args.checkpoint)
+    names = ("you", "them", "tokens", "temperature", "top_k", "top_p")
+    chat = Chat(
+        model.to(find_device(args.device)),
+        coder,
+        lambda text: print(text, end="", flush=True),
+        generator=Generator().manual_seed(args.seed),
+        **{name: getattr(args, name) for name in names},
+    )
+    print("/help lists the commands, /quit leaves.")
+    while True:
+        try:
+            if not chat.turn(input(f"{args.you}: ")):
+                return
+        except KeyboardInterrupt:
+            print("\n/quit leaves")
+        except EOFError:
+            print()
+            return
+
+
 COMMANDS = {
     "prepare": Command("Turn texts into tokens.", _add_prepare, _prepare),
     "train": Command("Train a model, and watch it.", _add_train, _train),
     "generate": Command("Write text.", _add_generate, _generate),
+    "chat": Command("Talk with a model, and tell it things.", _add_chat, _chat),
 }

@@ -6,8 +6,6 @@ moves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
@@ -28,17 +26,25 @@ def movement(model: SequenceModel, before: State, after: State) -> dict[str, flo
             parts = [state[name] for state in states]
             if not isinstance(parts[0], dict) or "memory" not in parts[0]:
                 continue
-            for level, (old, new) in _levels(*(part["memory"] for part in parts)):
-                shares[f"block {number} {name}{level}"] = _share(old, new)
+            old, new = (read_weights(part["memory"]) for part in parts)
+            names = levels_of(f"block {number} {name}", parts[0]["memory"])
+            shares |= {level: _share(*pair) for level, *pair in zip(names, old, new)}
     return shares
 
 
-def _levels(before: State, after: State) -> Iterator[tuple[str, tuple[State, State]]]:
-    if isinstance(before, tuple):  # of a continuum: a level is read by the weights of its start
-        for number, pair in enumerate(zip(before, after, strict=True), start=1):
-            yield f", level {number}", tuple(level["start"] for level in pair)
-    else:  # other memories are read by their weights now
-        yield "", tuple(state.get("now", state) for state in (before, after))
+def levels_of(part: str, memory: State) -> list[str]:
+    """List the names of the levels of a ``memory`` (B, ...): one, or each of a continuum."""
+    if not isinstance(memory, tuple):
+        return [part]
+    return [f"{part}, level {number}" for number in range(1, len(memory) + 1)]
+
+
+def read_weights(memory: State) -> list[State]:
+    """List the weights (B, ...) by which each level of a ``memory`` is read: in a continuum those
+    of its start, elsewhere those of now."""
+    if isinstance(memory, tuple):
+        return [level["start"] for level in memory]
+    return [memory.get("now", memory)]
 
 
 def _share(before: State, after: State) -> float:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from nested.language.coder import ByteCoder
-from nested.language.generate import Sampling, generate
 from nested.language.stream import Stream
+from nested.language.writing import Sampling, generate
 from nested.models import Hope, ModelConfig, Transformer
 from tests.problems import generator
 

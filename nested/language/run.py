@@ -23,11 +23,11 @@ from torch import Generator
 
 from nested.language.checkpoint import BEST, LAST, read_model, save_model
 from nested.language.config import TrainConfig, plain
-from nested.language.generate import generate
 from nested.language.measures import bits_per_byte, even_pieces, token_losses
 from nested.language.movement import movement
 from nested.language.text import ABOUT, Text, prepare
 from nested.language.training import Training
+from nested.language.writing import generate
 from nested.support.files import prepare_folder, write_whole
 
 LOG, TEXT, STEP = "log.jsonl", "text", "step-{:0>8}.pt"

@@ -11,8 +11,8 @@ import torch
 from nested.language import checkpoint, load
 from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, preset, settings_from
 from nested.language.measures import bits_per_byte, even_pieces, token_losses
+from nested.language.run import train
 from nested.language.text import Text, prepare
-from nested.language.train import train
 from nested.language.training import SNAPSHOT_EVERY, Training
 from nested.language.windows import UNSCORED, Windows
 from tests.problems import generator
@@ -39,8 +39,8 @@ def folder(text, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def measured_quickly(monkeypatch):
-    monkeypatch.setattr("nested.language.train.SAMPLE", 5)
-    monkeypatch.setattr("nested.language.train.PIECES", 2)
+    monkeypatch.setattr("nested.language.run.SAMPLE", 5)
+    monkeypatch.setattr("nested.language.run.PIECES", 2)
 
 
 def config(folder, **settings):

@@ -1,0 +1,142 @@
+"""Talk with a model on a terminal, tell it things, and see which level moved.
+
+Source: ours. A model of plays answers as a person of a play: names stand in front of speeches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Generator
+
+from nested.language.checkpoint import load_state, save_state
+from nested.language.coder import Coder
+from nested.language.dashboard import visible
+from nested.language.movement import movement
+from nested.language.remembering import memorise
+from nested.language.writing import generate
+from nested.memory.state import count_numbers
+from nested.models.model import SequenceModel
+
+HELP = """/remember TEXT   read TEXT into the memory
+/forget          start with an empty memory
+/save FILE       save the memory; /load FILE brings it back
+/why             which level moved most at which words of the last turn
+/quit            leave; Ctrl-C ends an answer"""
+MOST = 3  # words that /why names for each level
+
+
+class Chat:
+    """A talk between ``you`` and ``them``, with its memory in ``state``.
+
+    ``show`` gets all that is printed, piece by piece. ``settings`` go to ``generate``.
+    """
+
+    def __init__(
+        self,
+        model: SequenceModel,
+        coder: Coder,
+        show: Callable[[str], None],
+        *,
+        you: str = "STRANGER",
+        them: str = "HAMLET",
+        generator: Generator | None = None,
+        **settings: object,
+    ) -> None:
+        self.model, self.coder, self.show, self.you, self.them = model, coder, show, you, them
+        self.settings = {"tokens": 300, "temperature": 0.8, "top_p": 0.9, **settings}
+        self.generator, self.state = generator, model.init(1)
+        self._before, self._turn = self.state, ""
+
+    def turn(self, line: str) -> bool:
+        """Take one ``line``: a command, or words to answer. Returns False when the talk is over."""
+        command, _, rest = line.strip().partition(" ")
+        commands = {
+            "/remember": self.remember,
+            "/forget": lambda _: self.forget(),
+            "/save": self.save,
+            "/load": self.load,
+            "/why": lambda _: self.why(),
+            "/help": lambda _: self.show(HELP + "\n"),
+        }
+        if command == "/quit":
+            return False
+        if command in commands:
+            try:
+                commands[command](rest)
+            except ValueError as error:
+                self.show(f"error: {error}\n")
+        elif command.startswith("/"):
+            self.show(f"there is no command {command}\n{HELP}\n")
+        elif command:
+            self.answer(line.strip())
+        return True
+
+    def answer(self, words: str) -> None:
+        """Show an answer to ``words``. Ctrl-C ends it; what was read stays in the memory."""
+        prompt = f"{self.you}:\n{words}\n\n{self.them}:\n"
+        self._before = self.state
+        writing = generate(
+            self.model,
+            self.coder,
+            prompt,
+            state=self.state,
+            stop=["\n\n"],
+            generator=self.generator,
+            **self.settings,
+        )
+        self.show(f"{self.them}: ")
+        try:
+            for piece in writing:
+                self.show(visible(piece))
+        except KeyboardInterrupt:
+            self.show(" ...")
+        self.state = self.model.init(1) if writing.state is None else writing.state
+        self._turn = prompt + writing.text
+        self.show("\n" + self._moved() + "\n")
+
+    def _moved(self) -> str:
+        moved = movement(self.model, self._before, self.state)
+        parts = ", ".join(f"{name} {share:.1%}" for name, share in moved.items())
+        size = count_numbers(self.state)
+        return f"[memory: {size:,} numbers; moved: {parts or 'no level'}]"
+
+    def remember(self, text: str) -> None:
+        """Read ``text`` into the memory."""
+        self._before, self._turn = self.state, text
+        self.state = memorise(self.model, self.state, self.coder.encode((text + "\n").encode()))
+        self.show(self._moved() + "\n")
+
+    def forget(self) -> None:
+        """Start with an empty memory."""
+        self.state = self._before = self.model.init(1)
+        self._turn = ""
+        self.show("[the memory is empty]\n")
+
+    def save(self, path: str) -> None:
+        """Save the memory in a file."""
+        save_state(Path(path or "memory.pt"), self.model, self.state)
+        self.show(f"[saved in {path or 'memory.pt'}]\n")
+
+    def load(self, path: str) -> None:
+        """Take the memory from a file."""
+        self.state = self._before = load_state(Path(path or "memory.pt"), self.model)
+        self.show(f"[the memory of {path or 'memory.pt'}]\n")
+
+    @torch.no_grad()
+    def why(self) -> None:
+        """Show at which words of the last turn each level moved most."""
+        state, moves = self._before, {}
+        for word in self._turn.replace("\n", " ").split():
+            tokens = torch.tensor([self.coder.encode(f" {word}".encode())])
+            _, after = self.model(tokens, state)
+            for level, share in movement(self.model, state, after).items():
+                moves.setdefault(level, []).append((share, word))
+            state = after
+        for level, words in moves.items():
+            best = sorted(words, reverse=True)[:MOST]
+            self.show(f"{level}: " + ", ".join(f"{word} {s:.1%}" for s, word in best if s) + "\n")
+        if not moves:
+            self.show("[nothing was said yet, or no level moves]\n")
