@@ -16,6 +16,7 @@ from nested.language.coder import Coder
 from nested.language.dashboard import visible
 from nested.language.movement import movement
 from nested.language.remembering import memorise
+from nested.language.token_reader import TokenReader
 from nested.language.writing import generate
 from nested.memory.state import count_numbers
 from nested.models.model import SequenceModel
@@ -46,6 +47,7 @@ class Chat:
         **settings: object,
     ) -> None:
         self.model, self.coder, self.show, self.you, self.them = model, coder, show, you, them
+        self._reader = TokenReader(model)
         self.settings = {"tokens": 300, "temperature": 0.8, "top_p": 0.9, **settings}
         self.generator, self.state = generator, model.init(1)
         self._before, self._turn = self.state, ""
@@ -79,7 +81,7 @@ class Chat:
         prompt = f"{self.you}:\n{words}\n\n{self.them}:\n"
         self._before = self.state
         writing = generate(
-            self.model,
+            self._reader,
             self.coder,
             prompt,
             state=self.state,

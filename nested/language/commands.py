@@ -26,6 +26,7 @@ from nested.language.dashboard import Dashboard
 from nested.language.filters import FilterConfig
 from nested.language.run import train
 from nested.language.text import prepare
+from nested.language.token_reader import TokenReader
 from nested.language.writing import generate
 from nested.models.mixers import MIXERS
 from nested.support.device import find_device
@@ -105,7 +106,7 @@ def _add_generate(parser: Parser) -> None:
 def _generate(args: argparse.Namespace) -> None:
     model, coder = load(args.checkpoint)
     writing = generate(
-        model.to(find_device(args.device)),
+        TokenReader(model.to(find_device(args.device))),
         coder,
         args.prompt,
         args.tokens,

@@ -15,6 +15,7 @@ from torch import Generator, Tensor
 
 from nested.language.coder import END, Coder, special
 from nested.language.stream import Stream
+from nested.language.token_reader import TokenReader
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
 
@@ -45,7 +46,6 @@ class Sampling:
 
     def draw(self, logits: Tensor, written: Sequence[int], generator: Generator | None) -> int:
         """Draw a token from ``logits`` (V,), after the tokens ``written``."""
-        logits = logits.float()
         if self.penalty > 1 and written:
             seen = torch.tensor(sorted(set(written)))
             chosen = logits[seen]
@@ -72,7 +72,7 @@ class Writing:
 
     def __init__(
         self,
-        model: SequenceModel,
+        model: SequenceModel | TokenReader,
         coder: Coder,
         prompt: str | bytes,
         tokens: int,
@@ -83,6 +83,7 @@ class Writing:
     ) -> None:
         self._model, self._coder, self._sampling = model, coder, sampling
         self._generator, self._limit, self._stop = generator, tokens, tuple(stop)
+        self._device = next(model.parameters()).device
         prompt = prompt.encode() if isinstance(prompt, str) else prompt
         self._next = coder.encode(prompt)
         if not self._next:  # as at the start of a text
@@ -118,12 +119,12 @@ class Writing:
 
     @torch.no_grad()
     def _read(self) -> Tensor:
-        logits, self.state = self._model(torch.tensor([self._next]), self.state)
-        return logits[0, -1].clone()
+        logits, self.state = self._model(torch.tensor([self._next]).to(self._device), self.state)
+        return logits[0, -1].float().cpu()
 
 
 def generate(
-    model: SequenceModel,
+    model: SequenceModel | TokenReader,
     coder: Coder,
     prompt: str | bytes,
     tokens: int,
@@ -139,9 +140,10 @@ def generate(
     """Write up to ``tokens`` tokens that go on from ``prompt``, and from a ``state`` (1, ...) if
     given.
 
-    Returns an iterator over pieces of text, see ``Writing``; its ``state`` goes on where the text
-    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. Raises
-    ``ValueError`` for settings that make no sense.
+    Returns an iterator over pieces of text, see ``Writing``. Its ``state`` goes on where the text
+    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. With a
+    ``TokenReader`` of the model the same text comes sooner. Raises ``ValueError`` for settings that
+    make no sense.
     """
     if not isinstance(tokens, int) or tokens < 1:
         raise ValueError(f"tokens is a whole number from 1, but got {tokens!r}")

@@ -120,6 +120,8 @@ def check_objective(objective: str) -> None:
 def check_tokens(*tensors: Tensor) -> None:
     """Raise ``ValueError`` unless all ``tensors`` (B, T, ...) have the same B and T, from 1."""
     shapes = {tuple(x.shape[:2]) for x in tensors}
+    if torch.jit.is_tracing():  # sizes are tensors then
+        return
     if len(shapes) > 1 or 0 in tensors[0].shape[:2]:
         raise ValueError(
             "keys, values, queries, rates and retentions have the same samples and tokens, one or"

@@ -102,6 +102,7 @@ def later(position: Position, length: int, write: Tensor | None = None) -> Posit
 
 
 def is_traced() -> bool:
-    """Say whether a compiler or a transform of ``torch.func`` reads the program: tensors may have
-    no values then."""
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+    """Say whether a compiler, a tracer or a transform of ``torch.func`` reads the program: tensors
+    may have no values then."""
+    is_compiled = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return is_compiled or torch._C._are_functorch_transforms_active()

@@ -18,6 +18,7 @@ from nested.memory.level import Level, count_parameters
 from nested.memory.masks import (
     Lengths,
     Position,
+    is_traced,
     later,
     piece_sizes,
     present_tokens,
@@ -161,7 +162,7 @@ class SequenceMemory(nn.Module):
         first, is_new = self.init(len(x)), state is None
         state = first if is_new else state
         position = 0 if is_new else _position(state, first, type(self).__name__, x.shape[1])
-        if isinstance(position, Tensor) and write is None and not torch.compiler.is_compiling():
+        if isinstance(position, Tensor) and write is None and not is_traced():
             write = x.new_ones(x.shape[:2], dtype=torch.bool)
         if isinstance(position, int) and write is not None:
             position = torch.full((len(x),), position)
@@ -293,8 +294,8 @@ def _position(state: State, like: State, owner: str, length: int) -> Position:
     """Check a ``state``, and return how many tokens it has written before: one number if all
     samples agree, else (B,).
 
-    An exported program keeps a tensor, and so does a compiled graph for a ``length`` of one token.
-    A compiled graph for more tokens needs one whole number in place of the tensor.
+    Exported and traced programs keep a tensor, and so does a compiled graph for a ``length`` of one
+    token. A compiled graph for more tokens needs one whole number in place of the tensor.
     """
     is_number = isinstance(state, dict) and isinstance(state.get("position"), int)
     check_state({**state, "position": like["position"]} if is_number else state, like, owner)
@@ -304,7 +305,7 @@ def _position(state: State, like: State, owner: str, length: int) -> Position:
     elif torch.compiler.is_exporting():
         check_apart(state)
         return position
-    elif length == 1 and torch.compiler.is_compiling():
+    elif torch.jit.is_tracing() or length == 1 and torch.compiler.is_compiling():
         return position
     else:
         numbers = position.tolist()

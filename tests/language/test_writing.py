@@ -21,7 +21,7 @@ class Plays:
     """A model that says ``text`` whatever it reads, and counts the tokens that it has read."""
 
     def __init__(self, text):
-        self.text = text
+        self.text, self.parameters = text, lambda: iter([torch.zeros(1)])
 
     def __call__(self, tokens, state=None):
         at = 0 if state is None else state
