@@ -54,8 +54,8 @@ for name, task in tasks.items():
 # with a different memory in its blocks:
 #
 # - *sum*: a matrix that adds up value times key (linear attention, lesson 08);
-# - *delta rule*: a matrix that learns from the error of its answer (lesson 08). Each token chooses a
-#   learning rate, and many models keep it under 1. At a rate of 1 a write replaces what stood at
+# - *delta rule*: a matrix that learns from the error of its answer (lesson 08). Each token chooses
+#   a learning rate, and many models keep it under 1. At a rate of 1 a write replaces what stood at
 #   its key. At 2 it *reflects* it: from +1 to -1, and back;
 # - *self-modifying*: a small net. Four more nets make its keys, values, rates and forgetting, and
 #   these learn while they read, too;
@@ -148,7 +148,8 @@ for model_name in models:
     numbers = (x for task_name in tasks for x in shares[task_name, model_name][:2])
     print(f"{model_name:24}" + "".join(f"{x:7.1f}" for x in numbers))
 slower = cost["self-modifying"] / cost["delta rule, rates to 2"]
-print(f"\nA step of the self-modifying memory takes {slower:.1f} times as long as of the delta rule.")
+slower = f"{slower:.1f} times as long as of the delta rule"
+print(f"\nA step of the self-modifying memory takes {slower}.")
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(7.6, 3.8), layout="constrained", sharey=True)

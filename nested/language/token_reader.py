@@ -61,6 +61,6 @@ class _Flat(nn.Module):
 def _recorded(model: SequenceModel, tokens: Tensor, state: State) -> Callable:
     leaves, spec = tree_flatten(tree_map(torch.clone, state))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the tracer, about checks that it skips
+        warnings.simplefilter("ignore")  # of checks that the tracer skips, and of its age
         traced = torch.jit.trace(_Flat(model, spec).eval(), (tokens, *leaves), check_trace=False)
-    return torch.jit.freeze(traced)
+        return torch.jit.freeze(traced)
