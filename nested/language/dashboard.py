@@ -29,7 +29,7 @@ class Dashboard:
         self.live = Live(console=self.console, refresh_per_second=4)
 
     def __enter__(self) -> Dashboard:
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self.live.start()
         return self
 
@@ -48,7 +48,7 @@ class Dashboard:
             self.notes.append(note)
         else:
             self.records.append(record)
-        if self.console.is_terminal:
+        if self.console.is_interactive:
             self.live.update(self._board())
         else:
             line = note if "back_to" in record else line_of(record)

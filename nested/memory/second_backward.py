@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 
 from nested.levels.forward import State
+from nested.memory.masks import is_traced
 from nested.memory.state import leaves
 
 MESSAGE = (
@@ -24,7 +25,7 @@ KEY = "nested: backwards that freed this graph"
 def watch_backward(y: Tensor, state: State) -> None:
     """Note each backward through ``y`` (...) that frees the graph of ``state``, nested tensors
     (...). ``refuse_second_backward`` reads these notes."""
-    node = None if _is_traced() or y.grad_fn is None else next(_nodes(state), None)
+    node = None if is_traced() or y.grad_fn is None else next(_nodes(state), None)
     if node is None:
         return
     freed_by: list[int] = []
@@ -35,7 +36,7 @@ def watch_backward(y: Tensor, state: State) -> None:
 def refuse_second_backward(state: State) -> None:
     """Make a backward through ``state``, nested tensors (...), raise a clear ``RuntimeError`` if
     an earlier backward has freed the graph of ``state``."""
-    nodes = [] if _is_traced() else list(_nodes(state))
+    nodes = [] if is_traced() else list(_nodes(state))
     freed_by = nodes[0].metadata.get(KEY) if nodes else None
     if freed_by is None:
         return
@@ -53,10 +54,6 @@ def _note_backward(freed_by: list[int]) -> None:
     """Append the backward that runs now, unless it keeps the graph."""
     if not torch._C._autograd._get_current_graph_task_keep_graph():
         freed_by.append(torch._C._current_graph_task_id())
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 def _nodes(state: State) -> Iterator[Node]:

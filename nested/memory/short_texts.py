@@ -9,8 +9,9 @@ from __future__ import annotations
 import warnings
 from weakref import WeakKeyDictionary, WeakSet
 
-import torch
 from torch import Tensor, nn
+
+from nested.memory.masks import is_traced
 
 _SLOWEST: WeakKeyDictionary[nn.Module, int] = WeakKeyDictionary()  # period; 0 never warns again
 _LEARNED: WeakSet[nn.Module] = WeakSet()  # modules with one backward from a short text
@@ -41,7 +42,7 @@ def warn_of_short_texts(module: nn.Module, y: Tensor, length: int, is_new: bool)
     ``y`` (...) was read from ``length`` tokens. ``is_new`` says that they began a text. A module
     warns once. It never warns after it got a state: its texts are windows of longer ones then.
     """
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_traced():
         return
     if not is_new:
         if module in _SLOWEST:
