@@ -5,7 +5,7 @@ Source: ours. A model of plays answers as a person of a play: names stand in fro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -27,6 +27,19 @@ HELP = """/remember TEXT   read TEXT into the memory
 /why             which level moved most at which words of the last turn
 /quit            leave; Ctrl-C ends an answer"""
 MOST = 3  # words that /why names for each level
+YOU, THEM = "STRANGER", "HAMLET"  # names in front of speeches
+
+
+def speeches(messages: Iterable[tuple[str, str]], you: str = YOU, them: str = THEM) -> str:
+    """Write ``messages``, pairs of a role and its words, as a scene of a play that goes on with a
+    speech of ``them``.
+
+    The role "user" speaks as ``you`` and "assistant" as ``them``. Words of another role stand
+    alone.
+    """
+    names = {"user": f"{you}:\n", "assistant": f"{them}:\n"}
+    scene = "".join(f"{names.get(role, '')}{words}\n\n" for role, words in messages)
+    return f"{scene}{them}:\n"
 
 
 class Chat:
@@ -41,8 +54,8 @@ class Chat:
         coder: Coder,
         show: Callable[[str], None],
         *,
-        you: str = "STRANGER",
-        them: str = "HAMLET",
+        you: str = YOU,
+        them: str = THEM,
         generator: Generator | None = None,
         **settings: object,
     ) -> None:
@@ -78,7 +91,7 @@ class Chat:
 
     def answer(self, words: str) -> None:
         """Show an answer to ``words``. Ctrl-C ends it; what was read stays in the memory."""
-        prompt = f"{self.you}:\n{words}\n\n{self.them}:\n"
+        prompt = speeches([("user", words)], self.you, self.them)
         self._before = self.state
         writing = generate(
             self._reader,

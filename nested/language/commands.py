@@ -6,13 +6,14 @@ Source: ``argparse``.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Generator
 
-from nested.language.chat import Chat
+from nested.language.chat import THEM, YOU, Chat
 from nested.language.checkpoint import load
 from nested.language.config import (
     OPTIMIZERS,
@@ -23,6 +24,8 @@ from nested.language.config import (
     settings_from,
 )
 from nested.language.dashboard import Dashboard
+from nested.language.engine import Engine, Limits
+from nested.language.extras import needed
 from nested.language.filters import FilterConfig
 from nested.language.run import train
 from nested.language.text import prepare
@@ -125,8 +128,8 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _add_chat(parser: Parser) -> None:
     parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
-    parser.add_argument("--you", default="STRANGER", help="the name in front of your words")
-    parser.add_argument("--them", default="HAMLET", help="the name in front of the answers")
+    parser.add_argument("--you", default=YOU, help="the name in front of your words")
+    parser.add_argument("--them", default=THEM, help="the name in front of the answers")
     parser.add_argument("--tokens", type=int, default=300, help="tokens of an answer at most")
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-k", type=int)
@@ -155,9 +158,35 @@ def _chat(args: argparse.Namespace) -> None:
             return
 
 
+def _add_serve(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
+    parser.add_argument("--host", default="127.0.0.1", help="others can reach 0.0.0.0")
+    parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
+    parser.add_argument("--token", default=os.environ.get("NESTED_TOKEN"), help=TOKEN_HELP)
+    for name, default in vars(Limits()).items():
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=LIMIT_HELP)
+
+
+TOKEN_HELP = "what clients must send as their key; else taken from NESTED_TOKEN"
+LIMIT_HELP = "a limit, see Limits; default %(default)s"
+
+
+def _serve(args: argparse.Namespace) -> None:
+    for library in ("fastapi", "uvicorn"):
+        needed(library, "serve")
+    from nested.language.server import serve
+
+    limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
+    model, coder = load(args.checkpoint)
+    engine = Engine(model.to(find_device(args.device)), coder, limits)
+    name = Path(args.checkpoint).stem
+    serve(engine, name, host=args.host, port=args.port, token=args.token)
+
+
 COMMANDS = {
     "prepare": Command("Turn texts into tokens.", _add_prepare, _prepare),
     "train": Command("Train a model, and watch it.", _add_train, _train),
     "generate": Command("Write text.", _add_generate, _generate),
     "chat": Command("Talk with a model, and tell it things.", _add_chat, _chat),
+    "serve": Command("Serve a model to OpenAI's clients.", _add_serve, _serve),
 }

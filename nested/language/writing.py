@@ -63,12 +63,49 @@ class Sampling:
         return int(order[torch.multinomial(chances, 1, generator=generator)])
 
 
-class Writing:
-    """Yields text, piece by piece, valid UTF-8 each. Its ``state`` goes on where the text ends.
+class Draft:
+    """One text as it is written: draws each token from the logits that a model gives, and says
+    what can be shown.
 
     ``text`` is what was written before now, and ``tokens`` (T,) are its tokens. ``reason`` is None
     at first. Later it is "stop", after a stop string or at the end of a text, or "length".
     """
+
+    def __init__(
+        self,
+        coder: Coder,
+        tokens: int,
+        sampling: Sampling,
+        stop: Sequence[str],
+        generator: Generator | None,
+    ) -> None:
+        self._coder, self._limit, self._sampling = coder, tokens, sampling
+        self._stream, self._generator = Stream(stop), generator
+        self.tokens, self.text, self.reason = [], "", None
+
+    def push(self, logits: Tensor) -> tuple[int, str]:
+        """Draw the next token from ``logits`` (V,). Returns it, and the text to show now."""
+        token = self._sampling.draw(logits, self.tokens, self._generator)
+        if token == special(self._coder, END):
+            return token, self.end("stop")
+        self.tokens.append(token)
+        piece = self._stream.push(self._coder.decode([token]))
+        self.text += piece
+        if self._stream.is_stopped:
+            piece += self.end("stop")
+        elif len(self.tokens) >= self._limit:
+            piece += self.end("length")
+        return token, piece
+
+    def end(self, reason: str) -> str:
+        """End the text for ``reason``, and return what was held back, to show now."""
+        self.reason, piece = reason, self._stream.end()
+        self.text += piece
+        return piece
+
+
+class Writing(Draft):
+    """Yields text, piece by piece, valid UTF-8 each. Its ``state`` goes on where the text ends."""
 
     def __init__(
         self,
@@ -81,46 +118,30 @@ class Writing:
         stop: Sequence[str],
         generator: Generator | None,
     ) -> None:
-        self._model, self._coder, self._sampling = model, coder, sampling
-        self._generator, self._limit, self._stop = generator, tokens, tuple(stop)
+        super().__init__(coder, tokens, sampling, stop, generator)
+        self._model, self.state = model, state
         self._device = next(model.parameters()).device
-        prompt = prompt.encode() if isinstance(prompt, str) else prompt
-        self._next = coder.encode(prompt)
-        if not self._next:  # as at the start of a text
-            self._next = [special(coder, END)]
-        self.state, self.tokens, self.text, self.reason = state, [], "", None
+        self._next = first_tokens(coder, prompt)
 
     def __iter__(self) -> Iterator[str]:
-        stream = Stream(self._stop)
-        end = special(self._coder, END)
         while self.reason is None:
-            token = self._step()
-            if token == end:
-                self.reason = "stop"
-            else:
-                self.tokens.append(token)
-                piece = stream.push(self._coder.decode([token]))
-                self.reason = "stop" if stream.is_stopped else None
-                yield from self._given(piece)
-            if self.reason is None and len(self.tokens) >= self._limit:
-                self.reason = "length"
-        self._read()  # the last token, so that the state goes on after the text
-        yield from self._given(stream.end())
-
-    def _given(self, piece: str) -> Iterator[str]:
-        if piece:
-            self.text += piece
-            yield piece
-
-    def _step(self) -> int:
-        token = self._sampling.draw(self._read(), self.tokens, self._generator)
-        self._next = [token]
-        return token
+            token, piece = self.push(self._read())
+            self._next = [token]
+            if self.reason is not None:  # the state goes on after the last token
+                self._read()
+            if piece:
+                yield piece
 
     @torch.no_grad()
     def _read(self) -> Tensor:
         logits, self.state = self._model(torch.tensor([self._next]).to(self._device), self.state)
         return logits[0, -1].float().cpu()
+
+
+def first_tokens(coder: Coder, prompt: str | bytes) -> list[int]:
+    """Return the tokens (T,) of ``prompt``. An empty one is the token that stands between texts."""
+    prompt = prompt.encode() if isinstance(prompt, str) else prompt
+    return coder.encode(prompt) or [special(coder, END)]
 
 
 def generate(

@@ -41,9 +41,10 @@ def test_two_processes_are_as_one(found, how, name, dtype):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         alone = run(name, DTYPES[dtype], "alone")
+    within = WITHIN["float32" if name == "M3 in float32" else dtype]  # it rounds as threads split
     for ours, theirs in zip(after, alone, strict=True):
         size = theirs.abs().max().clamp(min=1.0)
-        assert (ours - theirs).abs().max() < WITHIN[dtype] * size
+        assert (ours - theirs).abs().max() < within * size
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
