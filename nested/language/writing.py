@@ -19,6 +19,8 @@ from nested.language.token_reader import TokenReader
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
 
+COLDEST = 1e-6  # a lower temperature would make logits infinite
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -52,14 +54,15 @@ class Sampling:
             logits = logits.index_copy(
                 0, seen, torch.where(chosen > 0, chosen / self.penalty, chosen * self.penalty)
             )
-        if self.temperature == 0:
+        if self.temperature < COLDEST:
             return int(logits.argmax())
         chances, order = torch.softmax(logits / self.temperature, 0).sort(descending=True)
         if self.top_k is not None:
             chances = chances[: self.top_k]
         if self.top_p is not None:
             before = chances.cumsum(0) - chances
-            chances = chances[before < self.top_p * chances.sum()]
+            kept = int((before < self.top_p * chances.sum()).sum())
+            chances = chances[: max(1, kept)]  # the first one, should rounding leave none
         return int(order[torch.multinomial(chances, 1, generator=generator)])
 
 

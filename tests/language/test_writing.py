@@ -160,3 +160,9 @@ def test_a_penalty_makes_written_tokens_less_likely():
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         generate(build(), ByteCoder(), "a", **{"tokens": 1, **settings})
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 5e-324}, {"temperature": 1e-320}, {"top_k": 1}])
+def test_the_smallest_settings_take_the_most_likely_token(settings):
+    logits = torch.tensor([0.1, 50.0, 49.9, -3.0])
+    assert Sampling(**settings).draw(logits, [], generator()) == 1
