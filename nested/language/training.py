@@ -20,7 +20,7 @@ from nested.language.text import Text
 from nested.language.windows import UNSCORED, Windows
 from nested.levels.detach import detached
 from nested.levels.forward import State
-from nested.memory import pick, stack_states
+from nested.models.model import start_anew
 from nested.support.device import find_device
 
 LOWEST = 0.1  # of the rate, at the end
@@ -109,14 +109,10 @@ class Training:
         return loss.item()
 
     def _continued(self, is_new: Tensor) -> State | None:
-        """Return the carried state, and a first one for each text that ``is_new`` (B,)."""
+        """Return the carried state, with a mark on each text that ``is_new`` (B,)."""
         if self._state is None or is_new.all():
             return None
-        if not is_new.any():
-            return self._state
-        count = len(is_new)
-        rows = torch.arange(count) + count * is_new.logical_not()
-        return pick(stack_states([self.model.init(count), self._state]), rows)
+        return start_anew(self._state, is_new) if is_new.any() else self._state
 
     def _weights(self) -> dict[str, Any]:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]

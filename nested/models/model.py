@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
+from nested.memory import pick, stack_states
 from nested.memory.masks import Lengths, check_mask, is_traced, present_tokens, without_padding
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.models.config import ModelConfig
+
+MARK = "is_new"  # the entry of a block's state that marks samples which start anew
 
 
 class SequenceModel(nn.Module):
@@ -97,9 +100,14 @@ class Block(nn.Module):
 
     def states(self, state: State | None) -> State:
         """Return the state of each part, {name: nested tensors (B, ...)}; all are None if
-        ``state`` is None. Raises ``ValueError`` unless ``state`` names the parts of this block."""
+        ``state`` is None. Samples that ``start_anew`` has marked get the first state. Raises
+        ``ValueError`` unless ``state`` names the parts of this block."""
         if state is None:
             return dict.fromkeys(self.parts)
+        if isinstance(state, dict) and MARK in state:
+            is_new, rest = state[MARK], {n: part for n, part in state.items() if n != MARK}
+            rows = torch.arange(len(is_new)) + len(is_new) * is_new.cpu().logical_not()
+            state = pick(stack_states([self.init(len(is_new)), rest]), rows)
         if not isinstance(state, dict) or state.keys() != set(self.parts):
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(
@@ -107,6 +115,13 @@ class Block(nn.Module):
                 " it belongs to another model; None starts anew"
             )
         return state
+
+
+def start_anew(state: State, is_new: Tensor) -> State:
+    """Mark the samples of ``state`` (B, ...) that a model forgets when it reads next: those where
+    ``is_new`` (B,) is true. Their first state is made inside the blocks, where FSDP2 has gathered
+    the weights."""
+    return {"blocks": tuple({**block, MARK: is_new} for block in state["blocks"])}
 
 
 def check_text(tokens: Tensor, vocab: int, lengths: Lengths | None = None) -> Tensor | None:

@@ -1,5 +1,6 @@
 """Runs of every optimizer in two processes and in one, for ``test_distributed``."""
 
+import faulthandler
 import warnings
 from datetime import timedelta
 
@@ -180,6 +181,7 @@ UNEVEN = [("mean", 6), ("sum", 6), ("sum", 8)]
 
 
 def in_process(rank, folder):
+    faulthandler.enable()  # says where a process has crashed
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # DGD names what it did not see
     store = distributed.FileStore(f"{folder}/store", PROCESSES)
@@ -197,4 +199,5 @@ def in_process(rank, folder):
     found["mixed"], found["cut inside"] = attempt(mixed), attempt(cut_inside)
     if rank == 0:
         torch.save(found, f"{folder}/found")
+    distributed.barrier()  # nobody closes connections that another still reads
     distributed.destroy_process_group()
