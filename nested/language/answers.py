@@ -9,17 +9,16 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from fastapi import Request
 from torch import Generator
 
 from nested.language.engine import Engine, Job, Refused
 from nested.language.requests import Ask, Completion
-from nested.language.sessions import Sessions
 from nested.language.writing import Draft, Sampling, first_tokens
+from nested.levels.forward import State
 
 WATCH_EVERY = 0.3  # seconds between two looks whether the client is there
 CLIENT_GONE = 499  # a status that nobody reads; nginx uses it
@@ -27,45 +26,44 @@ Shape = dict[str, Any]
 
 
 class Answer:
-    """The answer to one request: ``job`` runs in the engine, and its pieces come out here.
+    """The answer to one request: a job of ``engine`` whose pieces come out here.
 
-    With a ``session`` its memory is taken, and given back when the job has ended. Raises
-    ``Refused`` if the session or the engine does not take the request.
+    It reads ``tokens`` on from ``state`` (1, ...) and writes ``draft``, if any. At the end ``keep``
+    gets the state that it leaves, and after a refusal ``state`` again. The job ends when
+    ``is_gone`` says that nobody waits for it. Raises ``Refused`` if the engine takes no more.
     """
 
     def __init__(
         self,
         engine: Engine,
-        sessions: Sessions,
-        session: str | None,
         tokens: list[int],
         draft: Draft | None,
+        state: State,
+        keep: Callable[[State], None],
+        is_gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue()
+        self.prompt_size, self.draft, self._is_gone = len(tokens), draft, is_gone
         self._looked_at = time.monotonic()
 
         def show(piece: str, reason: str | Refused | None) -> None:
-            if reason is not None and session is not None:
-                sessions.put(session, self.job.state)
+            if reason is not None:
+                keep(self.job.state)
             with suppress(RuntimeError):  # the loop was closed: nobody listens
                 loop.call_soon_threadsafe(self._pieces.put_nowait, (piece, reason))
 
-        state = engine.model.init(1) if session is None else sessions.take(session)
-        self.prompt_size, self.draft = len(tokens), draft
         self.job = Job(tokens, draft, state, show)
         try:
             engine.submit(self.job)
         except Refused:
-            if session is not None:
-                sessions.put(session, state)
+            keep(state)
             raise
 
-    async def start(self, request: Request) -> None:
-        """Wait for the first piece. Raises ``Refused`` if there will be none, or if the client of
-        ``request`` has gone."""
-        self._next = await self._received(request)
+    async def start(self) -> None:
+        """Wait for the first piece. Raises ``Refused`` if there will be none."""
+        self._next = await self._received()
 
-    async def pieces(self, request: Request) -> AsyncIterator[str]:
+    async def pieces(self) -> AsyncIterator[str]:
         """Yield the pieces of text as they come, after ``start``. Raises ``Refused`` as it does."""
         try:
             while True:
@@ -74,16 +72,16 @@ class Answer:
                     yield piece
                 if reason is not None:
                     return
-                self._next = await self._received(request)
+                self._next = await self._received()
         finally:
             self.job.cancel()
 
-    async def _received(self, request: Request) -> tuple[str, str | None]:
+    async def _received(self) -> tuple[str, str | None]:
         """The next piece, with the reason why it is the last. Cancels a job nobody waits for."""
         while True:
             if time.monotonic() > self._looked_at + WATCH_EVERY:
                 self._looked_at = time.monotonic()
-                if await request.is_disconnected():
+                if self._is_gone is not None and await self._is_gone():
                     self.job.cancel()
                     raise Refused(CLIENT_GONE, "the client has gone")
             with suppress(asyncio.TimeoutError):
@@ -125,7 +123,8 @@ class Shapes:
     """The objects that answer one request: ``whole``, or the events of a stream."""
 
     def __init__(self, ask: Ask) -> None:
-        self._is_chat, self._ask = not isinstance(ask, Completion), ask
+        self._is_chat = not isinstance(ask, Completion)
+        self._has_usage = ask.stream_options is not None and ask.stream_options.include_usage
         kind = "chatcmpl" if self._is_chat else "cmpl"
         self._head = {"id": f"{kind}-{secrets.token_hex(12)}", "created": int(time.time())}
         self._head["model"] = ask.model
@@ -154,11 +153,6 @@ class Shapes:
         except Refused as error:
             yield f"data: {json.dumps(error_shape(error.status, str(error)))}\n\n"
         yield "data: [DONE]\n\n"
-
-    @property
-    def _has_usage(self) -> bool:
-        options = self._ask.stream_options
-        return options is not None and options.include_usage
 
     def _part(self, piece: str) -> Shape:
         if self._is_chat:

@@ -14,12 +14,12 @@ from torch import Generator
 from nested.language.checkpoint import load_state, save_state
 from nested.language.coder import Coder
 from nested.language.dashboard import visible
-from nested.language.movement import movement
 from nested.language.remembering import memorise
-from nested.language.token_reader import TokenReader
 from nested.language.writing import generate
 from nested.memory.state import count_numbers
 from nested.models.model import SequenceModel
+from nested.models.movement import movement
+from nested.models.token_reader import TokenReader
 
 HELP = """/remember TEXT   read TEXT into the memory
 /forget          start with an empty memory

@@ -13,7 +13,7 @@ import torch
 
 from nested.language.coder import Coder, coder_from
 from nested.language.config import TrainConfig, plain
-from nested.levels.forward import State
+from nested.levels.forward import Params, State
 from nested.models.model import SequenceModel
 from nested.support.files import load_checkpoint, save_checkpoint
 
@@ -22,14 +22,13 @@ SHIPPED = Path(__file__).parent / "pretrained"
 LAST, BEST = "last.pt", "best.pt"
 
 
-def save_model(
-    path: Path, config: TrainConfig, coder: Coder, model: SequenceModel, **more: Any
-) -> None:
-    """Save ``model`` with the settings and the coder that belong to it, and ``more`` data.
+def save_model(path: Path, config: TrainConfig, coder: Coder, weights: Params, **more: Any) -> None:
+    """Save the ``weights`` of a model, {name: tensor (...)}, with the settings and the coder that
+    belong to it, and ``more`` data.
 
     Raises ``ValueError`` when the file cannot be written."""
     content = {"format": FORMAT, "config": plain(config), "coder": coder.about()}
-    save_checkpoint(path, {**content, "model": model.state_dict(), **more})
+    save_checkpoint(path, {**content, "model": weights, **more})
 
 
 def read_model(path: Path) -> tuple[TrainConfig, Coder, dict[str, Any]]:

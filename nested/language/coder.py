@@ -7,10 +7,14 @@ library ``tokenizers``.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from nested.language.extras import needed
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from nested.support.extras import needed
 
 END = "<|end|>"  # stands between two texts
 SPECIALS = (END, "<|user|>", "<|model|>")
@@ -103,6 +107,13 @@ def coder_from(about: dict[str, Any]) -> Coder:
     if about.get("kind") == "pairs" and isinstance(about.get("rules"), str):
         return PairCoder(about["rules"])
     raise ValueError(f"a coder is of the kind 'bytes' or 'pairs', but got {about.get('kind')!r}")
+
+
+def side_by_side(rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[int]]:
+    """Put ``rows`` of tokens under each other, filled up to the longest: (B, T), and the length of
+    each."""
+    padded = pad_sequence([torch.tensor(row, dtype=torch.int64) for row in rows], batch_first=True)
+    return padded, [len(row) for row in rows]
 
 
 def special(coder: Coder, name: str) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -25,14 +26,17 @@ from nested.language.config import (
 )
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
-from nested.language.extras import needed
+from nested.language.evaluate import evaluate
 from nested.language.filters import FilterConfig
+from nested.language.logs import LOGS, log_to
 from nested.language.run import train
 from nested.language.text import prepare
-from nested.language.token_reader import TokenReader
 from nested.language.writing import generate
 from nested.models.mixers import MIXERS
+from nested.models.token_reader import TokenReader
 from nested.support.device import find_device
+from nested.support.extras import needed
+from nested.support.files import prepare_folder
 
 Parser = argparse.ArgumentParser
 OUT = Path("runs/language")
@@ -80,6 +84,8 @@ def _add_train(parser: Parser) -> None:
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction)
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument("--keep", type=int, default=0, help="models of the last measures to keep")
+    parser.add_argument("--log", nargs="+", default=[], help=f"also to {', '.join(LOGS)}")
+    parser.add_argument("--parallel", help="ddp or fsdp, for the processes of torchrun")
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -87,12 +93,15 @@ def _train(args: argparse.Namespace) -> None:
     flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings = settings_from(args.config) if args.config else {}
     config = preset(args.preset, **{**settings, **flags})
-    with Dashboard(f"{args.preset}, {config.mixer}, {config.optimizer}") as board:
-        history = train(config, args.out, resume=args.resume, keep=args.keep, show=board.show)
+    more = {name: getattr(args, name) for name in ("resume", "keep", "parallel")}
+    out = sys.stdout if os.environ.get("RANK", "0") == "0" else open(os.devnull, "w")
+    with Dashboard(f"{args.preset}, {config.mixer}, {config.optimizer}", out) as board:
+        shows = [board.show, *(log_to(name, prepare_folder(args.out)) for name in args.log)]
+        history = train(config, args.out, **more, show=lambda r: [show(r) for show in shows])
     if history.finished:
-        print(f"{history.best:.3f} bits a byte at best; the model is in {args.out}")
+        print(f"{history.best:.3f} bits a byte at best; the model is in {args.out}", file=out)
     else:
-        print("stopped; go on with the same flags and --resume")
+        print("stopped; go on with the same flags and --resume", file=out)
 
 
 def _add_generate(parser: Parser) -> None:
@@ -158,11 +167,29 @@ def _chat(args: argparse.Namespace) -> None:
             return
 
 
+def _add_evaluate(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
+    parser.add_argument("--data", nargs="+", default=["shakespeare"], help="texts to hold out from")
+    parser.add_argument("--out", type=Path, default=OUT / "report", help="folder of the report")
+    parser.add_argument("--classes", type=Path, help="JSONL of text and label")
+    parser.add_argument("--choices", type=Path, help="JSONL of question, choices and answer")
+    parser.add_argument("--quick", action="store_true", help="few and short texts")
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    model, coder = load(args.checkpoint)
+    names = ("data", "classes", "choices", "quick", "seed")
+    more = {name: getattr(args, name) for name in names}
+    evaluate(model.to(find_device(args.device)), coder, args.out, **more)
+    print(f"report.json and report.png are in {args.out}")
+
+
 def _add_serve(parser: Parser) -> None:
     parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
     parser.add_argument("--host", default="127.0.0.1", help="others can reach 0.0.0.0")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--token", default=os.environ.get("NESTED_TOKEN"), help=TOKEN_HELP)
+    parser.add_argument("--page", action="store_true", help="also a page to chat on, at /")
     for name, default in vars(Limits()).items():
         parser.add_argument(f"--{name}", type=type(default), default=default, help=LIMIT_HELP)
 
@@ -176,11 +203,15 @@ def _serve(args: argparse.Namespace) -> None:
         needed(library, "serve")
     from nested.language.server import serve
 
+    mount = None
+    if args.page:
+        needed("gradio", "page")
+        from nested.language.page import mount_page as mount
     limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
     model, coder = load(args.checkpoint)
     engine = Engine(model.to(find_device(args.device)), coder, limits)
     name = Path(args.checkpoint).stem
-    serve(engine, name, host=args.host, port=args.port, token=args.token)
+    serve(engine, name, host=args.host, port=args.port, token=args.token, mount=mount)
 
 
 COMMANDS = {
@@ -188,5 +219,6 @@ COMMANDS = {
     "train": Command("Train a model, and watch it.", _add_train, _train),
     "generate": Command("Write text.", _add_generate, _generate),
     "chat": Command("Talk with a model, and tell it things.", _add_chat, _chat),
+    "evaluate": Command("Measure recall, forgetting and bits a byte.", _add_evaluate, _evaluate),
     "serve": Command("Serve a model to OpenAI's clients.", _add_serve, _serve),
 }

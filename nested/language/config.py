@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from nested.language.extras import needed
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.mixers import MIXERS
 from nested.models.model import SequenceModel
 from nested.support.checks import check_counts
+from nested.support.extras import needed
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nested.language.coder import Coder
-from nested.language.token_reader import TokenReader
+from nested.language.coder import Coder, side_by_side
 from nested.language.writing import Draft
 from nested.levels.forward import State
 from nested.memory import pick, stack_states
 from nested.models.model import SequenceModel
+from nested.models.token_reader import TokenReader
 from nested.support.checks import check_counts
 
 PIECE = 256  # tokens of a prompt that are read at once, while others wait for their next token
@@ -89,7 +89,8 @@ class Job:
 
 
 class Engine:
-    """Works on jobs in a thread of its own, until ``close``. ``model`` is used by nobody else.
+    """Works on jobs in a thread of its own, until ``close``. ``model`` is used by nobody else. Jobs
+    are ``waiting`` or ``active``.
 
     All jobs at hand take their next token, or the next piece of their prompt, in one call of the
     model. A job that comes later joins at the next call. The texts are those of each job alone.
@@ -98,8 +99,8 @@ class Engine:
     def __init__(self, model: SequenceModel, coder: Coder, limits: Limits = Limits()) -> None:
         self.model, self.coder, self.limits = model.eval(), coder, limits
         self._reader, self._device = TokenReader(model), next(model.parameters()).device
-        self._waiting: deque[Job] = deque()
-        self._active: list[Job] = []
+        self.waiting: deque[Job] = deque()
+        self.active: list[Job] = []
         self._row_jobs: list[Job] = []  # whose states stand in ``_rows``, one in a row
         self._rows: State = None
         self._changed, self._is_closing = threading.Condition(), False
@@ -112,9 +113,9 @@ class Engine:
         with self._changed:
             if self._is_closing:
                 raise Refused(503, "the server is shutting down")
-            if len(self._waiting) >= self.limits.waiting:
-                raise Refused(429, f"{len(self._waiting)} requests wait already: try again later")
-            self._waiting.append(job)
+            if len(self.waiting) >= self.limits.waiting:
+                raise Refused(429, f"{len(self.waiting)} requests wait already: try again later")
+            self.waiting.append(job)
             self._changed.notify()
 
     def close(self) -> None:
@@ -123,60 +124,53 @@ class Engine:
             self._is_closing = True
             self._changed.notify()
 
-    def load(self) -> tuple[int, int]:
-        """Return how many texts are being written, and how many requests wait."""
-        return len(self._active), len(self._waiting)
-
     def _work(self) -> None:
         while self._admitted():
             try:
                 self._drop_ended()
-                long = [job for job in self._active if len(job.unread) > 1]
-                for jobs in (long, [job for job in self._active if len(job.unread) == 1]):
+                long = [job for job in self.active if len(job.unread) > 1]
+                for jobs in (long, [job for job in self.active if len(job.unread) == 1]):
                     if jobs:
                         self._read(jobs)
             except Exception as error:  # one request must not end the server
-                for job in self._active:
+                for job in self.active:
                     self._end(job, Refused(500, f"the model failed: {error}"))
-                self._active = []
+                self.active = []
                 self._row_jobs = []
 
     def _admitted(self) -> bool:
         """Wait for a job, and let those in for which there is room. Returns False at the end."""
         with self._changed:
-            while not (self._waiting or self._active or self._is_closing):
+            while not (self.waiting or self.active or self._is_closing):
                 self._changed.wait()
             if self._is_closing:
-                for job in self._active:
+                for job in self.active:
                     self._end(job, "length")
-                for job in self._waiting:
+                for job in self.waiting:
                     self._end(job, Refused(503, "the server is shutting down"))
                 return False
             now = time.monotonic()
-            while self._waiting and self._waiting[0].came_at < now - self.limits.patience:
-                self._end(self._waiting.popleft(), Refused(503, "the request has waited too long"))
-            while self._waiting and len(self._active) < self.limits.together:
-                self._active.append(self._waiting.popleft())
-                self._active[-1].started_at = now
+            while self.waiting and self.waiting[0].came_at < now - self.limits.patience:
+                self._end(self.waiting.popleft(), Refused(503, "the request has waited too long"))
+            while self.waiting and len(self.active) < self.limits.together:
+                self.active.append(self.waiting.popleft())
+                self.active[-1].started_at = now
             return True
 
     def _drop_ended(self) -> None:
         late = time.monotonic() - self.limits.seconds
-        for job in [job for job in self._active if job.is_cancelled or job.started_at < late]:
-            self._active.remove(job)
+        for job in [job for job in self.active if job.is_cancelled or job.started_at < late]:
+            self.active.remove(job)
             self._end(job, "cancelled" if job.is_cancelled else "length")
 
     @torch.no_grad()
     def _read(self, jobs: list[Job]) -> None:
         """Read one token of each of the ``jobs``, or one piece of each prompt."""
         pieces = [job.unread[:PIECE] for job in jobs]
-        lengths = [len(piece) for piece in pieces]
+        tokens, lengths = side_by_side(pieces)
         if max(lengths) == 1:
             logits = self._next_token(jobs, [piece[0] for piece in pieces])
         else:
-            tokens = torch.zeros(len(jobs), max(lengths), dtype=torch.int64)
-            for row, piece in enumerate(pieces):
-                tokens[row, : len(piece)] = torch.tensor(piece)
             self._unstack()
             states = stack_states([job.state for job in jobs])
             logits, states = self.model(tokens.to(self._device), states, lengths=lengths)
@@ -208,7 +202,7 @@ class Engine:
     def _go_on(self, job: Job, logits: Tensor) -> None:
         """Draw the next token of a job that has read all, or end it."""
         if job.draft is None or job.draft.reason is not None:
-            self._active.remove(job)
+            self.active.remove(job)
             self._end(job, "stop" if job.draft is None else job.draft.reason)
             return
         token, piece = job.draft.push(logits)

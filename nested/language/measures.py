@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from nested.language.coder import Coder
 from nested.language.text import Documents
+from nested.levels.forward import State
 from nested.models.model import SequenceModel
 
 WINDOW = 1024  # tokens read at once
@@ -42,10 +43,10 @@ def _starts(documents: Documents, i: int, size: int) -> range:
 
 
 @torch.no_grad()
-def token_losses(model: SequenceModel, pieces: Tensor) -> Tensor:
-    """Compute the loss of each next token in nats, (B, T) for ``pieces`` (B, T + 1). The model
-    reads each piece from its start."""
-    device, losses, state = next(model.parameters()).device, [], None
+def token_losses(model: SequenceModel, pieces: Tensor, state: State | None = None) -> Tensor:
+    """Compute the loss of each next token in nats, (B, T) for ``pieces`` (B, T + 1), read from
+    their start or on from ``state`` (B, ...)."""
+    device, losses = next(model.parameters()).device, []
     was_training = model.training
     model.eval()
     pieces = pieces.to(device)
@@ -56,7 +57,8 @@ def token_losses(model: SequenceModel, pieces: Tensor) -> Tensor:
     return torch.cat(losses, dim=1)
 
 
-def bits_per_byte(losses: Tensor, pieces: Tensor, coder: Coder) -> float:
-    """Compute bits a byte from ``losses`` (B, T) of ``pieces`` (B, T + 1)."""
+def bits_per_byte(model: SequenceModel, coder: Coder, pieces: Tensor) -> float:
+    """Compute the bits a byte of ``pieces`` (B, T + 1), each read from its start."""
+    losses = token_losses(model, pieces)
     size = sum(len(coder.decode(piece)) for piece in pieces[:, 1:].tolist())
     return losses.double().sum().item() / math.log(2) / max(1, size)

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from nested.language.coder import ByteCoder
-from nested.language.movement import levels_of, movement
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
+from nested.models.movement import levels_of, movement
 
 PIECE = 64  # tokens whose surprise is measured before they are written
 

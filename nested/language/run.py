@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import shutil
 import signal
 import statistics
 import threading
@@ -19,18 +20,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from nested.language.checkpoint import BEST, LAST, read_model, save_model
 from nested.language.config import TrainConfig, plain
-from nested.language.measures import bits_per_byte, even_pieces, token_losses
-from nested.language.movement import movement
+from nested.language.measures import bits_per_byte, even_pieces
+from nested.language.shards import load_shards, save_shards
 from nested.language.text import ABOUT, Text, prepare
 from nested.language.training import Training
 from nested.language.writing import generate
+from nested.models.movement import movement
+from nested.models.processes import Processes, joined
 from nested.support.files import prepare_folder, write_whole
 
-LOG, TEXT, STEP = "log.jsonl", "text", "step-{:0>8}.pt"
+LOG, TEXT, STEP, SHARDS = "log.jsonl", "text", "step-{:0>8}.pt", "shards-{:0>8}"
 MEASURES = 40  # of held-out text, over a whole training
 PIECES, PIECE = 16, 1024  # of held-out text, in tokens
 SAMPLE = 160  # tokens
@@ -56,6 +59,7 @@ def train(
     *,
     resume: bool = False,
     keep: int = 0,
+    parallel: str | None = None,
     show: Callable[[Record], None] = lambda record: None,
 ) -> History:
     """Train a model by ``config`` in the folder ``out``.
@@ -65,14 +69,19 @@ def train(
     ``keep`` measures are kept too. Ctrl-C ends training after its step, and saves; a second one
     raises ``KeyboardInterrupt``. With ``resume`` a training goes on, bit for bit on a CPU.
 
+    Under torchrun all processes train one model, as ``parallel`` says: "ddp" or "fsdp". They share
+    the texts of each batch, and save in shards; any number of processes can resume.
+
     Raises ``ValueError`` if there is a training in ``out`` already, none to resume, or one with
     other settings.
     """
-    session = _Session(config, prepare_folder(out), resume, keep, show)
-    with _interruptible() as is_interrupted:
-        while session.run.step < session.run.total and not is_interrupted():
+    with joined(parallel, config.device) as processes, _interruptible() as is_interrupted:
+        if processes.rank == 0:
+            prepare_folder(out)
+        session = _Session(config, Path(out), resume, keep, show, processes)
+        while session.run.step < session.run.total and not processes.total(is_interrupted()):
             session.take_step()
-    session.save()
+        session.save()
     return History(session.records, session.best, session.run.step >= session.run.total)
 
 
@@ -86,20 +95,40 @@ class _Session:
         resume: bool,
         keep: int,
         show: Callable[[Record], None],
+        processes: Processes,
     ) -> None:
         self.config, self.folder, self.keep, self.show = config, folder, keep, show
-        saved = _saved(folder, config) if resume else _nothing_in(folder)
-        self.text = _text(config, folder)
+        self.processes, self.is_first = processes, processes.rank == 0
+        saved = _saved(folder, config, processes) if resume else _nothing_in(folder)
+        processes.wait()
+        self.text = _text(config, folder, processes)
         longest = int(self.text.held_out.lengths.max()) - 1
         self.pieces = even_pieces(self.text.held_out, PIECES, min(PIECE, longest))
-        total = saved["training"]["total"] if saved else config.steps or _steps(config, self.text)
-        self.run, self.records = Training(config, self.text, total), []
+        total = saved["training"]["total"] if saved else config.steps or self._steps()
+        self.run, self.records = Training(config, self.text, total, processes), []
         self.started = self.saved_at = time.monotonic()
         if saved:
+            self._go_on(saved)
+
+    def _go_on(self, saved: dict[str, Any]) -> None:
+        if self.processes.kind is None:
             self.run.load_state_dict(saved["training"])
-            self.records = saved["records"]
-            self.started -= saved["seconds"]
-            self._write_log()
+        else:
+            load_shards(self.folder / saved["folder"], self.run, saved["shards"])
+            self.run.load_progress(saved["training"])
+        self.records = saved["records"]
+        self.started -= saved["seconds"]
+        self._write_log()
+
+    def _steps(self) -> int:
+        """How many steps fit into the minutes, by the speed of a few on another model."""
+        trial, times = Training(self.config, self.text, TRIAL_STEPS, self.processes), []
+        for _ in range(TRIAL_STEPS):
+            started = time.monotonic()
+            trial.take_step()
+            times.append(time.monotonic() - started)
+        seconds = self.processes.first(statistics.median(times))
+        return max(1, round(60 * RESERVE * self.config.minutes / seconds))
 
     @property
     def best(self) -> float:
@@ -109,16 +138,18 @@ class _Session:
         """Make a step; measure, show and save when it is time."""
         result = self.run.take_step()
         if "back_to" in result:
-            self.show(result)
+            self._say(result)
         elif self.run.step % max(1, self.run.total // MEASURES) == 0:
             self._measure(result)
-        if time.monotonic() > self.saved_at + SAVE_EVERY:
+        if self.processes.first(time.monotonic() > self.saved_at + SAVE_EVERY):
             self.save()
 
+    def _say(self, record: Record) -> None:
+        if self.is_first:
+            self.show(record)
+
     def _measure(self, result: Record) -> None:
-        bits = bits_per_byte(
-            token_losses(self.run.model, self.pieces), self.pieces, self.text.coder
-        )
+        bits = bits_per_byte(self.run.model, self.text.coder, self.pieces)
         is_best = bits < self.best
         seconds = time.monotonic() - self.started
         tokens = self.config.batch_size * self.config.accumulate * self.config.length
@@ -136,10 +167,12 @@ class _Session:
         }
         self.records.append(record)
         self._write_log()
-        self.show(record)
+        self._say(record)
+        weights = self.processes.weights(self.run.model)
+        if not self.is_first:
+            return
         for name in [BEST] * is_best + [STEP.format(self.run.step)] * (self.keep > 0):
-            model = self.run.model
-            save_model(self.folder / name, self.config, self.text.coder, model, bits=bits)
+            save_model(self.folder / name, self.config, self.text.coder, weights, bits=bits)
         if self.keep:
             for old in sorted(self.folder.glob("step-*.pt"))[: -self.keep]:
                 old.unlink()
@@ -158,12 +191,26 @@ class _Session:
 
     def save(self) -> None:
         """Save all that a resumed training needs."""
-        more = {"training": self.run.state_dict(), "records": self.records}
-        more |= {"seconds": time.monotonic() - self.started}
-        save_model(self.folder / LAST, self.config, self.text.coder, self.run.model, **more)
+        more = {"records": self.records, "seconds": time.monotonic() - self.started}
+        weights: dict[str, Tensor] = {}
+        if self.processes.kind is None:
+            weights, more["training"] = self.run.model.state_dict(), self.run.state_dict()
+        else:
+            more["folder"], more["training"] = SHARDS.format(self.run.step), self.run.progress()
+            if self.is_first:  # what a save left here that did not end
+                shutil.rmtree(self.folder / more["folder"], ignore_errors=True)
+            self.processes.wait()
+            more["shards"] = save_shards(self.folder / more["folder"], self.run)
+        if self.is_first:
+            save_model(self.folder / LAST, self.config, self.text.coder, weights, **more)
+            for old in set(self.folder.glob("shards-*")) - {self.folder / more.get("folder", "")}:
+                shutil.rmtree(old)
+        self.processes.wait()
         self.saved_at = time.monotonic()
 
     def _write_log(self) -> None:
+        if not self.is_first:
+            return
         lines = "".join(json.dumps(record) + "\n" for record in self.records)
         write_whole(self.folder / LOG, lambda path: path.write_text(lines, encoding="utf-8"))
 
@@ -175,7 +222,7 @@ def _nothing_in(folder: Path) -> None:
         )
 
 
-def _saved(folder: Path, config: TrainConfig) -> dict[str, Any]:
+def _saved(folder: Path, config: TrainConfig, processes: Processes) -> dict[str, Any]:
     """The content of the checkpoint to go on from."""
     try:
         before, _, content = read_model(folder / LAST)
@@ -186,29 +233,22 @@ def _saved(folder: Path, config: TrainConfig) -> dict[str, Any]:
     if different:
         said = ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in different)
         raise ValueError(f"the training in {str(folder)!r} has other settings: {said}")
+    if ("shards" in content) != (processes.kind is not None):
+        way = "with" if "shards" in content else "without"
+        raise ValueError(f"the training in {str(folder)!r} was made {way} --parallel: so resume it")
     return content
 
 
-def _text(config: TrainConfig, folder: Path) -> Text:
+def _text(config: TrainConfig, folder: Path, processes: Processes) -> Text:
     """The text of ``config.data``: prepared before, now, or by the training that goes on."""
     if len(config.data) == 1 and (Path(config.data[0]) / ABOUT).is_file():
         return Text(config.data[0])
-    if (folder / TEXT / ABOUT).is_file():
-        text = Text(folder / TEXT)
-        if text.about["sources"] == list(config.data):
-            return text
-    return prepare(config.data, folder / TEXT, vocab=config.vocab)
-
-
-def _steps(config: TrainConfig, text: Text) -> int:
-    """How many steps fit into ``config.minutes``, by the speed of a few on another model."""
-    trial = Training(config, text, TRIAL_STEPS)
-    times = []
-    for _ in range(TRIAL_STEPS):
-        started = time.monotonic()
-        trial.take_step()
-        times.append(time.monotonic() - started)
-    return max(1, round(60 * RESERVE * config.minutes / statistics.median(times)))
+    ours = folder / TEXT
+    is_there = (ours / ABOUT).is_file() and Text(ours).about["sources"] == list(config.data)
+    if processes.rank == 0 and not is_there:
+        prepare(config.data, ours, vocab=config.vocab)
+    processes.wait()
+    return Text(ours)
 
 
 @contextmanager

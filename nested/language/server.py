@@ -46,12 +46,14 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
             raise Refused(404, f"there is no model {ask.model!r}; this server has {name!r}")
         tokens, limit = tokens_of(engine, prompt, limit)
         draft = draft_of(ask, engine, limit, ask.stops + stop)
-        coming, shapes = Answer(engine, sessions, ask.session, tokens, draft), Shapes(ask)
-        await coming.start(request)
+        memory = sessions.open(ask.session)
+        coming = Answer(engine, tokens, draft, *memory, request.is_disconnected)
+        shapes = Shapes(ask)
+        await coming.start()
         if ask.stream:
-            events = shapes.events(coming, coming.pieces(request))
+            events = shapes.events(coming, coming.pieces())
             return StreamingResponse(events, media_type="text/event-stream")
-        async for _ in coming.pieces(request):
+        async for _ in coming.pieces():
             pass
         return shapes.whole(coming)
 
@@ -92,7 +94,8 @@ def _add_sessions(app: FastAPI, engine: Engine, sessions: Sessions, describe: di
     @app.post("/v1/sessions/{session}/memory", **describe)
     async def remember(session: str, memory: Memory, request: Request) -> dict[str, Any]:
         tokens, _ = tokens_of(engine, memory.text, 0)
-        await Answer(engine, sessions, session, tokens, None).start(request)
+        memory_of = sessions.open(session)
+        await Answer(engine, tokens, None, *memory_of, request.is_disconnected).start()
         return {"object": "memory", "tokens": len(tokens)}
 
     @app.delete("/v1/sessions/{session}", status_code=204, **describe)
@@ -103,24 +106,20 @@ def _add_sessions(app: FastAPI, engine: Engine, sessions: Sessions, describe: di
 def _add_errors(app: FastAPI) -> None:
     """Answer every error by an object that OpenAI's clients read."""
 
-    @app.exception_handler(Refused)
-    async def refused(request: Request, error: Refused) -> Response:
-        return _error(error.status, str(error))
-
-    @app.exception_handler(HTTPException)
-    async def failed(request: Request, error: HTTPException) -> Response:
-        return _error(error.status_code, str(error.detail))
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, error: RequestValidationError) -> Response:
+    def invalid(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(p for p in first["loc"] if isinstance(p, str) and p != "body")
         what = first["msg"].removeprefix("Value error, ")
         return _error(400, f"{where or 'the body'}: {what}", where)
 
-    @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> Response:
-        return _error(500, "the server failed")
+    handlers: dict[type[Exception], Callable] = {
+        Refused: lambda request, error: _error(error.status, str(error)),
+        HTTPException: lambda request, error: _error(error.status_code, str(error.detail)),
+        RequestValidationError: invalid,
+        Exception: lambda request, error: _error(500, "the server failed"),
+    }
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
 
 
 def _error(status: int, message: str, param: str | None = None) -> Response:
@@ -179,8 +178,16 @@ class Server(uvicorn.Server):
         super().handle_exit(number, frame)
 
 
-def serve(engine: Engine, name: str, *, host: str, port: int, token: str | None = None) -> None:
-    """Serve until Ctrl-C.
+def serve(
+    engine: Engine,
+    name: str,
+    *,
+    host: str,
+    port: int,
+    token: str | None = None,
+    mount: Callable[[FastAPI, Engine, str | None], FastAPI] | None = None,
+) -> None:
+    """Serve until Ctrl-C. ``mount`` can add a page to the app.
 
     Raises ``ValueError`` for a port in use, and for a ``host`` that others reach without a
     ``token``."""
@@ -195,6 +202,7 @@ def serve(engine: Engine, name: str, *, host: str, port: int, token: str | None 
             reason = getattr(error, "strerror", None) or str(error)
             raise ValueError(f"cannot serve on {host}, port {port}: {reason}") from error
         app = build_app(engine, name, token=token)
+        app = mount(app, engine, token) if mount else app
         settings = {"timeout_graceful_shutdown": GRACE, "access_log": False}
         server = Server(uvicorn.Config(app, log_level="warning", **settings))
         server.engine = engine

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from nested.language.engine import Limits, Refused
 from nested.levels.forward import State
@@ -42,6 +43,13 @@ class Sessions:
             name = secrets.token_urlsafe(32)
             self._sessions[name] = _Session(self._init(), time.monotonic())
             return name
+
+    def open(self, name: str | None) -> tuple[State, Callable[[State], None]]:
+        """Take the memory of a session (1, ...), and return it with what gives it back. Without a
+        name the memory is empty, and nothing is kept. Raises ``Refused`` as ``take``."""
+        if name is None:
+            return self._init(), lambda state: None
+        return self.take(name), partial(self.put, name)
 
     def take(self, name: str) -> State:
         """Return the memory of a session (1, ...), which is busy until ``put``. Raises ``Refused``

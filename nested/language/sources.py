@@ -10,10 +10,11 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
-from nested.language.extras import needed
+from nested.support.extras import needed
 
-SHAKESPEARE = Path(__file__).parent / "data" / "shakespeare"
-NAMED = {"shakespeare": SHAKESPEARE, "stdlib": Path(sysconfig.get_paths()["stdlib"])}
+DATA = Path(__file__).parent / "data"
+NAMED = {name: DATA / name for name in ("shakespeare", "spanish")}
+NAMED["stdlib"] = Path(sysconfig.get_paths()["stdlib"])
 SKIPPED = {"site-packages", "__pycache__", "node_modules"}
 HUB = "hub:"  # then path[:name[:split[:column]]], a data set of the library datasets
 
@@ -22,9 +23,10 @@ def documents(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of each document of ``source``, always in the same order.
 
     A source is a file, or a folder with its subfolders. Each line of a .jsonl file is a document,
-    {"text": ...}. The source "shakespeare" is ten plays, and "stdlib" Python's standard library.
-    "hub:path:name:split:column" is a data set of the library ``datasets``; all but the path can be
-    left out. Raises ``ValueError`` if there is no such source, or if it cannot be read.
+    {"text": ...}. Named sources are "shakespeare", ten plays, "spanish", three gospels, and
+    "stdlib", Python's standard library. The source
+    "hub:path:name:split:column" is a data set of the library ``datasets``; all but the
+    path can be left out. Raises ``ValueError`` if there is no such source, or if it cannot be read.
     """
     if source.startswith(HUB):
         yield from _hub_documents(source)

@@ -21,6 +21,7 @@ from nested.language.windows import UNSCORED, Windows
 from nested.levels.detach import detached
 from nested.levels.forward import State
 from nested.models.model import start_anew
+from nested.models.processes import Processes, whole
 from nested.support.device import find_device
 
 LOWEST = 0.1  # of the rate, at the end
@@ -36,11 +37,22 @@ class Training:
     the training that was saved. Raises ``ValueError`` as ``build_optimizers`` does.
     """
 
-    def __init__(self, config: TrainConfig, text: Text, total: int) -> None:
+    def __init__(
+        self, config: TrainConfig, text: Text, total: int, processes: Processes | None = None
+    ) -> None:
         self.config, self.total, self.step, self.restarts = config, total, 0, 0
-        self.device = find_device(config.device)
+        self.processes = processes or Processes(find_device(config.device))
+        if config.batch_size % self.processes.count:
+            raise ValueError(
+                f"a batch of {config.batch_size} texts cannot be shared by"
+                f" {self.processes.count} processes: take a multiple"
+            )
+        self.device = self.processes.device
         torch.manual_seed(config.seed)
         self.model = config.build(text.coder.vocab).to(self.device)
+        self._read = self.processes.wrap(self.model)
+        if config.compile:
+            self._read = torch.compile(self._read)
         self.optimizers = build_optimizers(config, self.model, total)
         self.windows = Windows(
             text.train,
@@ -52,10 +64,9 @@ class Training:
             Generator().manual_seed(config.seed),
         )
         self._first_rates = [g["lr"] for o in self.optimizers for g in o.param_groups]
-        self._state: State | None = None
+        self.carried: State | None = None
         self.mean_loss = math.inf
         self._good: dict[str, Any] = {}
-        self._read = torch.compile(self.model) if config.compile else self.model
 
     def take_step(self) -> dict[str, float]:
         """Make one step. Returns its loss in nats a token, the norm of its gradient and its rate.
@@ -69,7 +80,8 @@ class Training:
         self.model.train()
         self.model.zero_grad()
         loss = sum(self._backward() for _ in range(self.config.accumulate))
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip).item()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        norm = whole(norm).item()
         result = {"step": self.step, "loss": loss, "norm": norm, "rate": rate}
         if not math.isfinite(loss + norm) or loss > self.mean_loss + SPIKE:
             self.restarts += 1
@@ -95,24 +107,29 @@ class Training:
 
     def _backward(self) -> float:
         """Read one window of each text, and add the gradient of its mean loss."""
-        window = self.windows.draw()
-        tokens, targets = window.tokens.to(self.device), window.targets.to(self.device)
-        lengths = None if (window.lengths == self.config.length).all() else window.lengths
+        window, mine = self.windows.draw(), self.processes.rows
+        tokens, targets = mine(window.tokens).to(self.device), mine(window.targets).to(self.device)
+        lengths = None if (window.lengths == self.config.length).all() else mine(window.lengths)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         ):
             logits, state = self._read(tokens, self._continued(window.is_new), lengths=lengths)
-        loss = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=UNSCORED)
-        loss = loss / self.config.accumulate
-        loss.backward()
-        self._state = detached(state) if self.config.is_carried else None
-        return loss.item()
+        loss = cross_entropy(
+            logits.float().flatten(0, 1), targets.flatten(), ignore_index=UNSCORED, reduction="sum"
+        )
+        # gradients of processes are averaged, so that each counts as many times as there are
+        scored = (window.targets != UNSCORED).sum().item() * self.config.accumulate
+        (loss * (self.processes.count / scored)).backward()
+        self.carried = detached(state) if self.config.is_carried else None
+        return self.processes.total(loss.item() / scored)
 
     def _continued(self, is_new: Tensor) -> State | None:
         """Return the carried state, with a mark on each text that ``is_new`` (B,)."""
-        if self._state is None or is_new.all():
+        if self.carried is None or is_new.all():
             return None
-        return start_anew(self._state, is_new) if is_new.any() else self._state
+        if not is_new.any():  # in no process: all of them take the same way
+            return self.carried
+        return start_anew(self.carried, self.processes.rows(is_new))
 
     def _weights(self) -> dict[str, Any]:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
@@ -128,19 +145,33 @@ class Training:
         """Return all that later steps depend on: tensors (...), numbers and containers."""
         return {
             **self._weights(),
+            **self.progress(),
+            "state": self.carried,
+            "good": self._good,
+        }
+
+    def progress(self) -> dict[str, Any]:
+        """Return the part of ``state_dict`` that all processes share, without weights (...)."""
+        return {
+            "step": self.step,
             "total": self.total,
             "restarts": self.restarts,
             "mean_loss": self.mean_loss,
             "windows": self.windows.state_dict(),
-            "state": self._state,
-            "good": self._good,
             "random": torch.get_rng_state(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken, tensors (...) and numbers."""
         self._load_weights(state)
-        self.total, self.restarts = state["total"], state["restarts"]
-        self.mean_loss, self._state, self._good = state["mean_loss"], state["state"], state["good"]
+        self.carried, self._good = state["state"], state["good"]
+        self.load_progress(state)
+
+    def load_progress(self, state: dict[str, Any]) -> None:
+        """Load what ``progress`` returned; weights and optimizers have come from elsewhere."""
+        self.step, self.total, self.restarts = state["step"], state["total"], state["restarts"]
+        self.mean_loss = state["mean_loss"]
         self.windows.load_state_dict(state["windows"])
         torch.set_rng_state(state["random"])
+        if not self._good:
+            self._good = copy.deepcopy(self._weights())

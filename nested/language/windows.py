@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from nested.language.coder import END, Coder, special
-from nested.language.facts import fact_text
 from nested.language.text import Documents
+from nested.tasks.facts import fact_text
 
 UNSCORED = -100
 

@@ -14,10 +14,10 @@ import torch
 from torch import Generator, Tensor
 
 from nested.language.coder import END, Coder, special
-from nested.language.stream import Stream
-from nested.language.token_reader import TokenReader
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
+from nested.models.token_reader import TokenReader
+from nested.support.stream import Stream
 
 COLDEST = 1e-6  # a lower temperature would make logits infinite
 
@@ -110,21 +110,14 @@ class Draft:
 class Writing(Draft):
     """Yields text, piece by piece, valid UTF-8 each. Its ``state`` goes on where the text ends."""
 
-    def __init__(
-        self,
-        model: SequenceModel | TokenReader,
-        coder: Coder,
-        prompt: str | bytes,
-        tokens: int,
-        state: State | None,
-        sampling: Sampling,
-        stop: Sequence[str],
-        generator: Generator | None,
-    ) -> None:
-        super().__init__(coder, tokens, sampling, stop, generator)
+    def start(
+        self, model: SequenceModel | TokenReader, prompt: str | bytes, state: State | None
+    ) -> Writing:
+        """Let ``model`` go on from ``prompt``, read from ``state`` (1, ...). Returns itself."""
         self._model, self.state = model, state
         self._device = next(model.parameters()).device
-        self._next = first_tokens(coder, prompt)
+        self._next = first_tokens(self._coder, prompt)
+        return self
 
     def __iter__(self) -> Iterator[str]:
         while self.reason is None:
@@ -174,4 +167,4 @@ def generate(
     if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise ValueError(f"stop is a list of texts that are not empty, but got {stop!r}")
     sampling = Sampling(temperature, top_k, top_p, penalty)
-    return Writing(model, coder, prompt, tokens, state, sampling, stop, generator)
+    return Writing(coder, tokens, sampling, stop, generator).start(model, prompt, state)

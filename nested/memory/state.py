@@ -51,14 +51,15 @@ def picked(due: bool | Tensor, new: State, old: State) -> State:
 
 def pick(state: State, samples: Sequence[int] | Tensor) -> State:
     """Select samples of a ``state`` of a memory or model, in the order of ``samples``, whole
-    numbers (N,). They may repeat.
+    numbers (N,). They may repeat, and there may be none.
 
     All tensors (B, ...) become copies (N, ...). Raises ``IndexError`` for a sample that the state
     does not have.
     """
 
     def picked_from(leaf: Tensor) -> Tensor:
-        return leaf.index_select(0, torch.as_tensor(samples, device=leaf.device).reshape(-1))
+        index = torch.as_tensor(samples, device=leaf.device).reshape(-1)
+        return leaf.index_select(0, index if index.numel() else index.long())  # [] is of floats
 
     return tree_map_only(Tensor, picked_from, state)
 

@@ -107,7 +107,8 @@ class Block(nn.Module):
         if isinstance(state, dict) and MARK in state:
             is_new, rest = state[MARK], {n: part for n, part in state.items() if n != MARK}
             rows = torch.arange(len(is_new)) + len(is_new) * is_new.cpu().logical_not()
-            state = pick(stack_states([self.init(len(is_new)), rest]), rows)
+            first = type(self).init(self, len(is_new))  # not as FSDP2 wraps it: we are inside
+            state = pick(stack_states([first, rest]), rows)
         if not isinstance(state, dict) or state.keys() != set(self.parts):
             got = sorted(state) if isinstance(state, dict) else type(state).__name__
             raise ValueError(

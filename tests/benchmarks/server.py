@@ -2,7 +2,8 @@
 
     python -m tests.benchmarks.server --clients 200 --seconds 60 [--checkpoint DIR]
 
-Half of the clients talk in sessions. All wait as told when they are refused. Afterwards each
+Half of the clients talk in sessions. A refused client waits as long as
+the server says. Afterwards each
 answer is written once more by the model alone.
 """
 
@@ -64,7 +65,7 @@ def main():
 def small_model(path):
     torch.manual_seed(0)
     config = TrainConfig(dim=64, layers=2, heads=2, periods=(16, 64), chunk=16, steps=1)
-    save_model(path, config, ByteCoder(), config.build(259))
+    save_model(path, config, ByteCoder(), config.build(259).state_dict())
     return path
 
 

@@ -1,4 +1,4 @@
-"""Memory at test time: what is told is kept, in the levels that are asked for, also in a file."""
+"""Memory at test time keeps what it reads, in the levels that are asked for, also in a file."""
 
 import pytest
 import torch
@@ -8,9 +8,9 @@ from nested.language import memorise
 from nested.language.chat import Chat
 from nested.language.checkpoint import load_state, save_state
 from nested.language.coder import ByteCoder
-from nested.language.movement import movement
 from nested.language.remembering import bits_of
 from nested.models import Hope, ModelConfig, Transformer
+from nested.models.movement import movement
 from tests.problems import generator
 
 TEXT = "The code of the old wolf is 1234.\n" * 3

@@ -7,8 +7,8 @@ import torch
 
 from nested.language.__main__ import main
 from nested.language.dashboard import Dashboard, curve, line_of, time_left, visible
-from nested.language.movement import movement
 from nested.models import Hope, ModelConfig, Transformer
+from nested.models.movement import movement
 from tests.problems import generator
 
 TINY = "--dim 16 --layers 1 --heads 2 --length 16 --batch-size 2 --steps 2 --text-length 32"

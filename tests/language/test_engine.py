@@ -176,4 +176,4 @@ def test_many_threads_ask_one_engine(running):
     for number, text in found.items():
         alone = generate(model, ByteCoder(), f"n{number}", 12, generator=generator(number))
         assert text == "".join(alone)
-    assert engine.load() == (0, 0)
+    assert engine.active == [] and not engine.waiting

@@ -10,7 +10,7 @@ import torch
 
 from nested.language import checkpoint, load
 from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, preset, settings_from
-from nested.language.measures import bits_per_byte, even_pieces, token_losses
+from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.run import train
 from nested.language.text import Text, prepare
 from nested.language.training import SNAPSHOT_EVERY, Training
@@ -99,7 +99,7 @@ def test_training_learns_a_text(tmp_path):
     assert history.records[0]["bits"] > 7 and history.best < 2
     model, coder = load(run)
     pieces = even_pieces(Text(run / "text").held_out, 4, 380)
-    assert bits_per_byte(token_losses(model, pieces), pieces, coder) < 2
+    assert bits_per_byte(model, coder, pieces) < 2
 
 
 def test_bits_a_byte_are_those_of_a_model_that_guesses_evenly(text):
@@ -107,7 +107,7 @@ def test_bits_a_byte_are_those_of_a_model_that_guesses_evenly(text):
     model = lambda tokens, state: (torch.zeros(*tokens.shape, 256), None)  # noqa: E731
     model.parameters = lambda: iter([torch.zeros(1)])
     model.training, model.eval, model.train = False, lambda: None, lambda mode: None
-    assert bits_per_byte(token_losses(model, pieces), pieces, text.coder) == pytest.approx(8)
+    assert bits_per_byte(model, text.coder, pieces) == pytest.approx(8)
 
 
 def test_windows_read_texts_on_and_mark_their_beginnings(text):
@@ -148,7 +148,7 @@ def test_the_carried_state_is_that_of_the_text_so_far(folder):
             parts[b] += kept[-1].tokens[b, : kept[-1].lengths[b]].tolist()
     more = torch.randint(256, (3, 5), generator=generator())
     with torch.no_grad():
-        ours, _ = run.model.eval()(more, run._state)
+        ours, _ = run.model.eval()(more, run.carried)
         for b in range(3):
             _, state = run.model(torch.tensor([parts[b]]))
             assert torch.allclose(ours[b], run.model(more[b : b + 1], state)[0][0], atol=1e-4)

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from nested.language.coder import ByteCoder
-from nested.language.stream import Stream
 from nested.language.writing import Sampling, generate
 from nested.models import Hope, ModelConfig, Transformer
+from nested.support.stream import Stream
 from tests.problems import generator
 
 

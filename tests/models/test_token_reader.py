@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
-from nested.language.token_reader import TokenReader
 from nested.memory import pick, stack_states
 from nested.models import Hope, ModelConfig, Transformer
+from nested.models.token_reader import TokenReader
 from tests.problems import generator
 
 

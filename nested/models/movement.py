@@ -39,6 +39,12 @@ def levels_of(part: str, memory: State) -> list[str]:
     return [f"{part}, level {number}" for number in range(1, len(memory) + 1)]
 
 
+def period_of(model: SequenceModel, level: str) -> int:
+    """Return after how many tokens the ``level``, named as in ``movement``, is read anew."""
+    _, is_continuum, number = level.partition("level ")
+    return model.config.periods[int(number) - 1] if is_continuum else 1
+
+
 def read_weights(memory: State) -> list[State]:
     """List the weights (B, ...) by which each level of a ``memory`` is read: in a continuum those
     of its start, elsewhere those of now."""

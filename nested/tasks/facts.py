@@ -80,3 +80,10 @@ def fact_text(size: int, generator: Generator) -> Facts:
     again = [facts[i] for i in torch.randperm(len(facts), generator=generator).tolist()]
     asked = "".join(STATED.format(name, code) for name, code in again)
     return Facts(stated(facts, size - len(asked), generator) + asked, facts)
+
+
+def fillers(count: int, size: int, generator: Generator) -> list[str]:
+    """Draw ``count`` texts of at least ``size`` bytes from a few sentences without facts."""
+    lines = size // min(map(len, FILLERS)) + 1
+    chosen = torch.randint(len(FILLERS), (count, lines), generator=generator).tolist()
+    return ["".join(FILLERS[line] for line in row) for row in chosen]

@@ -1,0 +1,146 @@
+"""Choose by likelihood: labels of texts whose classes come one after another, and multiple choice.
+
+Letters: N endings.
+Source: the harness lm-eval, Gao et al. 2021, which an adapter here lets ask our models.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nested.language.coder import Coder, side_by_side
+from nested.language.writing import first_tokens, generate
+from nested.levels.forward import State
+from nested.memory import pick
+from nested.models.model import SequenceModel
+from nested.support.extras import needed
+
+TESTED = 5  # each fifth text of a class is a test
+LABELLED = "{}\nThis is: "
+
+
+@torch.no_grad()
+def log_likelihoods(
+    model: SequenceModel,
+    coder: Coder,
+    prompt: str,
+    endings: Sequence[str],
+    state: State | None = None,
+) -> list[tuple[float, bool]]:
+    """Compute for each of ``endings`` the logarithm of its chance after ``prompt``, and whether it
+    is what the model would write. Reading starts from ``state`` (1, ...)."""
+    device, count = next(model.parameters()).device, len(endings)
+    prompt_tokens = torch.tensor([first_tokens(coder, prompt)], device=device)
+    before, state = model(prompt_tokens, state)
+    tokens, lengths = side_by_side([coder.encode(ending.encode()) for ending in endings])
+    tokens = tokens.to(device)
+    after, _ = model(tokens, pick(state, [0] * count), lengths=lengths)
+    logits = torch.cat([before[:, -1:].expand(count, -1, -1), after[:, :-1]], dim=1).float()
+    chosen = logits.log_softmax(-1).gather(-1, tokens[..., None])[..., 0]
+    is_best = logits.argmax(-1) == tokens
+    rows = zip(chosen, is_best, lengths)
+    return [(row[:n].sum().item(), bool(best[:n].all())) for row, best, n in rows]
+
+
+def best_choice(
+    model: SequenceModel,
+    coder: Coder,
+    prompt: str,
+    endings: Sequence[str],
+    state: State | None = None,
+) -> int:
+    """Return which of ``endings`` has the highest likelihood a byte after ``prompt``, read from
+    ``state`` (1, ...)."""
+    scores = [s for s, _ in log_likelihoods(model, coder, prompt, endings, state)]
+    return max(range(len(endings)), key=lambda i: scores[i] / len(endings[i].encode()))
+
+
+def multiple_choice(model: SequenceModel, coder: Coder, path: Path) -> float:
+    """Return the share of right answers to the lines of a JSONL file, {"question": ..., "choices":
+    [...], "answer": the number of the right one}. Raises ``ValueError`` for other lines."""
+    rows = _rows(path, {"question": str, "choices": list, "answer": int})
+    for number, row in enumerate(rows, start=1):
+        if not all(isinstance(c, str) and c for c in row["choices"]):
+            raise ValueError(f"{str(path)!r}, line {number}: choices are texts, not empty")
+    asked = [(row, best_choice(model, coder, row["question"], row["choices"])) for row in rows]
+    return sum(choice == row["answer"] for row, choice in asked) / len(rows)
+
+
+def class_incremental(
+    model: SequenceModel, coder: Coder, path: Path, classes_per_task: int = 2
+) -> list[dict[str, float]]:
+    """Classify texts whose classes come one after another, by the likelihood of their labels.
+
+    ``path`` is a JSONL file of {"text": ..., "label": ...}. The model reads four of five texts of
+    each class with their labels, a few classes at a time. Returns after each task how many
+    "classes" there were so far, and the accuracy on their other texts, with the memory "live" and
+    "frozen". Raises ``ValueError`` for other lines."""
+    rows = _rows(path, {"text": str, "label": str})
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        texts.setdefault(row["label"], []).append(row["text"])
+    labels, results, state = list(texts), [], None
+    for at in range(0, len(labels), classes_per_task):
+        for label in labels[at : at + classes_per_task]:
+            for number, text in enumerate(texts[label]):
+                if number % TESTED:
+                    told = LABELLED.format(text) + f"{label}\n\n"
+                    tokens = torch.tensor([coder.encode(told.encode())])
+                    with torch.no_grad():
+                        _, state = model(tokens.to(next(model.parameters()).device), state)
+        seen = labels[: at + classes_per_task]
+        tests = [(text, i) for i, label in enumerate(seen) for text in texts[label][::TESTED]]
+        result = {"classes": len(seen)}
+        for way, memory in (("live", state), ("frozen", None)):
+            chosen = [
+                best_choice(model, coder, LABELLED.format(text), seen, memory) for text, _ in tests
+            ]
+            result[way] = sum(c == i for c, (_, i) in zip(chosen, tests)) / len(tests)
+        results.append(result)
+    return results
+
+
+def _rows(path: Path, kinds: dict[str, type]) -> list[dict[str, Any]]:
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {str(path)!r} as JSON lines: {error}") from error
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict) or any(
+            not isinstance(row.get(name), kind) for name, kind in kinds.items()
+        ):
+            raise ValueError(f"{str(path)!r}, line {number}, has not all of {', '.join(kinds)}")
+    if not rows:
+        raise ValueError(f"{str(path)!r} has no lines")
+    return rows
+
+
+def lm_eval_model(model: SequenceModel, coder: Coder) -> Any:
+    """Wrap ``model`` for the library ``lm_eval``, as ``lm_eval.simple_evaluate(model=...)`` takes
+    it. Raises ``ValueError`` if the library is missing."""
+    needed("lm_eval", "lm-eval")
+    from lm_eval.api.model import LM
+
+    class Adapter(LM):
+        def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
+            asked = [request.args for request in requests]
+            return [log_likelihoods(model, coder, context, [end])[0] for context, end in asked]
+
+        def loglikelihood_rolling(self, requests: list[Any]) -> list[float]:
+            texts = [request.args[0] for request in requests]
+            return [log_likelihoods(model, coder, "", [text])[0][0] for text in texts]
+
+        def generate_until(self, requests: list[Any]) -> list[str]:
+            texts = []
+            for context, how in (request.args for request in requests):
+                more = {"temperature": how.get("temperature", 0.0), "stop": how.get("until", [])}
+                limit = how.get("max_gen_toks", 256)
+                texts.append("".join(generate(model, coder, context, limit, **more)))
+            return texts
+
+    return Adapter()

@@ -1,0 +1,180 @@
+"""Measure a language model: held-out text, long text, recall, forgetting; one report of it all.
+
+Letters: B texts side by side, T tokens.
+Source: Behrouz et al. 2025 (arXiv 2512.24695), which claims long memory and little forgetting.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from nested.language.choices import class_incremental, multiple_choice
+from nested.language.coder import Coder
+from nested.language.measures import bits_per_byte, even_pieces, token_losses
+from nested.language.recall import recall_at, recall_facts
+from nested.language.sources import documents
+from nested.language.text import ABOUT, Documents, Text, prepare
+from nested.levels.forward import State
+from nested.models.model import SequenceModel
+from nested.support.files import prepare_folder, save_json
+from nested.support.plots import new_figure, save_figure
+from nested.tasks.facts import fillers
+
+EDGES = (0, 64, 256, 512, 1024, 2048, 4096, 8192)  # positions in a text, in tokens
+DISTANCES = (128, 512, 2048, 8192)  # bytes between a fact and its question
+DOMAINS = ("stdlib", "spanish")  # that are read between two pieces of held-out text
+READ, SCORED, PIECE = 4096, 1024, 512  # tokens
+Report = dict[str, Any]
+
+
+def evaluate(
+    model: SequenceModel,
+    coder: Coder,
+    out: Path,
+    *,
+    data: Sequence[str] = ("shakespeare",),
+    classes: Path | None = None,
+    choices: Path | None = None,
+    quick: bool = False,
+    seed: int = 0,
+    show: Callable[[str], None] = print,
+) -> Report:
+    """Measure ``model`` on what ``prepare`` holds out of ``data``, and save the report in the
+    folder ``out``: report.json and report.png.
+
+    ``classes`` and ``choices`` are files of ``class_incremental`` and ``multiple_choice``.
+    ``quick`` takes a quarter of the texts, and short ones. Raises ``ValueError`` for files that
+    cannot be read, and for held-out text that is too short."""
+    prepare_folder(out, "report.json", "report.png")
+    texts, source = held_out_texts(data, out / "text"), Generator().manual_seed(seed)
+    ours, count = encoded(coder, texts), 4 if quick else 16
+    longest = min(EDGES[-1] if not quick else 1024, max(ours.lengths) - 1)
+    report: Report = {"by position": by_position(model, ours, count, longest)}
+    report["bits a byte"] = bits_per_byte(model, coder, even_pieces(ours, count, SCORED))
+    show(f"{report['bits a byte']:.3f} bits a byte of held-out text")
+    report |= recalled(model, coder, texts, source, count, show)
+    report["forgetting"] = {}
+    for domain in DOMAINS:
+        theirs = encoded(coder, [content for _, content in documents(domain)])
+        report["forgetting"][domain] = forgetting(model, ours, theirs, count // 4, quick)
+        show(f"bits a token, read on to {domain}: {_listed(report['forgetting'][domain])}")
+    if classes:
+        report["classes"] = class_incremental(model, coder, classes)
+    if choices:
+        report["choices"] = multiple_choice(model, coder, choices)
+    for name in ("classes", "choices"):
+        if name in report:
+            show(f"{name}: {report[name]}")
+    save_json(out / "report.json", report)
+    draw(report, out / "report.png")
+    return report
+
+
+def recalled(
+    model: SequenceModel,
+    coder: Coder,
+    texts: Sequence[bytes],
+    source: Generator,
+    count: int,
+    show: Callable[[str], None],
+) -> Report:
+    """Ask for 20 facts after 2,000 bytes, and for one fact after ever more bytes of ``texts`` and
+    of a few sentences again and again. Returns {name of the test: shares of right answers}."""
+    runs = [recall_facts(model, coder, 20, 2000, source) for _ in range(max(1, count // 3))]
+    report = {"facts": {way: sum(run[way] for run in runs) / len(runs) for way in runs[0]}}
+    show(f"20 facts in 2,000 bytes, share recalled: {_listed(report['facts'])}")
+    prose = " ".join(text.decode("utf-8", "replace") for text in texts)
+    for name in ("needle", "passkey"):
+        report[name] = {}
+        for distance in DISTANCES[: 4 if count > 4 else 2]:
+            hay = fillers(count, distance, source) if name == "passkey" else _cut(prose, count)
+            report[name][distance] = recall_at(model, coder, distance, hay, source)
+            show(f"{name} after {distance} bytes: {_listed(report[name][distance])}")
+    return report
+
+
+def held_out_texts(data: Sequence[str], folder: Path) -> list[bytes]:
+    """Return the documents that ``prepare`` holds out of ``data``, as bytes."""
+    is_ready = len(data) == 1 and (Path(data[0]) / ABOUT).is_file()
+    text = Text(data[0]) if is_ready else prepare(data, folder, show=lambda line: None)
+    side = text.held_out
+    return [text.coder.decode(side.tokens(i).tolist()) for i in range(len(side))]
+
+
+def encoded(coder: Coder, texts: Sequence[bytes]) -> Documents:
+    """Turn ``texts`` into documents of tokens."""
+    rows = [np.array(coder.encode(text)) for text in texts]
+    starts = np.cumsum([0, *(len(row) for row in rows[:-1])])
+    index = [(0, start, len(row)) for start, row in zip(starts, rows)]
+    return Documents([np.concatenate(rows)], np.array(index))
+
+
+def by_position(model: SequenceModel, texts: Documents, count: int, size: int) -> dict[str, float]:
+    """Compute bits a token at the positions between ``EDGES`` of ``count`` texts of ``size``
+    tokens."""
+    losses = token_losses(model, even_pieces(texts, count, size)) / math.log(2)
+    spans = [(a, b) for a, b in zip(EDGES, EDGES[1:]) if b <= size]
+    return {f"{a} to {b}": losses[:, a:b].mean().item() for a, b in spans}
+
+
+def forgetting(
+    model: SequenceModel, ours: Documents, theirs: Documents, count: int, quick: bool
+) -> dict[str, float]:
+    """Compute bits a token on new text of ``ours`` with the memory of four moments: "at first",
+    after reading "ours", then "theirs", then "ours again"."""
+    read = READ // 8 if quick else READ
+    pieces = even_pieces(ours, count, 2 * read + SCORED)
+    first, new, again = pieces.split([read, SCORED + 1, read], dim=1)
+    other = even_pieces(theirs, len(pieces), read)[:, :read]
+    moments, state = {}, None
+    read_texts = {"at first": None, "ours": first, "theirs": other, "ours again": again}
+    for name, tokens in read_texts.items():
+        state = state if tokens is None else read_on(model, tokens, state)
+        moments[name] = token_losses(model, new, state).mean().item() / math.log(2)
+    return moments
+
+
+@torch.no_grad()
+def read_on(model: SequenceModel, tokens: Tensor, state: State | None) -> State:
+    """Read ``tokens`` (B, T) on from ``state`` (B, ...), and return the state after them."""
+    for piece in tokens.to(next(model.parameters()).device).split(PIECE, dim=1):
+        state = model(piece, state)[1]
+    return state
+
+
+def _cut(text: str, count: int) -> list[str]:
+    """``count`` pieces of ``text`` that begin at evenly spread places."""
+    step = max(1, (len(text) - DISTANCES[-1]) // count)
+    return [text[i * step :] for i in range(count)]
+
+
+def _listed(shares: dict[str, float]) -> str:
+    return ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+
+
+def draw(report: Report, path: Path) -> None:
+    """Draw bits by position, recall by distance, and forgetting."""
+    figure, ((left, middle, right),) = new_figure(1, 3)
+    spans = report["by position"]
+    left.plot(range(len(spans)), list(spans.values()), marker="o")
+    left.set_xticks(range(len(spans)), list(spans), rotation=45, ha="right")
+    left.set(title="Long text: bits a token by position", ylabel="bits a token")
+    for name in ("needle", "passkey"):
+        for way, style in (("live", "-"), ("frozen", ":")):
+            shares = [shares[way] for shares in report[name].values()]
+            middle.plot(list(report[name]), shares, style, marker="o", label=f"{name}, {way}")
+    middle.set(title="Recall of one fact", xlabel="bytes since it was stated", ylim=(-0.05, 1.05))
+    middle.set_xscale("log", base=2)
+    middle.legend()
+    for domain, moments in report["forgetting"].items():
+        right.plot(list(moments), list(moments.values()), marker="o", label=f"theirs: {domain}")
+    right.set(title="New text after reading", ylabel="bits a token")
+    right.legend()
+    save_figure(figure, path)
