@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+NEARLY_FULL = 1 << 16  # free bytes of a disk below which a write failed for lack of space
 
 
 def prepare_folder(path: Path | str, *names: str) -> Path:
@@ -47,6 +51,9 @@ def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        if path.parent.exists() and shutil.disk_usage(path.parent).free < NEARLY_FULL:
+            reason = os.strerror(errno.ENOSPC)
+        temporary.unlink(missing_ok=True)
         raise ValueError(f"cannot write {str(path)!r}: {reason}") from error
 
 
