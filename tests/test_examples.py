@@ -5,6 +5,7 @@ text and picture; ``--write all`` does so for every lesson.
 """
 
 import argparse
+import importlib
 import os
 import re
 import shutil
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.test_house import lines_of_code
 
@@ -226,6 +228,24 @@ def test_lesson_16_checks_see_what_loss_curves_do_not(tmp_path):
         assert f"  - {name}" in text or f"  - no read {name}" in text
     broken, mended = numbers(text, "token by token: loss")
     assert broken > 0.95 and mended < 0.85
+
+
+def test_a_memory_beside_a_frozen_attention_answers_from_further_back(monkeypatch, capsys):
+    """The encoder stays as it is, bit for bit, and nothing changes before the memories learn."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    example = importlib.import_module("titans_beside_attention")
+    add, seen = example.add_memories, []
+
+    def add_and_keep(encoder):
+        seen.append((encoder, [weight.clone() for weight in encoder.parameters()]))
+        return add(encoder)
+
+    monkeypatch.setattr(example, "add_memories", add_and_keep)
+    example.main()
+    alone, new, trained = (float(x) for x in re.findall(r"\d\.\d+", capsys.readouterr().out))
+    assert alone == new < 0.6 and trained > 0.9
+    ((encoder, before),) = seen
+    assert all(torch.equal(w, b) for w, b in zip(encoder.parameters(), before, strict=True))
 
 
 def test_every_lesson_is_short_and_has_a_test():
