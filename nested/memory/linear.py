@@ -183,6 +183,8 @@ def by_chunks(
     check_objective(objective)
     check_counts(chunk=chunk)
     check_tokens(keys, values, queries, rates, log_kept)
+    if keys.shape[1] == 1:  # a text as it is written: a chunk of one token is the definition
+        return by_tokens(keys, values, queries, rates, log_kept, matrix, objective)
 
     def step(tokens: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
         (k, v, q, n, log_a), matrix = tokens, now["matrix"]  # (B, C, D), (B, C), (B, D, D)
