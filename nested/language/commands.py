@@ -54,7 +54,7 @@ def _add_prepare(parser: Parser) -> None:
     parser.add_argument("--data", nargs="+", default=["shakespeare"], help="files, folders, names")
     parser.add_argument("--out", type=Path, default=OUT / "text", help="folder of the tokens")
     parser.add_argument("--vocab", type=int, help="tokens of a BPE; bytes without it")
-    parser.add_argument("--held-out", type=float, default=0.1, help="share of the documents")
+    parser.add_argument("--held-out", type=float, default=0.15, help="share of the documents")
     parser.add_argument("--limit", type=int, help="documents to read at most")
     for name, default in vars(FilterConfig()).items():
         flag = f"--{name.replace('_', '-')}"

@@ -23,7 +23,7 @@ def documents(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of each document of ``source``, always in the same order.
 
     A source is a file, or a folder with its subfolders. Each line of a .jsonl file is a document,
-    {"text": ...}. Named sources are "shakespeare", ten plays, "spanish", three gospels, and
+    {"text": ...}. Named sources are "shakespeare", 27 plays, "spanish", three gospels, and
     "stdlib", Python's standard library. The source
     "hub:path:name:split:column" is a data set of the library ``datasets``; all but the
     path can be left out. Raises ``ValueError`` if there is no such source, or if it cannot be read.

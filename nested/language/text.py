@@ -88,7 +88,7 @@ def prepare(
     *,
     vocab: int | None = None,
     filters: FilterConfig | None = None,
-    held_out: float = 0.1,
+    held_out: float = 0.15,
     limit: int | None = None,
     show: Callable[[str], None] = print,
 ) -> Text:

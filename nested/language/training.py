@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from nested.language.config import TrainConfig
 from nested.language.optimizers import build_optimizers
 from nested.language.text import Text
-from nested.language.windows import UNSCORED, Windows
+from nested.language.windows import Windows
 from nested.levels.detach import detached
 from nested.levels.forward import State
 from nested.models.model import start_anew
@@ -114,14 +114,13 @@ class Training:
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         ):
             logits, state = self._read(tokens, self._continued(window.is_new), lengths=lengths)
-        loss = cross_entropy(
-            logits.float().flatten(0, 1), targets.flatten(), ignore_index=UNSCORED, reduction="sum"
-        )
+        losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
+        loss = losses @ mine(window.weights).to(losses).flatten()
         # gradients of processes are averaged, so that each counts as many times as there are
-        scored = (window.targets != UNSCORED).sum().item() * self.config.accumulate
-        (loss * (self.processes.count / scored)).backward()
+        total = window.weights.sum().item() * self.config.accumulate
+        (loss * (self.processes.count / total)).backward()
         self.carried = detached(state) if self.config.is_carried else None
-        return self.processes.total(loss.item() / scored)
+        return self.processes.total(loss.item() / total)
 
     def _continued(self, is_new: Tensor) -> State | None:
         """Return the carried state, with a mark on each text that ``is_new`` (B,)."""

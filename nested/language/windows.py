@@ -17,28 +17,28 @@ from nested.language.coder import END, Coder, special
 from nested.language.text import Documents
 from nested.tasks.facts import fact_text
 
-UNSCORED = -100
+ANSWERED = 10  # how often an answer counts in the loss: few tokens are answers
 
 
 class Window(NamedTuple):
-    """One batch. ``targets`` (B, T) are the tokens that follow ``tokens`` (B, T), and -100 after
-    the end of a text. ``lengths`` (B,) count the tokens that are there. ``is_new`` (B,) marks texts
-    that begin here, and ``has_facts`` (B,) texts of facts."""
+    """One batch. ``targets`` (B, T) are the tokens that follow ``tokens`` (B, T), and each counts
+    ``weights`` (B, T) times in the loss. ``lengths`` (B,) count the tokens that are there.
+    ``is_new`` (B,) marks texts that begin here."""
 
     tokens: Tensor
     targets: Tensor
+    weights: Tensor
     lengths: Tensor
     is_new: Tensor
-    has_facts: Tensor
 
 
 class Windows:
     """Draws pieces of ``documents`` and reads each in windows of ``length`` tokens.
 
     A piece has at most ``text_length`` tokens. The chance of a document is proportional to its
-    tokens. A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew. With a
-    ``text_length`` of one window each window is a text of its own. Everything is drawn from
-    ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
+    tokens. A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew, whose
+    answers count more. With a ``text_length`` of one window each window is a text of its own.
+    Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
 
     def __init__(
@@ -58,8 +58,9 @@ class Windows:
         self._draw: list[Callable[[], np.ndarray]] = [self._facts] * count
         self._draw += [self._piece] * (batch_size - count)
         # the first texts end at different windows
-        self._left = [draw() for draw in self._draw]
-        self._left = [tokens[self._below(max(1, len(tokens) - length)) :] for tokens in self._left]
+        self._left = [draw() for draw in self._draw]  # (2, T): tokens and weights
+        cuts = (self._below(max(1, left.shape[1] - length)) for left in self._left)
+        self._left = [left[:, cut:] for left, cut in zip(self._left, cuts)]
         self._is_new = [True] * batch_size
 
     def _below(self, stop: int) -> int:
@@ -69,42 +70,41 @@ class Windows:
         at = self._below(self._ends[-1])
         i = int(np.searchsorted(self._ends, at, side="right"))
         start = self._below(max(1, self._documents.lengths[i] - self.text_length))
-        return self._documents.tokens(i, start, start + self.text_length + 1)
+        tokens = self._documents.tokens(i, start, start + self.text_length + 1)
+        return np.stack([tokens, np.ones_like(tokens)])
 
     def _facts(self) -> np.ndarray:
         size = self._below(max(1, self.text_length - 100)) + 100
-        text = fact_text(size, self._generator).text.encode()
-        return np.array([*self._coder.encode(text), special(self._coder, END)])
+        rows = []
+        for text, is_answer in fact_text(size, self._generator):
+            weight = ANSWERED if is_answer else 1
+            rows += [(token, weight) for token in self._coder.encode(text.encode())]
+        return np.array([*rows, (special(self._coder, END), 1)]).T
 
     def draw(self) -> Window:
         """Return the next window of each text."""
         shape, rows = (len(self._draw), self.length), []
-        window = Window(
-            torch.zeros(shape, dtype=torch.int64),
-            torch.full(shape, UNSCORED),
-            torch.zeros(shape[0], dtype=torch.int64),
-            torch.tensor(self._is_new),
-            torch.tensor([draw == self._facts for draw in self._draw]),
-        )
-        for b, tokens in enumerate(self._left):
-            row = torch.from_numpy(tokens[: self.length + 1])
-            count = len(row) - 1
-            window.tokens[b, :count], window.targets[b, :count] = row[:-1], row[1:]
-            window.lengths[b] = count
-            rest = tokens[count:]
-            self._is_new[b] = len(rest) < 2
+        tokens, targets, weights = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
+        lengths, is_new = torch.zeros(shape[0], dtype=torch.int64), torch.tensor(self._is_new)
+        for b, left in enumerate(self._left):
+            row = torch.from_numpy(left[:, : self.length + 1])
+            count = lengths[b] = row.shape[1] - 1
+            tokens[b, :count], targets[b, :count] = row[0, :-1], row[0, 1:]
+            weights[b, :count] = row[1, 1:]
+            rest = left[:, count:]
+            self._is_new[b] = rest.shape[1] < 2
             rows.append(self._draw[b]() if self._is_new[b] else rest)
         self._left = rows
-        return window
+        return Window(tokens, targets, weights, lengths, is_new)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next windows depend on: tensors (...) and lists."""
-        left = [torch.from_numpy(np.array(tokens)) for tokens in self._left]
+        left = [torch.from_numpy(np.array(row)) for row in self._left]
         state = self._generator.get_state()
         return {"left": left, "is_new": list(self._is_new), "generator": state}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken, tensors (...) and lists."""
-        self._left = [tokens.numpy() for tokens in state["left"]]
+        self._left = [row.numpy() for row in state["left"]]
         self._is_new = list(state["is_new"])
         self._generator.set_state(state["generator"])

@@ -5,26 +5,22 @@ Source: passkey retrieval, Mohtashami and Jaggi 2023 (arXiv 2305.16300), with ma
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Generator
 
-FIRST = (
-    "amber ancient blue bold brave bright broken calm clever cold copper crimson dark distant early"
-    " empty fair fallen gentle golden grand green grey hidden hollow iron jolly late little lonely"
-    " lost lucky merry misty noble old pale proud quick quiet rapid red royal rusty sable secret"
-    " silent silver slow small solemn stone strange swift tall timid violet wandering warm white"
-    " wild wise young"
+NAMES = (
+    "amber anchor apple arrow badger basil beacon bear bell birch bramble bridge brook button "
+    "candle canyon castle cedar cherry cliff clover cloud comet copper coral crimson crow crown "
+    "dagger dragon eagle elm ember falcon feather fern ferry field forest fountain fox garden "
+    "gate ginger glacier harbour hare harp hawk hazel heron hill honey island ivory ivy jackal "
+    "jasmine juniper kettle lake lantern lark lemon lily linen lion lizard lotus maple marble "
+    "meadow mill mirror mole moon needle oak olive opal orchard otter owl pearl pepper pine "
+    "plum pony quartz rabbit raven reed ribbon river robin rose ruby saddle sail salmon seal "
+    "shadow shepherd silver sparrow spider star stone swan thistle thunder tiger tower tulip "
+    "turtle valley velvet violet walnut willow wolf"
 ).split()
-SECOND = (
-    "arrow badger beacon bear bell birch bridge brook candle castle cedar cloud comet crow crown"
-    " dragon eagle elm ember falcon feather fern field forest fountain fox garden gate harbour hare"
-    " harp hawk heron hill island ivy jackal lake lantern lark lion maple meadow mill mirror moon"
-    " oak orchard otter owl pearl pine raven reed river rose sail shadow shepherd sparrow star swan"
-    " tower valley wolf"
-).split()
-STATED, ASKED = "The code of the {} is {}.\n", "The code of the {} is"
+STATED, ASKED = "The code of {} is {}.\n", "The code of {} is"
+MOST, NEW, AGAIN = 32, 0.25, 0.5  # facts of a text; shares of lines that state one, and again
 FILLERS = (
     "The road went on for many miles, and nobody said a word.\n",
     "It rained all night, and in the morning the fields were grey.\n",
@@ -37,26 +33,14 @@ FILLERS = (
 )
 
 
-class Facts(NamedTuple):
-    """A text, and (name, code) of each fact that it states."""
-
-    text: str
-    facts: list[tuple[str, str]]
-
-
 def draw_facts(count: int, generator: Generator) -> list[tuple[str, str]]:
     """Draw ``count`` facts with different names: (name, code of four digits). Raises ``ValueError``
     for more facts than there are names."""
-    names = len(FIRST) * len(SECOND)
-    if not 1 <= count <= names:
-        raise ValueError(f"a text states 1 to {names} facts, but got {count}")
-    drawn = torch.randperm(names, generator=generator)[:count].tolist()
+    if not 1 <= count <= len(NAMES):
+        raise ValueError(f"a text states 1 to {len(NAMES)} facts, but got {count}")
+    drawn = torch.randperm(len(NAMES), generator=generator)[:count].tolist()
     codes = torch.randint(10_000, (count,), generator=generator).tolist()
-    facts = []
-    for i, code in zip(drawn, codes):
-        name = f"{FIRST[i % len(FIRST)]} {SECOND[i // len(FIRST)]}"
-        facts.append((name, f"{code:04d}"))
-    return facts
+    return [(NAMES[i], f"{code:04d}") for i, code in zip(drawn, codes)]
 
 
 def stated(facts: list[tuple[str, str]], size: int, generator: Generator) -> str:
@@ -72,14 +56,24 @@ def stated(facts: list[tuple[str, str]], size: int, generator: Generator) -> str
     return "".join(lines)
 
 
-def fact_text(size: int, generator: Generator) -> Facts:
-    """Write a text of about ``size`` bytes that states facts, and states all of them again at its
-    end, in another order. The words of a statement also ask for it."""
-    count = max(1, int(torch.randint(1, max(2, size // 100), (1,), generator=generator)))
-    facts = draw_facts(min(count, 24), generator)
-    again = [facts[i] for i in torch.randperm(len(facts), generator=generator).tolist()]
-    asked = "".join(STATED.format(name, code) for name, code in again)
-    return Facts(stated(facts, size - len(asked), generator) + asked, facts)
+def fact_text(size: int, generator: Generator) -> list[tuple[str, bool]]:
+    """Write a text of about ``size`` bytes whose lines state a fact, state one again, or have none.
+
+    Returns the parts of the text, in order, and whether each is an *answer*: the code of a fact
+    that was stated before. The words before an answer ask for it."""
+    facts, known, parts, left = draw_facts(MOST, generator), 0, [], size
+    while left > 0:
+        chance, pick = torch.rand(2, generator=generator).tolist()
+        is_again = known > 0 and NEW <= chance < NEW + AGAIN
+        if is_again or known == 0 or (chance < NEW and known < MOST):
+            name, code = facts[int(pick * known) if is_again else known]
+            known += not is_again
+            line = [(ASKED.format(name), False), (f" {code}", is_again), (".\n", False)]
+        else:
+            line = [(FILLERS[int(pick * len(FILLERS))], False)]
+        parts += line
+        left -= sum(len(text) for text, _ in line)
+    return parts
 
 
 def fillers(count: int, size: int, generator: Generator) -> list[str]:

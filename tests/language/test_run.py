@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 
 import pytest
@@ -14,7 +15,7 @@ from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.run import train
 from nested.language.text import Text, prepare
 from nested.language.training import SNAPSHOT_EVERY, Training
-from nested.language.windows import UNSCORED, Windows
+from nested.language.windows import ANSWERED, Windows
 from tests.problems import generator
 
 SMALL = {"dim": 16, "layers": 2, "heads": 2, "chunk": 8, "periods": (8, 16), "length": 24}
@@ -117,9 +118,10 @@ def test_windows_read_texts_on_and_mark_their_beginnings(text):
         window = windows.draw()
         for b in range(4):
             count = window.lengths[b]
-            assert 1 <= count <= 10 and window.has_facts[b] == (b == 0)
-            tokens, targets = window.tokens[b], window.targets[b]
-            assert (targets[:count] != UNSCORED).all() and (targets[count:] == UNSCORED).all()
+            assert 1 <= count <= 10
+            tokens, targets, weights = window.tokens[b], window.targets[b], window.weights[b]
+            assert (weights[:count] >= 1).all() and (weights[count:] == 0).all()
+            assert b == 0 or weights.max() == 1
             assert (tokens[1:count] == targets[: count - 1]).all()
             if window.is_new[b]:
                 texts[b].append([])
@@ -128,10 +130,25 @@ def test_windows_read_texts_on_and_mark_their_beginnings(text):
             texts[b][-1] += targets[:count].tolist()
     for row in texts[1:]:
         assert {len(t) for t in row[1:-1]} == {35}
-    everything = b"".join(text.coder.decode(text.train.tokens(i)) for i in range(9))
+    everything = b"".join(text.coder.decode(text.train.tokens(i)) for i in range(len(text.train)))
     for row in texts[1:]:
         assert all(text.coder.decode(t) in everything for t in row)
-    assert b"The code of the" in text.coder.decode(sum(texts[0], []))
+    assert b"The code of " in text.coder.decode(sum(texts[0], []))
+
+
+def test_answers_count_more_and_only_they_do(text):
+    windows, seen = Windows(text.train, text.coder, 1, 500, 600, 1.0, generator()), 0
+    for _ in range(9):
+        window = windows.draw()
+        words = text.coder.decode(window.targets[0, : window.lengths[0]].tolist()).decode()
+        heavy = window.weights[0] == ANSWERED
+        for answer in re.finditer(r"The code of (\w+) is( \d{4})\.", words):
+            is_again = f"code of {answer[1]} is" in words[: answer.start()]
+            assert not is_again or heavy[answer.start(2) : answer.end(2)].all()
+            seen += is_again
+        codes = text.coder.decode(window.targets[0][heavy].tolist())
+        assert re.fullmatch(rb"[ \d]*", codes)
+    assert seen > 10
 
 
 def test_the_carried_state_is_that_of_the_text_so_far(folder):

@@ -136,7 +136,7 @@ def test_no_side_is_empty(folder, tmp_path):
     text = prepare([str(folder / "00.txt")], tmp_path / "b", show=quiet)
     (train,), (held_out,) = sides(text)
     assert (train + held_out).decode() == words(40, 0)
-    assert len(held_out) == pytest.approx(len(train) / 9, abs=2)
+    assert len(held_out) == pytest.approx(0.15 * (len(train) + len(held_out)), abs=12)
 
 
 def test_tokens_come_from_any_shard_and_any_place(folder, tmp_path, monkeypatch):
@@ -149,12 +149,13 @@ def test_tokens_come_from_any_shard_and_any_place(folder, tmp_path, monkeypatch)
     assert (text.train.tokens(5, 7, 10**9) == document[7:]).all()
 
 
-def test_the_default_text_is_ten_plays(tmp_path):
+def test_the_default_text_is_27_plays_of_which_three_are_held_out(tmp_path):
     lines = []
     text = prepare(["shakespeare"], tmp_path, show=lines.append)
-    assert len(text.train) == 9 and len(text.held_out) == 1
-    assert "To be, or not to be" in text.coder.decode(text.train.tokens(1)).decode()
-    assert lines[0] == "documents: 10 kept" and "1,265,508 bytes" in lines[1]
+    assert len(text.train) == 24 and len(text.held_out) == 3
+    plays = [text.coder.decode(text.train.tokens(i)).decode() for i in range(24)]
+    assert sum("To be, or not to be" in play for play in plays) == 1
+    assert lines[0] == "documents: 27 kept" and "3,446,266 bytes" in lines[1]
 
 
 def test_half_a_prepared_text_is_refused_in_one_sentence(folder, tmp_path):
