@@ -12,7 +12,8 @@ from nested.homework.registry import read_worth
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "nested" / "language" / "README.md"]
+PAGES += sorted((ROOT / "examples").rglob("*.md"))
 
 
 def blocks(language, text=README):

@@ -24,6 +24,7 @@ FILES = sorted(
         *(ROOT / "examples").rglob("*.md"),
         *(ROOT / "examples").rglob("*.py"),
         *(ROOT / "nested").rglob("*.py"),
+        *(ROOT / "nested" / "language").glob("*.md"),
     ]
     # a course copy has no tests/homework, and its homework holds students' answers
     if path.parent.name != "homework" or (ROOT / "tests" / "homework").exists()
