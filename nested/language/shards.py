@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint.hf_storage import HuggingFaceStorageReader as Reader
@@ -33,7 +34,8 @@ def save_shards(folder: Path, training: Training) -> dict[str, Any]:
     """Save the tensors of ``training`` in a new ``folder``: each process writes its share.
 
     Returns plain data for ``load_shards``."""
-    tensors, plain = _parts(training, training.carried)
+    # copies, because levels share tensors
+    tensors, plain = _parts(training, tree_map_only(Tensor, torch.clone, training.carried))
     checkpoint.save(tensors, storage_writer=Writer(str(folder), save_distributed=True))
     empty = None if training.carried is None else pick(training.carried, [])
     return {"plain": plain, "empty": empty}
