@@ -173,7 +173,7 @@ def draw(found, path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="40 steps: does it run?")
+    parser.add_argument("--quick", action="store_true", help="10 steps: does it run?")
     parser.add_argument("--variants", action="store_true", help="two more: S = I, reads start")
     add_arguments(parser)
     parser.add_argument("--png", type=Path, default=Path("runs/recall.png"))
@@ -184,7 +184,7 @@ def main():
     except ValueError as error:
         parser.error(error)
     variants = VARIANTS if args.variants else ()
-    found = measure(args, 40 if args.quick else 1500, known, variants)
+    found = measure(args, 10 if args.quick else 1500, known, variants)
     for family, models in found.items():
         print(f"\n{family}: of {SYMBOLS} keys and values, chance {1 / SYMBOLS:.3f}")
         print(f"{'':23}mean   each seed            rate    width  parameters  changing, other rate")
