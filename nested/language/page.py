@@ -15,9 +15,9 @@ import gradio as gr
 from fastapi import FastAPI
 from torch import Generator
 
-from nested.language.answers import Answer
 from nested.language.chat import speeches
 from nested.language.engine import Engine, Refused
+from nested.language.replies import Answer
 from nested.language.writing import Draft, Sampling, first_tokens
 from nested.models.model import SequenceModel
 from nested.models.movement import movement, period_of

@@ -17,9 +17,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from nested.language.answers import Answer, Shapes, draft_of, error_shape, tokens_of
 from nested.language.chat import speeches
 from nested.language.engine import Engine, Refused
+from nested.language.replies import Answer, Shapes, draft_of, error_shape, tokens_of
 from nested.language.requests import Ask, ChatCompletion, Completion, Memory
 from nested.language.sessions import Sessions
 
