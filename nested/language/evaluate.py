@@ -55,23 +55,25 @@ def evaluate(
     prepare_folder(out, "report.json", "report.png")
     texts, source = held_out_texts(data, out / "text"), Generator().manual_seed(seed)
     ours, count = encoded(coder, texts), 4 if quick else 16
-    longest = min(EDGES[-1] if not quick else 1024, max(ours.lengths) - 1)
-    report: Report = {"by position": by_position(model, ours, count, longest)}
-    report["bits a byte"] = bits_per_byte(model, coder, even_pieces(ours, count, SCORED))
-    show(f"{report['bits a byte']:.3f} bits a byte of held-out text")
-    report |= recalled(model, coder, texts, source, count, show)
-    report["forgetting"] = {}
-    for domain in DOMAINS:
-        theirs = encoded(coder, [content for _, content in documents(domain)])
-        report["forgetting"][domain] = forgetting(model, ours, theirs, count // 4, quick)
-        show(f"bits a token, read on to {domain}: {_listed(report['forgetting'][domain])}")
+    pieces = even_pieces(ours, count, 2 * SCORED)  # refuses a short text before any work
+    report: Report = {}
     if classes:
         report["classes"] = class_incremental(model, coder, classes)
     if choices:
         report["choices"] = multiple_choice(model, coder, choices)
-    for name in ("classes", "choices"):
-        if name in report:
-            show(f"{name}: {report[name]}")
+    for name, found in report.items():
+        show(f"{name}: {found}")
+    report["bits a byte"] = bits_per_byte(model, coder, pieces[:, : SCORED + 1])
+    show(f"{report['bits a byte']:.3f} bits a byte of held-out text")
+    longest = min(1024 if quick else EDGES[-1], max(ours.lengths) - 1)
+    report["by position"] = by_position(model, ours, count, longest)
+    report |= recalled(model, coder, texts, source, count, show)
+    report["forgetting"] = {}
+    for domain in DOMAINS:
+        theirs = encoded(coder, [content for _, content in documents(domain)])
+        read = min(READ // 8 if quick else READ, (max(ours.lengths) - SCORED - 1) // 2)
+        report["forgetting"][domain] = forgetting(model, ours, theirs, count // 4, read)
+        show(f"bits a token, read on to {domain}: {_listed(report['forgetting'][domain])}")
     save_json(out / "report.json", report)
     draw(report, out / "report.png")
     return report
@@ -125,18 +127,17 @@ def by_position(model: SequenceModel, texts: Documents, count: int, size: int) -
 
 
 def forgetting(
-    model: SequenceModel, ours: Documents, theirs: Documents, count: int, quick: bool
+    model: SequenceModel, ours: Documents, theirs: Documents, count: int, read: int
 ) -> dict[str, float]:
     """Compute bits a token on new text of ``ours`` with the memory of four moments: "at first",
-    after reading "ours", then "theirs", then "ours again"."""
-    read = READ // 8 if quick else READ
+    after ``read`` tokens of "ours", then of "theirs", then of "ours again"."""
     pieces = even_pieces(ours, count, 2 * read + SCORED)
     first, new, again = pieces.split([read, SCORED + 1, read], dim=1)
     other = even_pieces(theirs, len(pieces), read)[:, :read]
     moments, state = {}, None
-    read_texts = {"at first": None, "ours": first, "theirs": other, "ours again": again}
-    for name, tokens in read_texts.items():
-        state = state if tokens is None else read_on(model, tokens, state)
+    parts = {"at first": first[:, :0], "ours": first, "theirs": other, "ours again": again}
+    for name, tokens in parts.items():
+        state = read_on(model, tokens, state) if tokens.numel() else state
         moments[name] = token_losses(model, new, state).mean().item() / math.log(2)
     return moments
 

@@ -95,9 +95,8 @@ def mount_page(app: FastAPI, engine: Engine, token: str | None) -> FastAPI:
     """Put the page at the root of ``app``. With a ``token`` it asks for the user "nested" and the
     token as the password."""
     theme = gr.themes.Base(font=["sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
-    auth = None if token is None else [("nested", token)]
-    page = build_page(engine)
-    return gr.mount_gradio_app(app, page, "/", auth=auth, theme=theme, footer_links=[])
+    more = {"auth": token and [("nested", token)], "theme": theme, "footer_links": []}
+    return gr.mount_gradio_app(app, build_page(engine), "/", **more)
 
 
 def picture(model: SequenceModel, talk: Talk) -> str:

@@ -43,8 +43,8 @@ class Answer:
         is_gone: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         loop, self._pieces = asyncio.get_running_loop(), asyncio.Queue()
-        self.prompt_size, self.draft, self._is_gone = len(tokens), draft, is_gone
-        self._looked_at = time.monotonic()
+        self.prompt_size, self.draft = len(tokens), draft
+        self._is_gone, self._looked_at = is_gone, time.monotonic()
 
         def show(piece: str, reason: str | Refused | None) -> None:
             if reason is not None:

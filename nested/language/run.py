@@ -244,9 +244,9 @@ def _text(config: TrainConfig, folder: Path, processes: Processes) -> Text:
     if len(config.data) == 1 and (Path(config.data[0]) / ABOUT).is_file():
         return Text(config.data[0])
     ours = folder / TEXT
-    is_there = (ours / ABOUT).is_file() and Text(ours).about["sources"] == list(config.data)
-    if processes.rank == 0 and not is_there:
-        prepare(config.data, ours, vocab=config.vocab)
+    if processes.rank == 0:  # others would read what it may be writing
+        if not (ours / ABOUT).is_file() or Text(ours).about["sources"] != list(config.data):
+            prepare(config.data, ours, vocab=config.vocab)
     processes.wait()
     return Text(ours)
 

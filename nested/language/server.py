@@ -46,8 +46,8 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
             raise Refused(404, f"there is no model {ask.model!r}; this server has {name!r}")
         tokens, limit = tokens_of(engine, prompt, limit)
         draft = draft_of(ask, engine, limit, ask.stops + stop)
-        memory = sessions.open(ask.session)
-        coming = Answer(engine, tokens, draft, *memory, request.is_disconnected)
+        memory_and_keep = sessions.open(ask.session)
+        coming = Answer(engine, tokens, draft, *memory_and_keep, request.is_disconnected)
         shapes = Shapes(ask)
         await coming.start()
         if ask.stream:
@@ -94,8 +94,8 @@ def _add_sessions(app: FastAPI, engine: Engine, sessions: Sessions, describe: di
     @app.post("/v1/sessions/{session}/memory", **describe)
     async def remember(session: str, memory: Memory, request: Request) -> dict[str, Any]:
         tokens, _ = tokens_of(engine, memory.text, 0)
-        memory_of = sessions.open(session)
-        await Answer(engine, tokens, None, *memory_of, request.is_disconnected).start()
+        memory_and_keep = sessions.open(session)
+        await Answer(engine, tokens, None, *memory_and_keep, request.is_disconnected).start()
         return {"object": "memory", "tokens": len(tokens)}
 
     @app.delete("/v1/sessions/{session}", status_code=204, **describe)

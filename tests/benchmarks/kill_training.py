@@ -1,9 +1,10 @@
-"""Is anything lost when a training of a language model is killed?   python -m
-tests.benchmarks.kill_training [KILLS]
+"""Is anything lost when a training of a language model is killed?
 
-Starts a small training, kills it (SIGKILL) at a random moment, resumes it to its end, and compares
-every number and every weight with those of a training never killed; 30 times by default, about
-fifteen minutes. Exits non-zero at the first difference.
+    python -m tests.benchmarks.kill_training [KILLS]
+
+A small training is killed (SIGKILL) at a random moment, 30 times by default. Each time it is
+resumed to its end. Every number and every weight must be those of a training never killed. The
+first difference ends the program with an error. It takes about fifteen minutes.
 """
 
 import json

@@ -120,7 +120,7 @@ def test_bits_by_position_are_means_of_the_losses():
 def test_forgetting_measures_the_same_new_text_at_four_moments():
     ours = encoded(CODER, [b"To be, or not to be, that is the question. " * 60])
     theirs = encoded(CODER, [b"import os\nprint(os.getcwd())\n" * 60])
-    moments = forgetting(Copying(), ours, theirs, 1, quick=True)
+    moments = forgetting(Copying(), ours, theirs, 1, read=512)
     assert list(moments) == ["at first", "ours", "theirs", "ours again"]
     assert moments["ours"] < 0.1 < moments["at first"]  # it copies what it has read before
 
@@ -134,7 +134,8 @@ def test_a_report_has_all_that_was_asked_for(tmp_path):
     assert set(saved) >= {"by position", "facts", "needle", "passkey", "forgetting", "classes"}
     assert set(saved["forgetting"]) == {"stdlib", "spanish"}
     assert (tmp_path / "report.png").stat().st_size > 10_000
-    assert lines[0].endswith("bits a byte of held-out text") and len(lines) == 9
+    assert lines[0].startswith("classes: ")
+    assert lines[1].endswith("bits a byte of held-out text") and len(lines) == 9
 
 
 def test_the_harness_asks_our_model(tmp_path):
@@ -155,3 +156,14 @@ def test_the_harness_asks_our_model(tmp_path):
     assert ask("loglikelihood_rolling", "a king") < score
     text = ask("generate_until", "the ", {"until": ["\n"], "max_gen_toks": 7})
     assert text == "".join(generate(model, CODER, "the ", 7, temperature=0, stop=["\n"]))
+
+
+def test_what_cannot_be_measured_is_refused_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("nested.language.evaluate.recalled", lambda *_: pytest.fail("it works"))
+    (tmp_path / "short.txt").write_text("To be, or not to be. " * 80)
+    data = [str(tmp_path / "short.txt")]
+    with pytest.raises(ValueError, match="no held-out document has 2048 tokens"):
+        evaluate(build(), CODER, tmp_path / "out", data=data, quick=True, show=lambda line: None)
+    with pytest.raises(ValueError, match="as JSON lines"):
+        missing = tmp_path / "missing.jsonl"
+        evaluate(build(), CODER, tmp_path / "out", choices=missing, show=lambda line: None)

@@ -1,6 +1,7 @@
 """The page, driven in a headless Chromium: it answers, remembers, forgets, and asks for nothing
 from elsewhere."""
 
+import re
 import shutil
 import threading
 
@@ -45,21 +46,24 @@ def test_a_visitor_talks_tells_and_forgets(server):
         page.on("request", lambda r: None if server in r.url else elsewhere.append(r.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(server)
+        page.set_default_timeout(60_000)  # milliseconds, for a machine that is busy
         expect = playwright.expect
-        expect(page.get_by_text("0 tokens read", exact=False)).to_be_visible(timeout=20_000)
+        expect.set_options(timeout=60_000)
+        nothing_read = page.get_by_text(re.compile(r"^0 tokens read"))
+        expect(nothing_read).to_be_visible()
         page.get_by_label("Say").fill("Who's there?")
         page.get_by_label("Say").press("Enter")
         expect(page.get_by_text("Who's there?").first).to_be_visible()
-        expect(page.get_by_label("Say")).to_have_value("", timeout=20_000)
-        expect(page.get_by_text(" 0 tokens read")).to_have_count(0)
+        expect(page.get_by_label("Say")).to_have_value("")
+        expect(nothing_read).to_have_count(0)
         levels = page.locator("svg text", has_text="block 1 mixer, every token")
-        expect(levels).not_to_contain_text(": 0.0%", timeout=20_000)
+        expect(levels).not_to_contain_text(": 0.0%")
         page.get_by_label("Remember").first.fill("The code of the old king is 4821.")
         page.get_by_role("button", name="Remember").click()
-        expect(page.get_by_label("Remember").first).to_have_value("", timeout=20_000)
+        expect(page.get_by_label("Remember").first).to_have_value("")
         page.get_by_role("button", name="Forget all").click()
-        expect(levels).to_contain_text(": 0.0%", timeout=20_000)
-        expect(page.get_by_text("0 tokens read", exact=False)).to_be_visible()
+        expect(levels).to_contain_text(": 0.0%")
+        expect(nothing_read).to_be_visible()
         expect(page.get_by_text("Who's there?")).to_have_count(0)
         browser.close()
     assert not [url for url in elsewhere if not url.startswith(("data:", "blob:"))]
