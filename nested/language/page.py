@@ -56,8 +56,8 @@ def build_page(engine: Engine) -> gr.Blocks:
     """Build the page of the model that ``engine`` runs."""
     model, coder = engine.model, engine.coder
 
-    async def answer(words: str, shown: list, talk: Talk, temperature: float) -> Any:
-        source = Generator()
+    async def answer(words: str, shown: list, talk: Talk | None, temperature: float) -> Any:
+        talk, source = talk or Talk(model), Generator()
         source.seed()
         draft = Draft(coder, 300, Sampling(temperature, top_p=0.9), ["\n\n"], source)
         shown = [*shown, {"role": "user", "content": words}, {"role": "assistant", "content": ""}]
@@ -66,17 +66,17 @@ def build_page(engine: Engine) -> gr.Blocks:
             yield "", shown, talk, picture(model, talk)
         yield "", shown, talk, picture(model, talk)
 
-    async def remember(text: str, talk: Talk) -> Any:
+    async def remember(text: str, talk: Talk | None) -> Any:
+        talk = talk or Talk(model)
         async for _ in talk.read(engine, text + "\n", None):
             pass
         return "", talk, picture(model, talk)
 
     def forget() -> Any:
-        talk = Talk(model)
-        return [], talk, picture(model, talk)
+        return [], None, picture(model, Talk(model))
 
     with gr.Blocks(title="nested", analytics_enabled=False) as page:
-        talk = gr.State(partial(Talk, model), time_to_live=engine.limits.idle)
+        talk = gr.State(None, time_to_live=engine.limits.idle)  # made when it is needed
         with gr.Row():
             with gr.Column(scale=3):
                 shown = gr.Chatbot(label="Chat", height=420, render_markdown=False)
