@@ -27,7 +27,7 @@ OBJECTIVES = ("l2", "dot")
 
 
 class LinearMemory(SequenceMemory):
-    """A D x D matrix M per sample that starts at zero and learns to map keys k to values v:
+    """A D x D matrix M per sample that learns, while it reads, to map keys k to values v:
 
         M <- a M - n (a M k - v) k^T    "l2": the delta rule, a gradient step on |M k - v|^2 / 2
         M <- a M + n v k^T              "dot": linear attention, a gradient step on -<M k, v>
@@ -37,6 +37,11 @@ class LinearMemory(SequenceMemory):
     rate n in [0, 2] and the retention a = 1 - forgetting, with forgetting in (1e-6, 0.5). Rates
     over 1 give (I - n k k^T) a negative eigenvalue, so that a state can flip: the memory can then
     count to two (Grazzi et al. 2025).
+
+    The first M is a parameter, and starts at zero. A write at rate 2 reflects the state M k about
+    the value v. If M began at zero for ever, only values could make a state that differs from its
+    reflection. Values of one token differ a little with its neighbours, so such a state drifts
+    over a long text. A learned first M can be reflected about zero.
 
     ``heads`` = H splits the width: H matrices of D / H, each with keys, values and gates of its
     own. With ``products`` = P a token makes P writes, each with its own key, value and rate, and
@@ -69,10 +74,10 @@ class LinearMemory(SequenceMemory):
         self.choose_rate = zero_projection(dim, writes)
         self.choose_decay = zero_projection(dim, heads)
         self.rate, self.forgetting = HardGate(1.0, 2.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
+        self.matrix = nn.Parameter(torch.zeros(dim, dim // heads))
 
     def begin(self, batch_size: int) -> State:
-        shape = (batch_size, self.dim, self.dim // self.heads)
-        return {"matrix": widened(self.value.weight.new_zeros(shape))}
+        return {"matrix": widened(self.matrix).expand(batch_size, -1, -1).clone()}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 # decay would pull rates off their ends, and shrink what a memory starts with
-NOT_DECAYED = ("rate", "embed", "shifts", "mixer.w1", "mixer.w2")
+NOT_DECAYED = ("rate", "embed", "shifts", "mixer.w1", "mixer.w2", "mixer.matrix")
 PULLED_BACK = ("forgetting", "momentum")  # to their starts: nothing else keeps them small
 
 
