@@ -18,15 +18,17 @@ from nested.support.extras import needed
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")
 TRANSFORMER = "transformer"
+SIZES = ("dim", "layers", "heads", "periods", "hidden", "chunk", "detach_every")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What ``train`` trains, on what, and for how long.
 
-    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods`` and ``detach_every`` as in
-    ``ModelConfig``; its ``mixer`` is one of ``MIXERS`` or "transformer". ``data`` are sources of
-    ``prepare``, or one folder that it made; ``vocab`` is the size of a BPE, None for bytes.
+    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods``, ``hidden`` and
+    ``detach_every`` as in ``ModelConfig``; its ``mixer`` is one of ``MIXERS`` or "transformer".
+    ``data`` are sources of ``prepare``, or one folder that it made; ``vocab`` is the size of a BPE,
+    None for bytes.
 
     A step takes ``batch_size`` windows of ``length`` tokens, ``accumulate`` times. With ``carry``
     texts of up to ``text_length`` tokens are read on from window to window, and the state with
@@ -42,11 +44,12 @@ class TrainConfig:
     data: tuple[str, ...] = ("shakespeare",)
     vocab: int | None = None
     mixer: str = "linear"
-    dim: int = 128
+    dim: int = 144
     layers: int = 3
     heads: int = 4
     chunk: int = 64
-    periods: tuple[int, ...] = (16, 64, 256)
+    periods: tuple[int, ...] = (64,)
+    hidden: int = 4
     detach_every: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-3
@@ -97,16 +100,9 @@ class TrainConfig:
 
     def model_config(self, vocab: int) -> ModelConfig:
         """Return the settings of the model for tokens from 0 to ``vocab`` - 1."""
-        return ModelConfig(
-            vocab=vocab,
-            dim=self.dim,
-            layers=self.layers,
-            heads=self.heads,
-            mixer="attention" if self.mixer == TRANSFORMER else self.mixer,
-            periods=self.periods,
-            chunk=self.chunk,
-            detach_every=self.detach_every,
-        )
+        sizes = {name: getattr(self, name) for name in SIZES}
+        mixer = "attention" if self.mixer == TRANSFORMER else self.mixer
+        return ModelConfig(vocab=vocab, mixer=mixer, **sizes)
 
     def build(self, vocab: int) -> SequenceModel:
         """Build the model for tokens from 0 to ``vocab`` - 1, with new weights."""

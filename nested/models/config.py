@@ -24,8 +24,10 @@ class ModelConfig:
     ``MIXERS``. It learns by its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and
     reads ``chunk`` tokens at a time. Mixer and objective can also be tuples with one name for each
     block. The mixers "linear" and "selfmod" make ``products`` writes for each token.
-    ``periods`` are the clocks of the continuum memory, in tokens. ``detach_every`` truncates
-    gradients through the writes of memories every that many tokens; None never does.
+    ``periods`` are the clocks of the continuum memory, in tokens. With ``hidden`` = H over 0 each
+    block of ``Hope`` ends with a net of H x ``dim`` hidden units, as a block of a Transformer does.
+    Its weights are a level that moves after every batch only. ``detach_every`` truncates gradients
+    through the writes of memories every that many tokens; None never does.
     """
 
     vocab: int = 256
@@ -37,6 +39,7 @@ class ModelConfig:
     chunk: int = 64
     objective: str | tuple[str, ...] = "l2"
     products: int = 1
+    hidden: int = 0
     detach_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +48,8 @@ class ModelConfig:
             for name in ("vocab", "dim", "layers", "heads", "chunk", "products")
         }
         check_counts(**counts)
+        if not isinstance(self.hidden, int) or self.hidden < 0:
+            raise ValueError(f"hidden is a whole number from 0, but got {self.hidden!r}")
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"

@@ -17,7 +17,7 @@ from nested.memory.short_texts import warn_of_short_texts
 from nested.models.config import ModelConfig
 from nested.models.convolution import Convolution
 from nested.models.mixers import MIXERS
-from nested.models.model import Block, SequenceModel, check_text
+from nested.models.model import Block, SequenceModel, check_text, dense_net
 
 PIECE = 256  # tokens read at a time: they stay in the cache from layer to layer
 
@@ -61,7 +61,10 @@ class Hope(SequenceModel):
 
 
 class HopeBlock(Block):
-    """x <- x + W norm(mixer(convolution(norm(x)))), x <- x + continuum(norm(x)): x (B, T, D)."""
+    """x <- x + W norm(mixer(convolution(norm(x)))), x <- x + continuum(norm(x)): x (B, T, D).
+
+    With ``hidden`` over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
+    """
 
     parts = ("convolution", "mixer", "continuum")
 
@@ -76,6 +79,10 @@ class HopeBlock(Block):
         self.out = nn.Linear(dim, dim, bias=False)
         self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)
         self.mixer._is_part = self.continuum._is_part = True
+        self.net: nn.Module | None = None
+        if config.hidden:
+            self.before_net = nn.LayerNorm(dim, bias=False)
+            self.net = dense_net(dim, config.hidden * dim)
 
     def forward(
         self,
@@ -92,4 +99,7 @@ class HopeBlock(Block):
         y, mixer = self.mixer(y, state["mixer"], **masks)
         x = x + self.out(self.after_mixer(y))
         y, continuum = self.continuum(self.before_continuum(x), state["continuum"], **masks)
-        return x + y, {"convolution": convolution, "mixer": mixer, "continuum": continuum}
+        x = x + y
+        if self.net is not None:
+            x = x + self.net(self.before_net(x))
+        return x, {"convolution": convolution, "mixer": mixer, "continuum": continuum}

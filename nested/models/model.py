@@ -118,6 +118,12 @@ class Block(nn.Module):
         return state
 
 
+def dense_net(dim: int, hidden: int) -> nn.Sequential:
+    """Make a net that maps vectors (..., D) to vectors of D = ``dim`` through ``hidden`` units."""
+    up, down = nn.Linear(dim, hidden, bias=False), nn.Linear(hidden, dim, bias=False)
+    return nn.Sequential(up, nn.GELU(), down)
+
+
 def start_anew(state: State, is_new: Tensor) -> State:
     """Mark the samples of ``state`` (B, ...) that a model forgets when it reads next: those where
     ``is_new`` (B,) is true. Their first state is made inside the blocks, where FSDP2 has gathered

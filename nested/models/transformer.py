@@ -12,7 +12,7 @@ from nested.levels.forward import State
 from nested.memory.masks import Lengths
 from nested.models.attention import Attention
 from nested.models.config import ModelConfig
-from nested.models.model import Block, SequenceModel
+from nested.models.model import Block, SequenceModel, dense_net
 
 
 class Transformer(SequenceModel):
@@ -36,8 +36,7 @@ class TransformerBlock(Block):
         dim = config.dim
         self.before_attention, self.before_net = (nn.LayerNorm(dim, bias=False) for _ in range(2))
         self.attention = Attention(dim, config.heads)
-        up, down = nn.Linear(dim, 4 * dim, bias=False), nn.Linear(4 * dim, dim, bias=False)
-        self.net = nn.Sequential(up, nn.GELU(), down)
+        self.net = dense_net(dim, 4 * dim)
 
     def forward(
         self,
