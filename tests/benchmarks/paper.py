@@ -35,7 +35,7 @@ from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all 
 PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 32
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
 SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
-STEPS = {"languages": 1500, "groups": 1500, "mad": 600}
+STEPS = {"languages": 1500, "groups": 1500, "mad": 600, "S3": 2500, "A5": 2500}
 WARM_UP, TEXTS = 50, 256
 TIMES, TUNING_TIMES = (1, 2, 4, 8), (1, 2, 4, 8, 16)  # the training length
 TUNING_SEED = 3
@@ -154,11 +154,11 @@ def measure(args, known):
     """{task: {model: {"setting", "parameters", "seconds", "shares", "last"}}}, where "shares" and
     "last" (the last answer of a text) are {times: [one for each seed]}."""
     settings, seeds = (SETTINGS[:1], SEEDS[:1]) if args.quick else (SETTINGS, SEEDS)
-    steps = dict.fromkeys(STEPS, 30) if args.quick else STEPS
+    steps = {t: 30 if args.quick else STEPS.get(t, STEPS[GROUP_OF[t]]) for t in args.tasks}
     pairs = [(task, model) for task in args.tasks for model in args.models]
 
     def trial(task, model, setting):
-        return task, model, setting, TUNING_SEED, steps[GROUP_OF[task]] // 2
+        return task, model, setting, TUNING_SEED, steps[task] // 2
 
     def rank(task, model, setting):
         result = known[key_of(trial(task, model, setting))]
@@ -166,7 +166,7 @@ def measure(args, known):
         return share, -math.inf if result["loss"] is None else -result["loss"]
 
     def job(task, model, seed):
-        return task, model, best[task, model], seed, steps[GROUP_OF[task]]
+        return task, model, best[task, model], seed, steps[task]
 
     with ProcessPoolExecutor(args.jobs) as pool:
         trials = [trial(t, m, setting) for t, m in pairs for setting in settings]
