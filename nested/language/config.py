@@ -116,14 +116,14 @@ PRESETS = {
     "deep": TrainConfig(dim=256, layers=12, minutes=480.0, lr=2e-3, accumulate=2),
     "billion": TrainConfig(
         dim=2048,
-        layers=12,
+        layers=10,
         heads=16,
         vocab=32_000,
         length=2048,
         batch_size=8,
         lr=3e-4,
         steps=100_000,
-        periods=(64, 512, 4096),
+        periods=(64, 4096),
         precision="bfloat16",
     ),
 }

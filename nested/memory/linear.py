@@ -38,10 +38,11 @@ class LinearMemory(SequenceMemory):
     over 1 give (I - n k k^T) a negative eigenvalue, so that a state can flip: the memory can then
     count to two (Grazzi et al. 2025).
 
-    The first M is a parameter, and starts at zero. A write at rate 2 reflects the state M k about
-    the value v. If M began at zero for ever, only values could make a state that differs from its
-    reflection. Values of one token differ a little with its neighbours, so such a state drifts
-    over a long text. A learned first M can be reflected about zero.
+    With "l2" the first M is a parameter, which starts at zero. A write at rate 2 reflects the state
+    M k about the value v. If M began at zero for ever, only values could make a state that differs
+    from its reflection. Values of one token differ a little with its neighbours, so such a state
+    drifts over a long text. A learned first M can be reflected about zero. With "dot" the first M
+    is zero: a sum counts from there.
 
     ``heads`` = H splits the width: H matrices of D / H, each with keys, values and gates of its
     own. With ``products`` = P a token makes P writes, each with its own key, value and rate, and
@@ -74,10 +75,14 @@ class LinearMemory(SequenceMemory):
         self.choose_rate = zero_projection(dim, writes)
         self.choose_decay = zero_projection(dim, heads)
         self.rate, self.forgetting = HardGate(1.0, 2.0, writes), Gate(1e-6, 1e-4, 0.5, heads)
-        self.matrix = nn.Parameter(torch.zeros(dim, dim // heads))
+        if objective == "l2":
+            self.matrix = nn.Parameter(torch.zeros(dim, dim // heads))
 
     def begin(self, batch_size: int) -> State:
-        return {"matrix": widened(self.matrix).expand(batch_size, -1, -1).clone()}
+        if self.objective == "l2":
+            return {"matrix": widened(self.matrix).expand(batch_size, -1, -1).clone()}
+        shape = (batch_size, self.dim, self.dim // self.heads)
+        return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.

@@ -54,7 +54,9 @@ def linear(memory, x):
     """Eq. 9 and 57, or 12-16, as gradient descent on the objective: P writes a token and head."""
     heads, writes = memory.heads, memory.products
     size = memory.dim // heads
-    matrices, reads = list(memory.matrix.view(heads, size, size)), []
+    matrices, reads = [torch.zeros(size, size, dtype=x.dtype)] * heads, []
+    if memory.objective == "l2":  # the first matrix is learned
+        matrices = list(memory.matrix.view(heads, size, size))
     for token in x:
         queries = (memory.query.weight @ token).view(heads, size)
         keys, values = (
