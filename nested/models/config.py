@@ -48,7 +48,7 @@ class ModelConfig:
             for name in ("vocab", "dim", "layers", "heads", "chunk", "products")
         }
         check_counts(**counts)
-        if not isinstance(self.hidden, int) or self.hidden < 0:
+        if type(self.hidden) is not int or self.hidden < 0:
             raise ValueError(f"hidden is a whole number from 0, but got {self.hidden!r}")
         if self.dim % (2 * self.heads):
             raise ValueError(

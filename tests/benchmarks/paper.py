@@ -1,15 +1,19 @@
 """State tracking, recall and compression, by nine models.   python -m tests.benchmarks.paper [...]
 
 Every task of ``nested.tasks.TASKS`` is learned by models of equally many parameters from equally
-many tokens. Each model is tuned alike: each of three settings of rate and weight decay is tried
+many tokens. Each model is tuned alike. Each of three settings of rate and weight decay is tried
 with half of the steps, and with a seed that is not used again. The one with the best mean score is
-trained with three seeds. Scores are on texts of 1, 2, 4 and 8 times the training length, where the
-task has longer ones; training never sees those. Tuning has texts of these lengths, too, drawn
-apart, and texts of 16 times the length, which tell settings apart where all else is right. But a
-language has few strings of one length, so many of them come again. Languages count whole strings,
-and other tasks count answers. What is in --runs is not run again, so delete that file after a
-change. ``--quick`` runs one setting and one seed for 30 steps each. The whole table takes hours;
---tasks and --models choose.
+trained with three seeds. S3 and A5 are trained for more steps than the other tasks.
+
+Scores are on texts of 1, 2, 4 and 8 times the training length, where the task has longer ones.
+Training never sees those. Tuning has texts of these lengths, too, drawn apart. It also has texts of
+16 times the length, which tell settings apart where all else is right. A language has few strings
+of one length, and tuning and scores share many. Languages count whole strings, and other tasks
+count answers.
+
+What is in --runs is not run again, so delete that file after a change. The runs so far are in
+paper_runs.json beside this file. ``--quick`` runs one setting and one seed for 30 steps each. The
+whole table takes hours; --tasks and --models choose.
 """
 
 import argparse

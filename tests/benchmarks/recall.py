@@ -1,14 +1,17 @@
 """What memories buy.   python -m tests.benchmarks.recall [--variants] [--jobs N] [--runs F] ...
 
-Whole models of equally many parameters learn, from equally many texts, to recall values by their
-keys, and values that have changed half-way. Texts of 2, 4 and 8 pairs come in turn (of texts of 8
-alone, one draw of first weights in three of self-modifying Titans learned nothing); accuracy is
-counted on unseen texts of 8. Each model is trained on changing keys from three seeds at each of two
-learning rates, and at the better one on recall. With --variants, two more of self-modifying Titans
-learn changing keys at its rate: the paper's, with no maps for keys and values (S = I), and one that
-reads by the weights of its chunk's start. Takes three hours on one core, half of it on two (--jobs
-2), and 40 minutes more for variants; what is in --runs is not run again, so delete that file after
-a change. Exits non-zero when the delta rule is not clearly above the dot product on changing keys.
+Whole models of equally many parameters learn from equally many texts. They recall values by their
+keys, and values that have changed half-way. Texts of 2, 4 and 8 pairs come in turn. With texts of 8
+alone, one of three self-modifying Titans learned nothing. Accuracy is counted on unseen texts of 8.
+Each model is trained on changing keys from three seeds at each of two learning rates, and at the
+better one on recall.
+
+With --variants, two more of self-modifying Titans learn changing keys at its rate. One is the
+paper's, with no maps for keys and values (S = I). One reads by the weights of its chunk's start.
+
+It takes three hours on one core, and half of it on two (--jobs 2). Variants take 40 minutes more.
+What is in --runs is not run again, so delete that file after a change. The program exits non-zero
+when the delta rule is not clearly above the dot product on changing keys.
 """
 
 import argparse

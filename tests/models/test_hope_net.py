@@ -1,0 +1,53 @@
+"""The dense net at the end of a block of Hope, and the first matrix of the delta rule."""
+
+import pytest
+import torch
+
+from nested.memory import LinearMemory
+from nested.models import Hope, ModelConfig, Transformer, decay_groups
+
+SIZES = {"vocab": 11, "dim": 8, "layers": 2, "heads": 2, "mixer": "linear", "periods": (4,)}
+
+
+def test_without_hidden_units_a_block_has_no_net():
+    names = {name for name, _ in Hope(ModelConfig(**SIZES)).named_parameters()}
+    assert not any("net" in name for name in names)
+    assert Transformer(ModelConfig(**SIZES)).blocks[0].net[0].weight.shape == (32, 8)
+
+
+def test_a_net_that_gives_zeros_leaves_the_model_bit_for_bit():
+    plain = Hope(ModelConfig(**SIZES))
+    model = Hope(ModelConfig(**SIZES, hidden=3))
+    assert model.blocks[0].net[0].weight.shape == (24, 8)
+    model.load_state_dict(plain.state_dict(), strict=False)
+    for block in model.blocks:
+        torch.nn.init.zeros_(block.net[-1].weight)
+    tokens = torch.randint(11, (2, 9), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(model(tokens)[0], plain(tokens)[0])
+
+
+def test_a_text_in_parts_is_the_whole_text_with_nets():
+    torch.manual_seed(0)
+    model = Hope(ModelConfig(**SIZES, hidden=2)).double()
+    tokens = torch.randint(11, (2, 9))
+    whole, _ = model(tokens)
+    first, state = model(tokens[:, :5])
+    second, _ = model(tokens[:, 5:], state)
+    assert (torch.cat([first, second], dim=1) - whole).abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("hidden", [-1, 2.5, True])
+def test_other_numbers_of_hidden_units_are_refused(hidden):
+    with pytest.raises(ValueError, match="hidden is a whole number from 0, but got"):
+        ModelConfig(**SIZES, hidden=hidden)
+
+
+def test_the_first_matrix_of_the_delta_rule_is_learned_and_a_sum_starts_at_zero():
+    delta, total = LinearMemory(4), LinearMemory(4, "dot")
+    assert not delta.matrix.any() and not hasattr(total, "matrix")
+    with torch.no_grad():
+        delta.matrix += 1
+    assert delta.init(3)["memory"]["matrix"].eq(1).all()
+    model = Hope(ModelConfig(**SIZES))
+    _, kept = decay_groups(model, 0.1)
+    assert any(p is model.blocks[0].mixer.matrix for p in kept["params"])
