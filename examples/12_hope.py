@@ -157,9 +157,9 @@ save_figure(figure, folder / "lesson_12.png")
 # %% [markdown]
 # **Answer.** Self-modification does not pay here: the delta rule tracks a state as well, and takes
 # half of the time or less, once its rates reach 2. Neither counts well. A plain sum counts further,
-# and cannot flip a bit. One block of each does both at twice the length of training. At eight times
-# that length, most of these models fail after so few steps. With three times the steps, the delta
-# rule of our table still tracks a state there ([results](results.md)).
+# and cannot flip a bit. One block of each does both in most texts of twice the training length. At
+# eight times that length, most of these models fail after so few steps. With three times the steps,
+# the delta rule of our table still tracks a state there ([results](results.md)).
 #
 # **Exercise.** Swap the two blocks: `objective=("dot", "l2")`. At which length does each task get
 # better, and at which worse?
