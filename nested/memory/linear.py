@@ -53,6 +53,8 @@ class LinearMemory(SequenceMemory):
     ``products`` under 1, unless D is a multiple of ``heads``, and as ``SequenceMemory`` does.
     """
 
+    has_keys = True
+
     def __init__(
         self,
         dim: int,
@@ -88,7 +90,8 @@ class LinearMemory(SequenceMemory):
         """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.
 
         N = B H, S = T P and E = D / H: the P writes of a token follow each other."""
-        keys, values = (self._by_write(part) for part in (self.key(x), self.value(x)))
+        x, before = self.tokens_and_keys(x)
+        keys, values = (self._by_write(part) for part in (self.key(before), self.value(x)))
         queries = split_heads(self.query(x), self.heads)
         rates = self._by_write(self.rate(self.choose_rate(x))).squeeze(-1)
         log_kept = self.forgetting.log_rest(self.choose_decay(x))

@@ -100,18 +100,6 @@ def zero_projection(dim: int, size: int) -> nn.Linear:
     return projection
 
 
-def short_query_projection(dim: int) -> nn.Linear:
-    """Make W_q, D x D, for queries that are brought to length 1, with small first weights.
-
-    The size of W_q does not change such queries, but small weights turn faster in training. Titans
-    with 64 units shows it on ``ChangingKeys(8, 32, changes=3)``: after 750 steps on these texts
-    alone, 82 % of its answers were right instead of 15 % (one seed).
-    """
-    query = nn.Linear(dim, dim, bias=False)
-    nn.init.normal_(query.weight, std=0.06 / math.sqrt(dim))
-    return query
-
-
 def random_matrix(*shape: int, size: float = 1.0) -> nn.Parameter:
     """Draw a parameter (..., R, C) from a normal distribution. It maps a vector to one about
     ``size`` times as long."""

@@ -26,7 +26,6 @@ from nested.memory.net import (
     damping,
     inverse,
     random_matrix,
-    short_query_projection,
     silu_and_slope,
     squared,
     unit,
@@ -69,10 +68,9 @@ class SelfModifyingTitans(ChunkedMemory):
     leaves them as they are. If the rules moved at each flip, keys would drift, and the state with
     them.
 
-    The maps S, ``skip`` (2 P D, D), are ours; the paper has S = I. Key and value then both start as
-    the token itself, and training must separate them first. Models of 52 or 56 units learned from
-    texts of 2, 4 and 8 pairs for 750 steps at a rate of 0.003. They answered 30 and 38 % of
-    ``ChangingKeys(8, 32, changes=3)`` right (two draws of first weights), with maps S 47 and 43 %.
+    The maps S, ``skip_key`` and ``skip_value`` (P D, D), are ours; the paper has S = I. Key and
+    value of one x then both start as the token itself, and training must separate them first. The
+    benchmark ``recall`` measures it.
 
     With ``products`` = P a token makes P writes, and is read after the last one. Each write has
     maps S of its own, and the rules see the token plus ``shifts`` (P, D) of the write. ``heads`` =
@@ -87,6 +85,8 @@ class SelfModifyingTitans(ChunkedMemory):
     and as ``SequenceMemory`` does. Raises it too for a ``detach_every`` that divides ``chunk``,
     because the first weights of the rules would then have a gradient from the first chunk only.
     """
+
+    has_keys = True
 
     def __init__(
         self,
@@ -108,8 +108,9 @@ class SelfModifyingTitans(ChunkedMemory):
         check_counts(products=products)
         self.objective, self.reads, self.heads, size = objective, reads, heads, dim // heads
         self.products, writes = products, products * chunk
-        self.query = short_query_projection(dim)
-        self.skip = nn.Linear(dim, 2 * products * dim, bias=False)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.skip_key = nn.Linear(dim, products * dim, bias=False)
+        self.skip_value = nn.Linear(dim, products * dim, bias=False)
         if products > 1:  # what the rules see of the write beside its token
             self.shifts = nn.Parameter(torch.randn(products, dim))
         # a random token erases 1 / E of what its rate would
@@ -150,10 +151,15 @@ class SelfModifyingTitans(ChunkedMemory):
         return {name: w.expand(batch_size, *w.shape) for name, w in first.items()}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        parts = self.skip(x).chunk(2 * self.products, dim=-1)
-        skips = [split_heads(part, self.heads) for part in parts]
+        x, before = self.tokens_and_keys(x)
+        keys, values = (
+            part.chunk(self.products, dim=-1)
+            for part in (self.skip_key(before), self.skip_value(x))
+        )
+        skips = [split_heads(part, self.heads) for pair in zip(keys, values) for part in pair]
         queries = unit(split_heads(self.query(x), self.heads))
-        return split_heads(x, self.heads), torch.cat(skips, dim=-1), queries
+        parts = (split_heads(part, self.heads) for part in (x, before))
+        return *parts, torch.cat(skips, dim=-1), queries
 
     def step(
         self,
@@ -186,8 +192,8 @@ class SelfModifyingTitans(ChunkedMemory):
         """``step`` for samples with one head each."""
         if self.products > 1:
             projected, write = self._by_write(*projected, write)
-        x, skips, queries = projected  # (B, C, D), (B, C, 2 D), (B, C, D)
-        keys_values, *gates = self._apply_rules(x, skips, start)
+        x, before, skips, queries = projected  # (B, C, D) each, but skips (B, C, 2 D)
+        keys_values, *gates = self._apply_rules(x, before, skips, start)
         if write is not None:
             gates = [gate.masked_fill(~write[:, None, :, None], 0) for gate in gates]  # W <- 1 W
         rates, main_rates, log_kept = gates
@@ -224,7 +230,7 @@ class SelfModifyingTitans(ChunkedMemory):
         return y[:, self.products - 1 :: self.products], after
 
     def _by_write(
-        self, x: Tensor, skips: Tensor, queries: Tensor, write: Tensor | None
+        self, x: Tensor, before: Tensor, skips: Tensor, queries: Tensor, write: Tensor | None
     ) -> tuple[tuple[Tensor, ...], Tensor | None]:
         """Repeat what each token brings for its P writes: tensors (N, C, ...) become (N, C P, ...).
 
@@ -232,22 +238,25 @@ class SelfModifyingTitans(ChunkedMemory):
         shifts = split_heads(self.shifts[None], self.heads)  # (H, P, E)
         shifts = shifts.repeat(len(x) // self.heads, 1, 1)[:, None]
         parts = (
-            (x[:, :, None] + widened(shifts)).flatten(1, 2),
+            *((part[:, :, None] + widened(shifts)).flatten(1, 2) for part in (x, before)),
             skips.unflatten(-1, (self.products, -1)).flatten(1, 2),
             queries.repeat_interleave(self.products, 1),
         )
         return parts, None if write is None else write.repeat_interleave(self.products, 1)
 
     def _apply_rules(
-        self, x: Tensor, skips: Tensor, start: Params
+        self, x: Tensor, before: Tensor, skips: Tensor, start: Params
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Let the four rules read x (B, C, D), given ``skips`` (B, C, 2 D) = S x.
+        """Let the rule of keys read ``before`` and the other three x, (B, C, D) each, given
+        ``skips`` (B, C, 2 D), what the maps S make of both.
 
         Returns keys and values (B, 2, C, D), both rates and log retentions (B, 1, C, 1).
         """
         w1, w2 = start["w1"].split([1, 2], dim=1)[1], start["w2"].split([1, 4], dim=1)[1]
         # split, because the backward of a slice is slow
-        units = silu(by_memory(x @ w2.flatten(1, 2).mT, 4))  # silu(W2 x), (B, 4, C, D)
+        w2_key, w2_others = w2.split([1, 3], dim=1)
+        products = before @ w2_key.squeeze(1).mT, x @ w2_others.flatten(1, 2).mT
+        units = silu(by_memory(torch.cat(products, dim=-1), 4))  # silu(W2 x), (B, 4, C, D)
         units_nets, units_gates = units.split(2, dim=1)
         keys_values = unit(by_memory(skips, 2) + units_nets @ w1.mT)
         rate, forgetting = (units_gates @ start["gates"].mT).split(1, dim=1)

@@ -50,6 +50,9 @@ class SequenceMemory(nn.Module):
     itself stores nothing while it reads. A memory keeps float32 at least, even for weights and
     inputs of half precision, which would round small writes away. y has the dtype of x.
 
+    With ``keys`` (B, T, D) a memory that has keys makes them from these vectors, and all else from
+    x. A memory without keys ignores them.
+
     With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
     is padding: it leaves no trace in the state, and its y is 0. With a mask ``write`` (B, T) the
     memory writes the marked tokens only. It reads the others too, but its state stays as if they
@@ -63,10 +66,12 @@ class SequenceMemory(nn.Module):
     ``clocks`` and ``describe``. Raises ``ValueError`` for a ``dim`` or ``detach_every`` under 1.
     Raises it too for an x that is empty, not (B, T, D) or not floating point, and for a state with
     other shapes or dtypes. A state of a memory with other chunks or weights is not detected.
+    Raises it too for ``keys`` that have another shape than x.
     Raises it too for ``lengths`` outside 0 to T, and for a ``write`` that is no mask (B, T).
     """
 
     sees = "keys and values of tokens"  # as describe(model) prints it
+    has_keys = False  # True where ``read`` splits x by ``tokens_and_keys``
     _is_part = False  # True inside a model, which knows the length of the whole text
 
     def __init__(self, dim: int, *, detach_every: int | None = None) -> None:
@@ -99,9 +104,10 @@ class SequenceMemory(nn.Module):
     def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
         """Read x (B, T, D), the tokens that follow the first ``position`` tokens.
 
-        Returns y (B, T, D) and the memory after them. In an exported program ``position`` is a
-        tensor (B,), because one program serves every position. Raises ``NotImplementedError``
-        unless a subclass writes it.
+        If the class ``has_keys``, x can be (B, T, 2 D), for ``tokens_and_keys`` to split. Returns
+        y (B, T, D) and the memory after them. In an exported program ``position`` is a tensor (B,),
+        because one program serves every position. Raises ``NotImplementedError`` unless a subclass
+        writes it.
         """
         raise NotImplementedError
 
@@ -121,7 +127,12 @@ class SequenceMemory(nn.Module):
                 own, at = (after, at + 1) if is_written else (own, at)
                 reads.append(y)
             memories.append(own)
-        return torch.cat(reads, dim=1).reshape(x.shape), stack_states(memories)
+        return torch.cat(reads, dim=1).reshape(*x.shape[:2], self.dim), stack_states(memories)
+
+    def tokens_and_keys(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Split x, as ``read`` takes it, into tokens and what their keys are made from, (B, T, D)
+        each."""
+        return (x, x) if x.shape[-1] == self.dim else x.split(self.dim, dim=-1)
 
     def clocks(self) -> dict[str, int]:
         """Return {level: period}, the tokens between two updates of each level, from fast to slow.
@@ -153,10 +164,14 @@ class SequenceMemory(nn.Module):
         x: Tensor,
         state: State | None = None,
         *,
+        keys: Tensor | None = None,
         lengths: Lengths | None = None,
         write: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         check_vectors(x, self.dim)
+        if keys is not None:
+            check_keys(keys, x)
+            x = torch.cat([x, keys], dim=-1) if self.has_keys else x
         present = present_tokens(x, lengths)
         write, x = written_tokens(x, present, write), without_padding(x, present)
         first, is_new = self.init(len(x)), state is None
@@ -278,6 +293,13 @@ def check_vectors(x: Tensor, dim: int) -> None:
     if x.dim() != 3 or x.shape[-1] != dim or 0 in x.shape:
         allowed = f"(samples, tokens, {dim}), one or more of each"
         raise ValueError(f"a memory reads {allowed}, but got {tuple(x.shape)}")
+
+
+def check_keys(keys: Tensor, x: Tensor) -> None:
+    """Raise ``ValueError`` unless ``keys`` has the shape of x (B, T, D)."""
+    if not isinstance(keys, Tensor) or keys.shape != x.shape:
+        got = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
+        raise ValueError(f"keys have the shape of the tokens, {tuple(x.shape)}, but got {got}")
 
 
 def check_truncation(detach_every: int | None, period: int) -> None:

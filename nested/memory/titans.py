@@ -24,7 +24,6 @@ from nested.memory.net import (
     inverse,
     plus_product,
     random_matrix,
-    short_query_projection,
     silu_and_slope,
     squared,
     unit,
@@ -64,14 +63,15 @@ class TitansMemory(ChunkedMemory):
     does.
     """
 
+    has_keys = True
+
     def __init__(
         self, dim: int, chunk: int = 64, *, heads: int = 1, detach_every: int | None = None
     ) -> None:
         super().__init__(dim, chunk, detach_every=detach_every)
         check_heads(dim, heads)
         self.heads, size = heads, dim // heads
-        self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(2))
-        self.query = short_query_projection(dim)
+        self.query, self.key, self.value = (nn.Linear(dim, dim, bias=False) for _ in range(3))
         # two maps, because weight decay should act on momentum and forgetting and not on rates
         self.choose_rate = zero_projection(dim, heads)
         self.choose_decay = zero_projection(dim, 2 * heads)
@@ -87,7 +87,8 @@ class TitansMemory(ChunkedMemory):
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Compute queries, keys and values (N, T, E), rates n, log mu and log a (N, T), N = B H."""
-        parts = (self.query(x), self.key(x), self.value(x))
+        x, before = self.tokens_and_keys(x)
+        parts = (self.query(x), self.key(before), self.value(x))
         vectors = [unit(split_heads(part, self.heads)) for part in parts]
         momentum, forgetting = self.choose_decay(x).chunk(2, dim=-1)
         gates = (

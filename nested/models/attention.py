@@ -11,7 +11,7 @@ from functools import cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from nested.levels.forward import State
 from nested.memory.level import Level, count_parameters
@@ -24,7 +24,8 @@ class Attention(nn.Module):
 
     ``y, state = attention(x, state)`` with x and y (B, T, D). The state is the KV cache {"keys",
     "values": (B, H, P, E)}, with {"position": (B,)}, the number of tokens that each sample has
-    there. It grows by T tokens. With ``lengths`` (B,) only the first ``lengths[b]`` tokens of
+    there. It grows by T tokens. With ``keys`` (B, T, D) the keys are made from these vectors, and
+    all else from x. With ``lengths`` (B,) only the first ``lengths[b]`` tokens of
     sample b are there. Attention keeps every token, so it ignores ``write``. ``unroll`` can
     differentiate this layer twice. Elsewhere a second derivative needs
     ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``. Raises ``ValueError`` for the state of
@@ -58,6 +59,7 @@ class Attention(nn.Module):
         x: Tensor,
         state: State | None = None,
         *,
+        keys: Tensor | None = None,
         lengths: Lengths | None = None,
         write: Tensor | None = None,
     ) -> tuple[Tensor, State]:
@@ -65,8 +67,7 @@ class Attention(nn.Module):
         state = self.init(len(x)) if is_new else state
         self._check(state, len(x))
         present = present_tokens(x, lengths)
-        split = self.project(without_padding(x, present)).unflatten(-1, (3, self.heads, -1))
-        queries, keys, values = split.permute(2, 0, 3, 1, 4)  # (B, H, T, E) each
+        queries, keys, values = self._project(x, keys, present)
         position, past, length = state["position"], state["keys"].shape[2], x.shape[1]
         is_even = is_new or not (is_traced() or (position != past).any())
         if present is None and is_even:  # all samples have as many tokens
@@ -93,6 +94,18 @@ class Attention(nn.Module):
             keys, values = (kept[:, :, : position.max()] for kept in (keys, values))
         after = {"keys": keys, "values": values, "position": position}
         return self.out(y.transpose(1, 2).flatten(2)), after
+
+    def _project(
+        self, x: Tensor, keys: Tensor | None, present: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Compute queries, keys and values of x (B, T, D), (B, H, T, E) each."""
+        x = without_padding(x, present)
+        if keys is None:
+            parts = self.project(x).chunk(3, dim=-1)
+        else:
+            inputs = x, without_padding(keys, present), x
+            parts = map(linear, inputs, self.project.weight.chunk(3))
+        return tuple(part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
 
     def _check(self, state: State, batch_size: int) -> None:
         like = self.init(batch_size)

@@ -23,8 +23,8 @@ PIECE = 256  # tokens read at a time: they stay in the cache from layer to layer
 
 
 class Hope(SequenceModel):
-    """A model whose blocks hold a causal convolution of width 4, the ``mixer`` of ``config`` and a
-    continuum memory.
+    """A model whose blocks hold causal convolutions, the ``mixer`` of ``config`` and a continuum
+    memory.
 
     ``logits, state = model(tokens, state=None)``, tokens (B, T), logits (B, T, V), as
     ``SequenceModel``. The size of the state is constant, except with the mixer "attention".
@@ -63,10 +63,13 @@ class Hope(SequenceModel):
 class HopeBlock(Block):
     """x <- x + W norm(mixer(convolution(norm(x)))), x <- x + continuum(norm(x)): x (B, T, D).
 
-    With ``hidden`` over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
+    A mixer makes the keys from a second convolution, ``key_shift``. In half of its channels that
+    one starts as the token before, so that a memory binds each token to what it follows. Queries
+    start as keys do, so a token recalls from the first step what followed its like. With ``hidden``
+    over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
     """
 
-    parts = ("convolution", "mixer", "continuum")
+    parts = ("convolution", "key_shift", "mixer", "continuum")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -75,6 +78,7 @@ class HopeBlock(Block):
             nn.LayerNorm(dim, bias=False) for _ in range(3)
         )
         self.convolution = Convolution(dim)
+        self.key_shift = Convolution(dim, taps=2, shift_every=2)
         self.mixer = MIXERS[config.mixer].build(config)
         self.out = nn.Linear(dim, dim, bias=False)
         self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)
@@ -96,10 +100,12 @@ class HopeBlock(Block):
         y, convolution = self.convolution(
             self.before_mixer(x), state["convolution"], lengths=lengths
         )
-        y, mixer = self.mixer(y, state["mixer"], **masks)
+        keys, key_shift = self.key_shift(y, state["key_shift"], lengths=lengths)
+        y, mixer = self.mixer(y, state["mixer"], keys=keys, **masks)
         x = x + self.out(self.after_mixer(y))
         y, continuum = self.continuum(self.before_continuum(x), state["continuum"], **masks)
         x = x + y
         if self.net is not None:
             x = x + self.net(self.before_net(x))
-        return x, {"convolution": convolution, "mixer": mixer, "continuum": continuum}
+        after = {"convolution": convolution, "key_shift": key_shift}
+        return x, {**after, "mixer": mixer, "continuum": continuum}

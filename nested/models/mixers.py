@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from nested.memory.linear import LinearMemory
 from nested.memory.selfmod import SelfModifyingTitans
@@ -33,7 +34,7 @@ class Mixer(NamedTuple):
 
 
 def _selfmod(config: ModelConfig) -> nn.Module:
-    return SelfModifyingTitans(
+    memory = SelfModifyingTitans(
         config.dim,
         config.objective,
         config.chunk,
@@ -41,15 +42,17 @@ def _selfmod(config: ModelConfig) -> nn.Module:
         products=config.products,
         detach_every=config.detach_every,
     )
+    return _started_alike(memory, memory.query.weight, memory.skip_key.weight)
 
 
 def _titans(config: ModelConfig) -> nn.Module:
     cut = config.detach_every
-    return TitansMemory(config.dim, config.chunk, heads=config.heads, detach_every=cut)
+    memory = TitansMemory(config.dim, config.chunk, heads=config.heads, detach_every=cut)
+    return _started_alike(memory, memory.query.weight, memory.key.weight)
 
 
 def _linear(config: ModelConfig) -> nn.Module:
-    return LinearMemory(
+    memory = LinearMemory(
         config.dim,
         config.objective,
         config.chunk,
@@ -57,10 +60,21 @@ def _linear(config: ModelConfig) -> nn.Module:
         products=config.products,
         detach_every=config.detach_every,
     )
+    return _started_alike(memory, memory.query.weight, memory.key.weight)
 
 
 def _attention(config: ModelConfig) -> nn.Module:
-    return Attention(config.dim, config.heads)
+    attention = Attention(config.dim, config.heads)
+    queries, keys, _ = attention.project.weight.chunk(3)
+    return _started_alike(attention, queries, keys)
+
+
+def _started_alike(mixer: nn.Module, queries: Tensor, keys: Tensor) -> nn.Module:
+    """Start the map of ``queries`` (D, D) as that of ``keys`` (P D, D) in the last write of a
+    token, and return ``mixer``: a query then finds what its like has written."""
+    with torch.no_grad():
+        queries.copy_(keys[-len(queries) :])
+    return mixer
 
 
 MIXERS = {  # a new mixer is one line here

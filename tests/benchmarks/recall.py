@@ -62,8 +62,9 @@ def build(name, width, vocab):
     model = kind(ModelConfig(**sizes, chunk=CHUNK, periods=PERIODS, **MODELS[name]))
     for block in model.blocks:
         if name == PRINTED:
-            block.mixer.skip.requires_grad_(False)
-            block.mixer.skip.weight.copy_(torch.eye(width).repeat(2, 1))
+            for skip in (block.mixer.skip_key, block.mixer.skip_value):
+                skip.requires_grad_(False)
+                skip.weight.copy_(torch.eye(width))
         if name == AT_START:
             block.mixer.reads = "start"
     return model

@@ -1,6 +1,7 @@
 """Memories as loops over tokens, written from the equations, with autograd for inner gradients.
 
-Each reads one sample, x (T, D). Of `nested` they take parameters and the bounds of gates, no code.
+Each reads one sample, x (T, D), and makes its keys from ``before`` (T, D), which is x too if left
+out. Of `nested` they take parameters and the bounds of gates, no code.
 """
 
 import math
@@ -50,17 +51,18 @@ def straight_through(x):
     return x + (x.clamp(0, 1) - x).detach()
 
 
-def linear(memory, x):
+def linear(memory, x, before=None):
     """Eq. 9 and 57, or 12-16, as gradient descent on the objective: P writes a token and head."""
     heads, writes = memory.heads, memory.products
     size = memory.dim // heads
     matrices, reads = [torch.zeros(size, size, dtype=x.dtype)] * heads, []
     if memory.objective == "l2":  # the first matrix is learned
         matrices = list(memory.matrix.view(heads, size, size))
-    for token in x:
+    for token, earlier in zip(x, x if before is None else before):
         queries = (memory.query.weight @ token).view(heads, size)
         keys, values = (
-            (part.weight @ token).view(writes, heads, size) for part in (memory.key, memory.value)
+            (part.weight @ seen).view(writes, heads, size)
+            for part, seen in ((memory.key, earlier), (memory.value, token))
         )
         rates = hard_gate(memory.rate, memory.choose_rate.weight @ token).view(writes, heads)
         kept = 1 - gate(memory.forgetting, memory.choose_decay.weight @ token)
@@ -80,11 +82,11 @@ def linear(memory, x):
     return torch.stack(reads)
 
 
-def titans(memory, x):
+def titans(memory, x, before=None):
     """Titans, eq. 8-14: W1 at the error of each token, W2 at the chunk's start with momentum."""
     heads = memory.heads
-    parts = (memory.query.weight, memory.key.weight, memory.value.weight)
-    vectors = [[(part @ token).chunk(heads) for token in x] for part in parts]
+    parts = (memory.query, x), (memory.key, x if before is None else before), (memory.value, x)
+    vectors = [[(part.weight @ token).chunk(heads) for token in seen] for part, seen in parts]
     rates = (x @ memory.choose_rate.weight.T).unbind()
     decays = [(memory.choose_decay.weight @ token).chunk(2) for token in x]
     reads = []
@@ -121,44 +123,47 @@ def titans_head(weights, tokens, gates, chunk):
     return torch.stack(reads)
 
 
-def self_modifying(memory, x):
+def self_modifying(memory, x, before=None):
     """Self-modifying Titans, eq. 83-93, for each head with its part of x."""
-    heads, reads = memory.heads, []
-    for h, part in enumerate(x.chunk(heads, dim=-1)):
+    heads, reads, before = memory.heads, [], x if before is None else before
+    inputs = zip(x.chunk(heads, dim=-1), before.chunk(heads, dim=-1))
+    for h, part in enumerate(inputs):
         first = [w.chunk(heads)[h] for w in memory.w1]
         first += [memory.rate_gates[h], memory.decay_gates[h]]
         second = [w.chunk(heads)[h] for w in memory.w2.unbind()]
         queries = (x @ memory.query.weight.T).chunk(heads, dim=-1)[h]
         skips = [
-            (x @ w.T).chunk(heads, dim=-1)[h] for w in memory.skip.weight.chunk(2 * memory.products)
+            [(seen @ w.T).chunk(heads, dim=-1)[h] for w in part.weight.chunk(memory.products)]
+            for part, seen in ((memory.skip_key, before), (memory.skip_value, x))
         ]
         shifts = memory.shifts.chunk(heads, dim=-1)[h] if memory.products > 1 else [0.0]
         reads.append(self_modifying_head(memory, first, second, part, queries, skips, shifts))
     return torch.cat(reads, dim=-1)
 
 
-def self_modifying_head(memory, first, second, x, queries, skips, shifts):
+def self_modifying_head(memory, first, second, inputs, queries, skips, shifts):
     names = ("main", "key", "value", "rate", "forgetting")
     now, reads = {name: [first[i], second[i]] for i, name in enumerate(names)}, []
-    for t, (token, query) in enumerate(zip(x, map(unit, queries))):
+    for t, (token, earlier, query) in enumerate(zip(*inputs, map(unit, queries))):
         if t % memory.chunk == 0:
             start = dict(now)
         if memory.reads == "start":
             reads.append(net(start["main"], query))  # eq. 90
         a = 1.0
         for p, shift in enumerate(shifts):
-            passed, seen = (skips[2 * p][t], skips[2 * p + 1][t]), token + shift
+            passed, seen = [part[p][t] for part in skips], (token + shift, earlier + shift)
             if p == 0:  # a token forgets once
-                a = 1 - gate(memory.forgetting, net(start["forgetting"], seen, skip=False))
+                a = 1 - gate(memory.forgetting, net(start["forgetting"], seen[0], skip=False))
             now = self_modified(memory, start, now, seen, passed, a if p == 0 else 1.0)
         if memory.reads == "now":
             reads.append(net(now["main"], query))  # eq. 82
     return torch.stack(reads)
 
 
-def self_modified(memory, start, now, token, passed, a):
+def self_modified(memory, start, now, seen, passed, a):
     """The five memories after one write."""
-    k = unit(net(start["key"], token, passed=passed[0]))
+    token, earlier = seen
+    k = unit(net(start["key"], earlier, passed=passed[0]))
     v = unit(net(start["value"], token, passed=passed[1]))
     m = hard_gate(memory.main_rate, net(start["rate"], token, skip=False))
     # what writes fully or not at all leaves the rules alone

@@ -45,6 +45,27 @@ def test_equals_the_loop_written_from_the_equations(name, chunk):
         assert (a - b).abs().max() < 1e-9 * (1 + b.abs().max()), parameter
 
 
+@pytest.mark.parametrize("name", [name for name in LOOPS if MEMORIES[name](6, 8).has_keys])
+def test_keys_made_from_other_vectors_equal_the_loop_at_any_cut(name):
+    torch.manual_seed(0)
+    memory, x, keys = nudged(MEMORIES[name](6, 8)), draw(2, 41, 6), draw(2, 41, 6, seed=1)
+    wanted = torch.stack([LOOPS[name](memory, *sample) for sample in zip(x, keys)])
+    assert (memory(x, keys=keys)[0] - wanted).abs().max() < 1e-9
+    first, state = memory(x[:, :13], keys=keys[:, :13])
+    whole = torch.cat([first, memory(x[:, 13:], state, keys=keys[:, 13:])[0]], dim=1)
+    assert (whole - wanted).abs().max() < 1e-9
+    padded, _ = memory(x, keys=keys, lengths=[20, 41])
+    assert (padded[0, :20] - wanted[0, :20]).abs().max() < 1e-9
+    assert (padded[1] - wanted[1]).abs().max() < 1e-9
+
+
+def test_keys_from_the_tokens_are_the_default_and_a_wrong_shape_is_refused():
+    memory, x = LinearMemory(6), torch.randn(2, 5, 6)
+    assert torch.allclose(memory(x, keys=x)[0], memory(x)[0], atol=1e-6)
+    with pytest.raises(ValueError, match="keys have the shape of the tokens"):
+        memory(x, keys=x[:, 1:])
+
+
 @pytest.mark.parametrize("objective", ["l2", "dot"])
 @pytest.mark.parametrize("chunk", [1, 2, 7, 8, 64, 67, 100])
 def test_chunks_equal_the_recurrence(objective, chunk):
