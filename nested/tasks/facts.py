@@ -60,14 +60,17 @@ def fact_text(size: int, generator: Generator) -> list[tuple[str, bool]]:
     """Write a text of about ``size`` bytes whose lines state a fact, state one again, or have none.
 
     Returns the parts of the text, in order, and whether each is an *answer*: the code of a fact
-    that was stated before. The words before an answer ask for it."""
-    facts, known, parts, left = draw_facts(MOST, generator), 0, [], size
+    that was stated before. The words before an answer ask for it. Recent facts are asked for more
+    often, all distances equally on a logarithmic scale. A model learns to remember from the short
+    ones first."""
+    new, known, parts, left = draw_facts(MOST, generator), [], [], size  # known: the last one first
     while left > 0:
         chance, pick = torch.rand(2, generator=generator).tolist()
-        is_again = known > 0 and NEW <= chance < NEW + AGAIN
-        if is_again or known == 0 or (chance < NEW and known < MOST):
-            name, code = facts[int(pick * known) if is_again else known]
-            known += not is_again
+        is_again = bool(known) and NEW <= chance < NEW + AGAIN
+        if is_again or not known or (chance < NEW and new):
+            fact = known.pop(int((len(known) + 1) ** pick) - 1) if is_again else new.pop()
+            known.insert(0, fact)
+            name, code = fact
             line = [(ASKED.format(name), False), (f" {code}", is_again), (".\n", False)]
         else:
             line = [(FILLERS[int(pick * len(FILLERS))], False)]
