@@ -1,10 +1,13 @@
-"""The dense net at the end of a block of Hope, and the first matrix of the delta rule."""
+"""Parts of a block of Hope: its keys, the dense net at its end, and a first matrix."""
 
 import pytest
 import torch
 
 from nested.memory import LinearMemory
 from nested.models import Hope, ModelConfig, Transformer, decay_groups
+from nested.models.attention import Attention
+from nested.models.mixers import MIXERS
+from tests.problems import generator
 
 SIZES = {"vocab": 11, "dim": 8, "layers": 2, "heads": 2, "mixer": "linear", "periods": (4,)}
 
@@ -51,3 +54,30 @@ def test_the_first_matrix_of_the_delta_rule_is_learned_and_a_sum_starts_at_zero(
     model = Hope(ModelConfig(**SIZES))
     _, kept = decay_groups(model, 0.1)
     assert any(p is model.blocks[0].mixer.matrix for p in kept["params"])
+
+
+@pytest.mark.parametrize("mixer", MIXERS)
+def test_queries_start_as_keys_and_half_of_the_keys_see_the_token_before(mixer):
+    block = Hope(ModelConfig(11, 8, 1, 2, mixer, (2, 4), 4)).blocks[0]
+    x = torch.randn(1, 6, 8, generator=generator())
+    keys, _ = block.key_shift(x)
+    assert torch.equal(keys[:, 1:, ::2], x[:, :-1, ::2]) and torch.equal(
+        keys[..., 1::2], x[..., 1::2]
+    )
+    if mixer == "attention":
+        queries, maps, _ = block.mixer.project.weight.chunk(3)
+    else:
+        queries = block.mixer.query.weight
+        maps = block.mixer.skip_key.weight if mixer == "selfmod" else block.mixer.key.weight
+    assert torch.equal(queries, maps)
+
+
+def test_attention_makes_its_keys_and_nothing_else_from_what_is_given_for_them():
+    """Keys W (R x) of vectors R x are the keys (W R) x of x."""
+    torch.manual_seed(0)
+    attention, x = Attention(8, 2).double(), torch.randn(2, 6, 8, dtype=torch.float64)
+    turn = torch.randn(8, 8, dtype=torch.float64)
+    given, _ = attention(x, keys=x @ turn.T)
+    with torch.no_grad():
+        attention.project.weight[8:16] = attention.project.weight[8:16] @ turn
+    assert torch.allclose(given, attention(x)[0], atol=1e-12)
