@@ -33,7 +33,7 @@ class TrainConfig:
     A step takes ``batch_size`` windows of ``length`` tokens, ``accumulate`` times. With ``carry``
     texts of up to ``text_length`` tokens are read on from window to window, and the state with
     them. None does so unless the model has attention, whose state would grow. ``facts`` is the
-    share of texts that state facts and ask for them.
+    share of texts that state facts and ask for them, once recall is learned.
 
     Training ends after ``steps``, or else after ``minutes``. The rate rises to ``lr`` over the
     share ``warm_up`` of the steps, and goes down to a tenth of it by a cosine. Gradients are

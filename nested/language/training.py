@@ -107,7 +107,7 @@ class Training:
 
     def _backward(self) -> float:
         """Read one window of each text, and add the gradient of its mean loss."""
-        window, mine = self.windows.draw(), self.processes.rows
+        window, mine = self.windows.draw(self.step / self.total), self.processes.rows
         tokens, targets = mine(window.tokens).to(self.device), mine(window.targets).to(self.device)
         lengths = None if (window.lengths == self.config.length).all() else mine(window.lengths)
         with torch.autocast(

@@ -6,7 +6,6 @@ Source: stateful truncated backpropagation, Williams and Peng 1990.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +17,8 @@ from nested.language.text import Documents
 from nested.tasks.facts import fact_text
 
 ANSWERED = 10  # how often an answer counts in the loss: few tokens are answers
+FACTS_FIRST, GROWING = 0.15, 0.5  # shares of a training
+SHORTEST = 100  # bytes of a text of facts
 
 
 class Window(NamedTuple):
@@ -38,6 +39,12 @@ class Windows:
     A piece has at most ``text_length`` tokens. The chance of a document is proportional to its
     tokens. A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew, whose
     answers count more. With a ``text_length`` of one window each window is a text of its own.
+
+    Recall has to be learned before it helps, and rare questions hardly teach it. So a training
+    starts with texts of facts only. Their share goes down to ``facts`` within the first 15 % of its
+    steps. The longest of them grow from one window to ``text_length`` within the first half.
+    Questions over all distances then get equally much time, on a logarithmic scale.
+
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
 
@@ -54,14 +61,17 @@ class Windows:
         self._documents, self._coder, self._generator = documents, coder, generator
         self.length, self.text_length = length, text_length
         self._ends = np.cumsum(documents.lengths)
-        count = round(facts * batch_size)
-        self._draw: list[Callable[[], np.ndarray]] = [self._facts] * count
-        self._draw += [self._piece] * (batch_size - count)
+        self._facts, self._progress = facts, 0.0
         # the first texts end at different windows
-        self._left = [draw() for draw in self._draw]  # (2, T): tokens and weights
+        self._left = [self._text(b, batch_size) for b in range(batch_size)]  # tokens and weights
         cuts = (self._below(max(1, left.shape[1] - length)) for left in self._left)
         self._left = [left[:, cut:] for left, cut in zip(self._left, cuts)]
         self._is_new = [True] * batch_size
+
+    def _text(self, b: int, batch_size: int) -> np.ndarray:
+        """Draw the next text of row b, (2, T): tokens and weights."""
+        share = max(self._facts, 1 - self._progress / FACTS_FIRST) if self._facts else 0.0
+        return self._text_of_facts() if b < round(share * batch_size) else self._piece()
 
     def _below(self, stop: int) -> int:
         return int(torch.randint(int(stop), (1,), generator=self._generator))
@@ -73,17 +83,21 @@ class Windows:
         tokens = self._documents.tokens(i, start, start + self.text_length + 1)
         return np.stack([tokens, np.ones_like(tokens)])
 
-    def _facts(self) -> np.ndarray:
-        size = self._below(max(1, self.text_length - 100)) + 100
+    def _text_of_facts(self) -> np.ndarray:
+        growth = (self.text_length / self.length) ** min(1.0, self._progress / GROWING)
+        chance, longest = torch.rand(1, generator=self._generator).item(), self.length * growth
+        # P(size) ~ 1 / size^2: long texts are rare, because each has many windows
+        size = int(SHORTEST / (1 - chance * max(0.0, 1 - SHORTEST / longest)))
         rows = []
         for text, is_answer in fact_text(size, self._generator):
             weight = ANSWERED if is_answer else 1
             rows += [(token, weight) for token in self._coder.encode(text.encode())]
         return np.array([*rows, (special(self._coder, END), 1)]).T
 
-    def draw(self) -> Window:
-        """Return the next window of each text."""
-        shape, rows = (len(self._draw), self.length), []
+    def draw(self, progress: float = 1.0) -> Window:
+        """Return the next window of each text, at a ``progress`` of the training from 0 to 1."""
+        self._progress = progress
+        shape, rows = (len(self._left), self.length), []
         tokens, targets, weights = (torch.zeros(shape, dtype=torch.int64) for _ in range(3))
         lengths, is_new = torch.zeros(shape[0], dtype=torch.int64), torch.tensor(self._is_new)
         for b, left in enumerate(self._left):
@@ -93,7 +107,7 @@ class Windows:
             weights[b, :count] = row[1, 1:]
             rest = left[:, count:]
             self._is_new[b] = rest.shape[1] < 2
-            rows.append(self._draw[b]() if self._is_new[b] else rest)
+            rows.append(self._text(b, len(self._left)) if self._is_new[b] else rest)
         self._left = rows
         return Window(tokens, targets, weights, lengths, is_new)
 
