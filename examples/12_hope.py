@@ -59,7 +59,7 @@ for name, task in tasks.items():
 #   its key. At 2 it *reflects* it: from +1 to -1, and back;
 # - *self-modifying*: a small net. Four more nets make its keys, values, rates and forgetting, and
 #   these learn while they read, too;
-# - *delta, then sum*: one block of each.
+# - *sum, then delta*: one block of each.
 #
 # HOPE's continuum memory (lesson 09) stands in each block as well. Its period is longer than a text
 # here, so it does not move. What it buys on long texts is in the
@@ -84,7 +84,7 @@ models = {
     "delta rule, rates to 1": make_with_rates_to_1,
     "delta rule, rates to 2": lambda vocab: make_hope(vocab, mixer="linear"),
     "self-modifying": lambda vocab: make_hope(vocab, mixer="selfmod"),
-    "delta, then sum": lambda vocab: make_hope(vocab, mixer="linear", objective=("l2", "dot")),
+    "sum, then delta": lambda vocab: make_hope(vocab, mixer="linear", objective=("dot", "l2")),
 }
 
 # %% [markdown]
@@ -144,7 +144,7 @@ styles = ["k:", "C0-", "C1:", "C1-", "C3-", "C2-"]
 for task_name, panel in zip(tasks, axes):
     for model_name, style in zip(models, styles):
         lengths = [times * tasks[task_name].length for times in TIMES]
-        wide = 3.5 if model_name == "delta, then sum" else 1.5
+        wide = 3.5 if model_name == "sum, then delta" else 1.5
         panel.plot(lengths, shares[task_name, model_name], style, lw=wide, label=model_name)
     panel.set(title=task_name, xlabel="tokens of a test text", xscale="log")
     panel.set_xticks(lengths, lengths)
@@ -157,9 +157,9 @@ save_figure(figure, folder / "lesson_12.png")
 # %% [markdown]
 # **Answer.** Self-modification does not pay here: the delta rule tracks a state as well, and takes
 # half of the time or less, once its rates reach 2. Neither counts well. A plain sum counts further,
-# and cannot flip a bit. One block of each does both in most texts of twice the training length. At
-# eight times that length, most of these models fail after so few steps. With three times the steps,
-# the delta rule of our table still tracks a state there ([results](results.md)).
+# and cannot flip a bit. One block of each does both at twice the training length. At eight times
+# that length, most of these models fail after so few steps. With three times the steps, the delta
+# rule of our table still tracks a state there ([results](results.md)).
 #
-# **Exercise.** Swap the two blocks: `objective=("dot", "l2")`. At which length does each task get
+# **Exercise.** Swap the two blocks: `objective=("l2", "dot")`. At which length does each task get
 # better, and at which worse?

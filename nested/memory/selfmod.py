@@ -152,11 +152,9 @@ class SelfModifyingTitans(ChunkedMemory):
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         x, before = self.tokens_and_keys(x)
-        keys, values = (
-            part.chunk(self.products, dim=-1)
-            for part in (self.skip_key(before), self.skip_value(x))
-        )
-        skips = [split_heads(part, self.heads) for pair in zip(keys, values) for part in pair]
+        keys, values = self.skip_key(before), self.skip_value(x)
+        of_writes = zip(*(part.chunk(self.products, dim=-1) for part in (keys, values)))
+        skips = [split_heads(part, self.heads) for pair in of_writes for part in pair]
         queries = unit(split_heads(self.query(x), self.heads))
         parts = (split_heads(part, self.heads) for part in (x, before))
         return *parts, torch.cat(skips, dim=-1), queries

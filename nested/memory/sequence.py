@@ -159,6 +159,16 @@ class SequenceMemory(nn.Module):
         check_gathered(memory, type(self).__name__)
         return {"position": torch.zeros(batch_size, dtype=torch.int64), "memory": memory}
 
+    def _with_keys(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """Join x and ``keys`` (B, T, D) to (B, T, 2 D), for ``read`` of a memory that has keys.
+        Raises ``ValueError`` unless both have one shape."""
+        if keys is None:
+            return x
+        if not isinstance(keys, Tensor) or keys.shape != x.shape:
+            got = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
+            raise ValueError(f"keys have the shape of the tokens, {tuple(x.shape)}, but got {got}")
+        return torch.cat([x, keys], dim=-1) if self.has_keys else x
+
     def forward(
         self,
         x: Tensor,
@@ -169,10 +179,7 @@ class SequenceMemory(nn.Module):
         write: Tensor | None = None,
     ) -> tuple[Tensor, State]:
         check_vectors(x, self.dim)
-        if keys is not None:
-            check_keys(keys, x)
-            x = torch.cat([x, keys], dim=-1) if self.has_keys else x
-        present = present_tokens(x, lengths)
+        x, present = self._with_keys(x, keys), present_tokens(x, lengths)
         write, x = written_tokens(x, present, write), without_padding(x, present)
         first, is_new = self.init(len(x)), state is None
         state = first if is_new else state
@@ -293,13 +300,6 @@ def check_vectors(x: Tensor, dim: int) -> None:
     if x.dim() != 3 or x.shape[-1] != dim or 0 in x.shape:
         allowed = f"(samples, tokens, {dim}), one or more of each"
         raise ValueError(f"a memory reads {allowed}, but got {tuple(x.shape)}")
-
-
-def check_keys(keys: Tensor, x: Tensor) -> None:
-    """Raise ``ValueError`` unless ``keys`` has the shape of x (B, T, D)."""
-    if not isinstance(keys, Tensor) or keys.shape != x.shape:
-        got = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
-        raise ValueError(f"keys have the shape of the tokens, {tuple(x.shape)}, but got {got}")
 
 
 def check_truncation(detach_every: int | None, period: int) -> None:
