@@ -33,7 +33,9 @@ from nested.memory.sequence import ChunkedMemory
 
 
 class TitansMemory(ChunkedMemory):
-    """A net M(z) = z + W1 silu(W2 z) per sample that learns to map keys k to values v:
+    """A net per sample that learns to map keys k to values v. It is M(z) = z + W1 silu(W2 z).
+
+    One token changes and reads it so:
 
         e_t = M_(t-1)(k_t) - v_t                       the error before the write
         W1 <- a W1 - n e i^T / max(|i|^2, 0.1)         a delta rule on the hidden units i

@@ -65,8 +65,8 @@ class HopeBlock(Block):
 
     A mixer makes the keys from a second convolution, ``key_shift``. In half of its channels that
     one starts as the token before, so that a memory binds each token to what it follows. Queries
-    start as keys do, so a token recalls from the first step what followed its like. With ``hidden``
-    over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
+    start as keys do, so that recall is learned fast. With ``hidden`` over 0 in its config,
+    x <- x + net(norm(x)) follows, as in a Transformer.
     """
 
     parts = ("convolution", "key_shift", "mixer", "continuum")

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 class Mixer(NamedTuple):
-    """How to build a mixer, and what it can take.
+    """How to build a mixer, and what it can take. A block calls it as
+    ``mixer(x, state, keys=..., lengths=..., write=...)``, like a ``SequenceMemory``.
 
     ``needs_chunk_ends``: its first weights learn only through what is written at the end of a
     chunk, so ``detach_every`` must not divide ``chunk``. ``has_products``: it can make several
