@@ -18,14 +18,14 @@ from nested.support.extras import needed
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")
 TRANSFORMER = "transformer"
-SIZES = ("dim", "layers", "heads", "periods", "hidden", "chunk", "detach_every")
+SIZES = ("dim", "layers", "heads", "periods", "hidden", "ngrams", "chunk", "detach_every")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What ``train`` trains, on what, and for how long.
 
-    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods``, ``hidden`` and
+    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods``, ``hidden``, ``ngrams`` and
     ``detach_every`` as in ``ModelConfig``; its ``mixer`` is one of ``MIXERS`` or "transformer".
     ``data`` are sources of ``prepare``, or one folder that it made; ``vocab`` is the size of a BPE,
     None for bytes.
@@ -50,6 +50,7 @@ class TrainConfig:
     chunk: int = 64
     periods: tuple[int, ...] = (64,)
     hidden: int = 4
+    ngrams: tuple[int, ...] = (2, 3, 4, 5, 8)
     detach_every: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-3
@@ -70,12 +71,11 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("data", "periods"):  # a list, if read from a file
+        for name in ("data", "periods", "ngrams"):  # a list, if read from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_counts(batch_size=self.batch_size, accumulate=self.accumulate)
         check_counts(length=self.length, text_length=self.text_length)
-        if self.steps is not None:
-            check_counts(steps=self.steps)
+        check_counts(steps=1 if self.steps is None else self.steps)
         choices = {"mixer": (*MIXERS, TRANSFORMER), "optimizer": OPTIMIZERS}
         for name, known in {**choices, "precision": PRECISIONS}.items():
             if getattr(self, name) not in known:

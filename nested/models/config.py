@@ -26,7 +26,8 @@ class ModelConfig:
     block. The mixers "linear" and "selfmod" make ``products`` writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. With ``hidden`` = H over 0 each
     block of ``Hope`` ends with a net of H x ``dim`` hidden units, as a block of a Transformer does.
-    Its weights are a level that moves after every batch only. ``detach_every`` truncates gradients
+    Its weights are a level that moves after every batch only. ``ngrams`` are the sizes n, from 2,
+    of the n-grams whose vectors are added to the embedding. ``detach_every`` truncates gradients
     through the writes of memories every that many tokens; None never does.
     """
 
@@ -40,6 +41,7 @@ class ModelConfig:
     objective: str | tuple[str, ...] = "l2"
     products: int = 1
     hidden: int = 0
+    ngrams: tuple[int, ...] = ()
     detach_every: int | None = None
 
     def __post_init__(self) -> None:
@@ -54,6 +56,10 @@ class ModelConfig:
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
             )
+        sizes = self.ngrams if isinstance(self.ngrams, (tuple, list)) else None
+        if sizes is None or any(type(n) is not int or n < 2 for n in sizes):
+            raise ValueError(f"ngrams are whole numbers from 2, but got {self.ngrams!r}")
+        object.__setattr__(self, "ngrams", tuple(self.ngrams))
         for name in ("mixer", "objective"):
             object.__setattr__(self, name, self._checked(name))
         for mixer in self._of_blocks("mixer"):

@@ -14,6 +14,7 @@ from nested.memory import pick, stack_states
 from nested.memory.masks import Lengths, check_mask, is_traced, present_tokens, without_padding
 from nested.memory.second_backward import refuse_second_backward, watch_backward
 from nested.models.config import ModelConfig
+from nested.models.ngrams import NGrams
 
 MARK = "is_new"  # the entry of a block's state that marks samples which start anew
 
@@ -24,7 +25,9 @@ class SequenceModel(nn.Module):
     Tokens are (B, T) int64 from 0 to V - 1, and logits (B, T, V) score the next token. The state,
     {"blocks": (...)}, is everything the model remembers of earlier tokens; None starts anew. The
     model is causal, and reading a text in pieces gives the result of one call. The head starts
-    small, so that the first loss is near ln V.
+    small, so that the first loss is near ln V. With ``ngrams`` in its config the embedding of a
+    token gets the vectors of the n-grams that end there, and the state has the last tokens
+    ("ngrams").
 
     With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
     is padding: it leaves no trace, and its logits are 0. With a mask ``write`` (B, T) the memories
@@ -37,6 +40,7 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.dim)
+        self.ngrams = NGrams(config.dim, config.ngrams) if config.ngrams else None
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.dim, bias=False)
         self.head = nn.Linear(config.dim, config.vocab, bias=False)
@@ -49,7 +53,8 @@ class SequenceModel(nn.Module):
 
     def init(self, batch_size: int) -> State:
         """Make the state before the first token, nested tensors (B, ...)."""
-        return {"blocks": tuple(block.init(batch_size) for block in self.blocks)}
+        first: dict[str, State] = {"blocks": tuple(block.init(batch_size) for block in self.blocks)}
+        return first if self.ngrams is None else {**first, "ngrams": self.ngrams.init(batch_size)}
 
     def forward(
         self,
@@ -61,15 +66,20 @@ class SequenceModel(nn.Module):
     ) -> tuple[Tensor, State]:
         present = check_text(tokens, self.config.vocab, lengths)
         check_mask(tokens, write)
-        x, after = self.embed(without_padding(tokens, present)), []
-        for block, before in zip(self.blocks, self._states(state), strict=True):
+        states, tokens = self._states(state), without_padding(tokens, present)
+        x, after, rest = self.embed(tokens), [], {}
+        if self.ngrams is not None:
+            last = None if state is None else state["ngrams"]
+            y, rest["ngrams"] = self.ngrams(tokens, last, lengths=lengths)
+            x = x + y
+        for block, before in zip(self.blocks, states, strict=True):
             x, block_state = block(x, before, lengths=lengths, write=write)
             after.append(block_state)
         logits = without_padding(self.head(self.norm(x)), present)
         if torch.is_grad_enabled():
             refuse_second_backward(state)
             watch_backward(logits, after)
-        return logits, {"blocks": tuple(after)}
+        return logits, {"blocks": tuple(after), **rest}
 
     def _states(self, state: State | None) -> tuple[State | None, ...]:
         if state is None:
@@ -81,6 +91,12 @@ class SequenceModel(nn.Module):
             count = f"{len(state['blocks'])} blocks" if is_ours else type(state).__name__
             raise ValueError(
                 f"a state of this model has {len(self.blocks)} blocks, but got {count};"
+                " None starts anew"
+            )
+        if ("ngrams" in state) != (self.ngrams is not None):
+            has = "none" if self.ngrams is None else "the last tokens of n-grams"
+            raise ValueError(
+                f"a state of this model has {has}, but got one with {' and '.join(state)};"
                 " None starts anew"
             )
         return state["blocks"]
@@ -128,7 +144,10 @@ def start_anew(state: State, is_new: Tensor) -> State:
     """Mark the samples of ``state`` (B, ...) that a model forgets when it reads next: those where
     ``is_new`` (B,) is true. Their first state is made inside the blocks, where FSDP2 has gathered
     the weights."""
-    return {"blocks": tuple({**block, MARK: is_new} for block in state["blocks"])}
+    marked = {**state, "blocks": tuple({**block, MARK: is_new} for block in state["blocks"])}
+    if "ngrams" in state:  # before the first token these are zeros
+        marked["ngrams"] = state["ngrams"].masked_fill(is_new[:, None], 0)
+    return marked
 
 
 def check_text(tokens: Tensor, vocab: int, lengths: Lengths | None = None) -> Tensor | None:

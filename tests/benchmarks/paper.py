@@ -66,7 +66,7 @@ class Recurrent(nn.Module):
 MIXERS = {
     "dot product": {"mixer": "linear", "objective": "dot"},
     "delta rule": {"mixer": "linear"},
-    "delta, then dot": {"mixer": "linear", "objective": ("l2", "dot")},  # of the two blocks
+    "dot, then delta": {"mixer": "linear", "objective": ("dot", "l2")},  # of the two blocks
     "Titans": {"mixer": "titans"},
     "self-modifying": {"mixer": "selfmod"},
     "Hope-attention": {"mixer": "attention"},
@@ -95,7 +95,8 @@ def heads_of(name):
 
 
 def products_of(name, task):
-    return WRITES.get(task, 1) if name.startswith(("delta", "self")) else 1
+    can = ("delta rule", "dot, then delta", "self-modifying")
+    return WRITES.get(task, 1) if name in can else 1
 
 
 def count(model):

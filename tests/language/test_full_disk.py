@@ -13,10 +13,10 @@ from tests.language.test_run import config
 
 @pytest.fixture
 def disk(tmp_path):
-    """A folder on a disk of 1,500 KiB."""
+    """A folder on a disk of 6,000 KiB."""
     place = tmp_path / "disk"
     place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(place)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=6000k", "tmpfs", str(place)]
     try:
         made = subprocess.run(mount, capture_output=True)
     except FileNotFoundError:
@@ -40,7 +40,7 @@ def test_a_disk_that_fills_up_ends_the_training_and_loses_nothing(disk, text):
     run, filler = disk / "run", disk / "filler"
     best = (run / "best.pt").read_bytes()
     with pytest.raises(OSError):
-        filler.write_bytes(bytes(1_600_000))
+        filler.write_bytes(bytes(6_200_000))
     with pytest.raises(ValueError, match="cannot write .*: No space left on device"):
         train(config(text, steps=8), disk / "run", resume=True)
     assert (run / "best.pt").read_bytes() == best
@@ -49,13 +49,13 @@ def test_a_disk_that_fills_up_ends_the_training_and_loses_nothing(disk, text):
     assert train(config(text, steps=4), disk / "run", resume=True).finished
     model, _ = load(run)
     with pytest.raises(OSError):
-        filler.write_bytes(bytes(1_600_000))
+        filler.write_bytes(bytes(6_200_000))
     with pytest.raises(ValueError, match="cannot write .*: No space left on device"):
         save_state(disk / "memory.pt", model, model(torch.zeros(1, 9).long())[1])
     assert not (disk / "memory.pt").exists()
 
 
 def test_a_disk_that_is_too_small_for_the_text_says_so(disk, tmp_path):
-    (tmp_path / "b.txt").write_text("All the world's a stage.\n" * 80_000)
+    (tmp_path / "b.txt").write_text("All the world's a stage.\n" * 320_000)
     with pytest.raises(ValueError, match="cannot write|No space left"):
         prepare([str(tmp_path / "b.txt")], disk / "text", show=lambda line: None)

@@ -20,7 +20,7 @@ from nested.tasks.facts import fact_text
 from tests.problems import generator
 
 SMALL = {"dim": 16, "layers": 2, "heads": 2, "chunk": 8, "periods": (8, 16), "length": 24}
-SMALL |= {"batch_size": 3, "steps": 6, "text_length": 80, "facts": 0.34}
+SMALL |= {"batch_size": 3, "steps": 6, "text_length": 80, "facts": 0.34, "ngrams": (2,)}
 MEASURED = ("step", "loss", "norm", "bits", "sample", "mean_loss")
 
 

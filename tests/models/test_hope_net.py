@@ -7,6 +7,7 @@ from nested.memory import LinearMemory
 from nested.models import Hope, ModelConfig, Transformer, decay_groups
 from nested.models.attention import Attention
 from nested.models.mixers import MIXERS
+from nested.models.ngrams import NGrams
 from tests.problems import generator
 
 SIZES = {"vocab": 11, "dim": 8, "layers": 2, "heads": 2, "mixer": "linear", "periods": (4,)}
@@ -81,3 +82,29 @@ def test_attention_makes_its_keys_and_nothing_else_from_what_is_given_for_them()
     with torch.no_grad():
         attention.project.weight[8:16] = attention.project.weight[8:16] @ turn
     assert torch.allclose(given, attention(x)[0], atol=1e-12)
+
+
+def test_equal_n_grams_have_equal_vectors_and_no_others():
+    """Against a loop over each n-gram as a text."""
+    ngrams = NGrams(6, (2, 3)).double()
+    torch.nn.init.normal_(ngrams.out.weight)
+    tokens = torch.randint(3, (2, 400), generator=generator())
+    y, state = ngrams(tokens)
+    assert torch.equal(state, tokens[:, -2:] + 1)
+    rows = {}
+    for text, vectors in zip(tokens.tolist(), y):
+        for t in range(2, 400):
+            rows.setdefault(tuple(text[t - 2 : t + 1]), []).append(vectors[t])
+    assert all(torch.equal(row, same[0]) for same in rows.values() for row in same)
+    firsts = torch.stack([same[0] for same in rows.values()])
+    assert torch.cdist(firsts, firsts).fill_diagonal_(1).min() > 1e-3 and len(rows) == 27
+
+
+def test_buckets_are_used_alike():
+    """1,000,000 random 3-grams: a bucket gets 244 of them, give or take a standard deviation."""
+    ngrams = NGrams(4, (3, 8))
+    tokens = torch.randint(256, (1, 1_000_000), generator=generator())
+    text = torch.cat([ngrams.init(1), tokens + 1], dim=1)
+    for i, buckets in enumerate(ngrams._buckets(text, tokens.shape[1]).unbind(-1)):
+        counts = torch.bincount(buckets[0] - i * 4096, minlength=4096).double()
+        assert len(counts) == 4096 and counts.std() < 1.1 * counts.mean() ** 0.5
