@@ -18,7 +18,7 @@ from nested.tasks.facts import fact_text
 
 ANSWERED = 10  # how often an answer counts in the loss: few tokens are answers
 FACTS_FIRST, GROWING = 0.15, 0.5  # shares of a training
-SHORTEST = 100  # bytes of a text of facts
+MOST = 32  # facts of a text
 
 
 class Window(NamedTuple):
@@ -42,8 +42,8 @@ class Windows:
 
     Recall has to be learned before it helps, and rare questions hardly teach it. So a training
     starts with texts of facts only. Their share goes down to ``facts`` within the first 15 % of its
-    steps. The longest of them grow from one window to ``text_length`` within the first half.
-    Questions over all distances then get equally much time, on a logarithmic scale.
+    steps. Within the first half the most facts of a text grow from 1 to 32, and the longest texts
+    of them from one window to ``text_length``.
 
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
@@ -84,14 +84,13 @@ class Windows:
         return np.stack([tokens, np.ones_like(tokens)])
 
     def _text_of_facts(self) -> np.ndarray:
-        growth = (self.text_length / self.length) ** min(1.0, self._progress / GROWING)
-        chance, longest = torch.rand(1, generator=self._generator).item(), self.length * growth
-        # P(size) ~ 1 / size^2: long texts are rare, because each has many windows
-        size = int(SHORTEST / (1 - chance * max(0.0, 1 - SHORTEST / longest)))
-        rows = []
-        for text, is_answer in fact_text(size, self._generator):
-            weight = ANSWERED if is_answer else 1
-            rows += [(token, weight) for token in self._coder.encode(text.encode())]
+        done = min(1.0, self._progress / GROWING)
+        longest = self.length * (self.text_length / self.length) ** done
+        most, rows = 1 + round(done * (MOST - 1)), []
+        while len(rows) < self.length:  # short ones follow each other, so that windows are full
+            for text, is_answer in fact_text(most, longest, self._generator):
+                weight = ANSWERED if is_answer else 1
+                rows += [(token, weight) for token in self._coder.encode(text.encode())]
         return np.array([*rows, (special(self._coder, END), 1)]).T
 
     def draw(self, progress: float = 1.0) -> Window:

@@ -20,7 +20,6 @@ NAMES = (
     "turtle valley velvet violet walnut willow wolf"
 ).split()
 STATED, ASKED = "The code of {} is {}.\n", "The code of {} is"
-MOST, NEW, AGAIN = 32, 0.25, 0.5  # facts of a text; shares of lines that state one, and again
 FILLERS = (
     "The road went on for many miles, and nobody said a word.\n",
     "It rained all night, and in the morning the fields were grey.\n",
@@ -56,26 +55,22 @@ def stated(facts: list[tuple[str, str]], size: int, generator: Generator) -> str
     return "".join(lines)
 
 
-def fact_text(size: int, generator: Generator) -> list[tuple[str, bool]]:
-    """Write a text of about ``size`` bytes whose lines state a fact, state one again, or have none.
+def fact_text(most: int, longest: float, generator: Generator) -> list[tuple[str, bool]]:
+    """Write a text that states 1 to ``most`` facts between other sentences, and then asks for each,
+    in another order. All numbers of facts are drawn equally often on a logarithmic scale.
 
-    Returns the parts of the text, in order, and whether each is an *answer*: the code of a fact
-    that was stated before. The words before an answer ask for it. Recent facts are asked for more
-    often, all distances equally on a logarithmic scale. A model learns to remember from the short
-    ones first."""
-    new, known, parts, left = draw_facts(MOST, generator), [], [], size  # known: the last one first
-    while left > 0:
-        chance, pick = torch.rand(2, generator=generator).tolist()
-        is_again = bool(known) and NEW <= chance < NEW + AGAIN
-        if is_again or not known or (chance < NEW and new):
-            fact = known.pop(int((len(known) + 1) ** pick) - 1) if is_again else new.pop()
-            known.insert(0, fact)
-            name, code = fact
-            line = [(ASKED.format(name), False), (f" {code}", is_again), (".\n", False)]
-        else:
-            line = [(FILLERS[int(pick * len(FILLERS))], False)]
-        parts += line
-        left -= sum(len(text) for text, _ in line)
+    Returns the parts of the text, in order, and whether each is an *answer*: the code of a fact.
+    The words before an answer ask for it. Before the questions are up to ``longest`` bytes, or the
+    facts alone. P(bytes) ~ 1 / bytes^2: long texts are rare, because each takes much reading.
+    """
+    count, chance = torch.rand(2, generator=generator).tolist()
+    facts = draw_facts(int((most + 1) ** count), generator)
+    shortest = sum(len(STATED.format(*fact)) for fact in facts)
+    size = int(shortest / (1 - chance * max(0.0, 1 - shortest / longest)))
+    parts = [(stated(facts, size, generator), False)]
+    for i in torch.randperm(len(facts), generator=generator).tolist():
+        name, code = facts[i]
+        parts += [(ASKED.format(name), False), (f" {code}", True), (".\n", False)]
     return parts
 
 

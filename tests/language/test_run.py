@@ -138,32 +138,33 @@ def test_windows_read_texts_on_and_mark_their_beginnings(text):
 
 
 def test_a_training_starts_with_facts_only_and_then_reads_longer_texts_of_them(text, monkeypatch):
-    def recorded(size, generator):
-        sizes.append(size)
-        return fact_text(size, generator)
+    def recorded(most, longest, generator):
+        asked.append((most, longest))
+        return fact_text(most, longest, generator)
 
-    sizes, rows, longest = [], [], []
+    asked, rows, limits = [], [], []
     monkeypatch.setattr("nested.language.windows.fact_text", recorded)
     windows = Windows(text.train, text.coder, 8, 200, 1600, 0.25, generator())
     for progress in (0.0, 0.075, 0.5):
-        sizes.clear()
+        asked.clear()
         targets = torch.cat([windows.draw(progress).targets for _ in range(60)][-20:], dim=1)
         rows.append(sum(b"The code of" in text.coder.decode(row) for row in targets.tolist()))
-        longest.append(max(sizes))
+        limits.append(asked[-1])
     assert rows == [8, 4, 2]  # the share goes down to a quarter
-    assert longest[0] <= 200 < longest[1] <= 1.4 * 200 and 800 < longest[2] <= 1600
+    assert limits == [(1, 200), (6, pytest.approx(200 * 8**0.15)), (32, 1600)]
 
 
 def test_answers_count_more_and_only_they_do(text):
     windows, seen = Windows(text.train, text.coder, 1, 500, 600, 1.0, generator()), 0
-    for _ in range(9):
+    for _ in range(20):
         window = windows.draw()
         words = text.coder.decode(window.targets[0, : window.lengths[0]].tolist()).decode()
         heavy = window.weights[0] == ANSWERED
+        told = {}
         for answer in re.finditer(r"The code of (\w+) is( \d{4})\.", words):
-            is_again = f"code of {answer[1]} is" in words[: answer.start()]
+            is_again = told.get(answer[1]) == answer[2]
             assert not is_again or heavy[answer.start(2) : answer.end(2)].all()
-            seen += is_again
+            seen, told[answer[1]] = seen + is_again, answer[2]
         codes = text.coder.decode(window.targets[0][heavy].tolist())
         assert re.fullmatch(rb"[ \d]*", codes)
     assert seen > 10
