@@ -18,17 +18,17 @@ from nested.support.extras import needed
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")
 TRANSFORMER = "transformer"
-SIZES = ("dim", "layers", "heads", "periods", "hidden", "ngrams", "chunk", "detach_every")
+SIZES = "dim layers heads first_heads periods hidden ngrams chunk detach_every".split()
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What ``train`` trains, on what, and for how long.
 
-    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods``, ``hidden``, ``ngrams`` and
-    ``detach_every`` as in ``ModelConfig``; its ``mixer`` is one of ``MIXERS`` or "transformer".
-    ``data`` are sources of ``prepare``, or one folder that it made; ``vocab`` is the size of a BPE,
-    None for bytes.
+    The model has ``dim``, ``layers``, ``heads``, ``first_heads``, ``chunk``, ``periods``,
+    ``hidden``, ``ngrams`` and ``detach_every`` as in ``ModelConfig``; its ``mixer`` is one of
+    ``MIXERS`` or "transformer". ``data`` are sources of ``prepare``, or one folder that it made;
+    ``vocab`` is the size of a BPE, None for bytes.
 
     A step takes ``batch_size`` windows of ``length`` tokens, ``accumulate`` times. With ``carry``
     texts of up to ``text_length`` tokens are read on from window to window, and the state with
@@ -47,6 +47,7 @@ class TrainConfig:
     dim: int = 144
     layers: int = 3
     heads: int = 4
+    first_heads: int | None = 1
     chunk: int = 64
     periods: tuple[int, ...] = (64,)
     hidden: int = 4
@@ -100,9 +101,8 @@ class TrainConfig:
 
     def model_config(self, vocab: int) -> ModelConfig:
         """Return the settings of the model for tokens from 0 to ``vocab`` - 1."""
-        sizes = {name: getattr(self, name) for name in SIZES}
         mixer = "attention" if self.mixer == TRANSFORMER else self.mixer
-        return ModelConfig(vocab=vocab, mixer=mixer, **sizes)
+        return ModelConfig(vocab=vocab, mixer=mixer, **{n: getattr(self, n) for n in SIZES})
 
     def build(self, vocab: int) -> SequenceModel:
         """Build the model for tokens from 0 to ``vocab`` - 1, with new weights."""

@@ -20,10 +20,12 @@ class ModelConfig:
     """The sizes and parts of a model. Raises ``ValueError`` for a model that cannot be built.
 
     ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of heads of
-    attention or of memories; ``dim / heads`` is even. The ``mixer`` of ``Hope`` is a name in
-    ``MIXERS``. It learns by its ``objective``, "l2" or "dot" (for "selfmod" and "linear"), and
-    reads ``chunk`` tokens at a time. Mixer and objective can also be tuples with one name for each
-    block. The mixers "linear" and "selfmod" make ``products`` writes for each token.
+    attention or of memories; ``dim / heads`` is even. The first block of ``Hope`` can have another
+    number, ``first_heads``: one wide head binds more facts than four narrow ones.
+    The ``mixer`` of ``Hope`` is a name in ``MIXERS``. It learns by its ``objective``, "l2" or "dot"
+    (for "selfmod" and "linear"), and reads ``chunk`` tokens at a time. Mixer and objective can also
+    be tuples with one name for each block. The mixers "linear" and "selfmod" make ``products``
+    writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. With ``hidden`` = H over 0 each
     block of ``Hope`` ends with a net of H x ``dim`` hidden units, as a block of a Transformer does.
     Its weights are a level that moves after every batch only. ``ngrams`` are the sizes n, from 2,
@@ -42,23 +44,11 @@ class ModelConfig:
     products: int = 1
     hidden: int = 0
     ngrams: tuple[int, ...] = ()
+    first_heads: int | None = None
     detach_every: int | None = None
 
     def __post_init__(self) -> None:
-        counts = {
-            name: getattr(self, name)
-            for name in ("vocab", "dim", "layers", "heads", "chunk", "products")
-        }
-        check_counts(**counts)
-        if type(self.hidden) is not int or self.hidden < 0:
-            raise ValueError(f"hidden is a whole number from 0, but got {self.hidden!r}")
-        if self.dim % (2 * self.heads):
-            raise ValueError(
-                f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
-            )
-        sizes = self.ngrams if isinstance(self.ngrams, (tuple, list)) else None
-        if sizes is None or any(type(n) is not int or n < 2 for n in sizes):
-            raise ValueError(f"ngrams are whole numbers from 2, but got {self.ngrams!r}")
+        self._check_sizes()
         object.__setattr__(self, "ngrams", tuple(self.ngrams))
         for name in ("mixer", "objective"):
             object.__setattr__(self, name, self._checked(name))
@@ -81,11 +71,29 @@ class ModelConfig:
             for period in (*self.periods, self.chunk) if needs_ends else self.periods:
                 check_truncation(self.detach_every, period)
 
+    def _check_sizes(self) -> None:
+        names = ("vocab", "dim", "layers", "heads", "chunk", "products")
+        check_counts(**{name: getattr(self, name) for name in names})
+        if self.first_heads is not None:
+            check_counts(first_heads=self.first_heads)
+        for heads in (self.heads, self.first_heads or self.heads):
+            if self.dim % (2 * heads):
+                raise ValueError(
+                    f"dim is a multiple of 2 x heads, which is {2 * heads}, but got {self.dim}"
+                )
+        if type(self.hidden) is not int or self.hidden < 0:
+            raise ValueError(f"hidden is a whole number from 0, but got {self.hidden!r}")
+        sizes = self.ngrams if isinstance(self.ngrams, (tuple, list)) else (None,)
+        if any(type(n) is not int or n < 2 for n in sizes):
+            raise ValueError(f"ngrams are whole numbers from 2, but got {self.ngrams!r}")
+
     def for_block(self, i: int) -> ModelConfig:
-        """Return these settings with the one mixer and the one objective of block ``i``."""
+        """Return these settings with the heads, the mixer and the objective of block ``i``."""
         mixer, objective = self._of_blocks("mixer")[i], self._of_blocks("objective")[i]
         products = self.products if MIXERS[mixer].has_products else 1
-        return replace(self, mixer=mixer, objective=objective, products=products)
+        heads = self.heads if i or self.first_heads is None else self.first_heads
+        parts = {"mixer": mixer, "objective": objective, "heads": heads, "first_heads": None}
+        return replace(self, products=products, **parts)
 
     def _of_blocks(self, name: str) -> tuple[str, ...]:
         value = getattr(self, name)

@@ -108,3 +108,19 @@ def test_buckets_are_used_alike():
     for i, buckets in enumerate(ngrams._buckets(text, tokens.shape[1]).unbind(-1)):
         counts = torch.bincount(buckets[0] - i * 4096, minlength=4096).double()
         assert len(counts) == 4096 and counts.std() < 1.1 * counts.mean() ** 0.5
+
+
+def test_the_first_block_can_have_heads_of_its_own():
+    config = ModelConfig(**{**SIZES, "heads": 4, "first_heads": 1})
+    assert [block.mixer.heads for block in Hope(config).blocks] == [1, 4]
+    assert [block.attention.heads for block in Transformer(config).blocks] == [4, 4]
+    with pytest.raises(ValueError, match="first_heads is a whole number from 1, but got 0"):
+        ModelConfig(first_heads=0)
+    with pytest.raises(ValueError, match="dim is a multiple of 2 x heads, which is 6, but got 8"):
+        ModelConfig(**SIZES, first_heads=3)
+
+
+@pytest.mark.parametrize("wrong", [3, (1,), (2.0,), "ab", None])
+def test_sizes_of_n_grams_are_checked(wrong):
+    with pytest.raises(ValueError, match="ngrams are whole numbers from 2, but got"):
+        ModelConfig(ngrams=wrong)
