@@ -43,7 +43,7 @@ class Windows:
     Recall has to be learned before it helps, and rare questions hardly teach it. So a training
     starts with texts of facts only. Their share goes down to ``facts`` within the first 15 % of its
     steps. Within the first half the most facts of a text grow from 1 to 32, and the longest texts
-    of them from one window to ``text_length``.
+    from one byte to ``text_length``. So at first nothing but facts stands between two facts.
 
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
@@ -85,8 +85,7 @@ class Windows:
 
     def _text_of_facts(self) -> np.ndarray:
         done = min(1.0, self._progress / GROWING)
-        longest = self.length * (self.text_length / self.length) ** done
-        most, rows = 1 + round(done * (MOST - 1)), []
+        most, longest, rows = 1 + round(done * (MOST - 1)), self.text_length**done, []
         while len(rows) < self.length:  # short ones follow each other, so that windows are full
             for text, is_answer in fact_text(most, longest, self._generator):
                 weight = ANSWERED if is_answer else 1
