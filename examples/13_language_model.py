@@ -48,7 +48,9 @@ print("KING HENRY:\n" + "".join(text))
 # - *nothing*: the model is asked before it has read anything.
 
 # %%
-runs = [recall_facts(model, coder, 20, 2000, Generator().manual_seed(SEED + i)) for i in range(RUNS)]
+runs = [
+    recall_facts(model, coder, 20, 2000, Generator().manual_seed(SEED + i)) for i in range(RUNS)
+]
 print("\nshare of 20 facts in 2,000 bytes that are recalled")
 for way in ("live", "frozen", "nothing"):
     shares = [run[way] for run in runs]

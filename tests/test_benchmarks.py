@@ -23,6 +23,7 @@ QUICK = {
     ],
     "continuum": ["--mixers", "delta rule"],
     "recall": ["--png", "recall.png"],
+    "mixers": ["--mixers", "linear"],
 }
 
 

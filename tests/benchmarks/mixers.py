@@ -1,0 +1,145 @@
+"""Language models of one size: same tokens, same minutes.  python -m tests.benchmarks.mixers [...]
+
+Each mixer of ``python -m nested.language train`` gets the width at which it has as many parameters
+as the preset nano. It trains by nano's settings, without texts of facts. Once all read the same
+number of tokens, and once they train for the same CPU time of one core. Data are Shakespeare's
+plays ("prose") and Python's standard library ("code"). There are three seeds.
+
+Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
+bytes, too: they were trained to read on. What is in --runs is not run again. --quick runs a few
+steps of one seed.
+"""
+
+import argparse
+import os
+import resource
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import torch  # noqa: E402
+
+from nested.language.config import TRANSFORMER, TrainConfig, preset  # noqa: E402
+from nested.language.measures import bits_per_byte, even_pieces  # noqa: E402
+from nested.language.text import Text, prepare  # noqa: E402
+from nested.language.training import Training  # noqa: E402
+from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
+
+MIXERS = ("linear", "titans", "selfmod", "attention", TRANSFORMER)
+DATA = {"prose": "shakespeare", "code": "stdlib"}
+STEPS, MINUTES, TRIAL_STEPS = 200, 3.0, 6
+WINDOW, LONG, PIECES = 256, 1024, 64  # tokens of a measured piece, and how many of LONG
+texts = {}  # {name of data: Text}, in each process
+
+
+def settings_of(mixer, **settings):
+    """Return nano's settings for ``mixer``, at the width that gives it nano's parameters."""
+    wanted = count(preset("nano").build(259))
+
+    def distance(dim):
+        return abs(count(preset("nano", mixer=mixer, dim=dim).build(259)) - wanted)
+
+    return preset(
+        "nano", mixer=mixer, facts=0.0, dim=min(range(80, 241, 8), key=distance), **settings
+    )
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def open_texts(folder):
+    torch.set_num_threads(1)
+    texts.update({name: Text(Path(folder) / name) for name in DATA})
+
+
+def train(job):
+    """Train one model. ``job`` is (data, mixer, "tokens" or "minutes", amount, seed)."""
+    data, mixer, kind, amount, seed = job
+    text, config = texts[data], settings_of(mixer, seed=seed)
+    steps = amount if kind == "tokens" else steps_in(amount, config, text)
+    with open("/proc/self/clear_refs", "w") as file:  # a new peak of memory
+        file.write("5")
+    training, started = Training(config, text, steps), time.process_time()
+    while training.step < steps:
+        training.take_step()
+    seconds = time.process_time() - started
+    pieces = even_pieces(text.held_out, PIECES, LONG)
+    short = pieces[:, :-1].reshape(-1, WINDOW)
+    model = training.model.eval()
+    bits = {str(WINDOW): bits_per_byte(model, text.coder, short)}
+    if config.is_carried:
+        bits[str(LONG)] = bits_per_byte(model, text.coder, pieces)
+    speed = steps * config.batch_size * config.length / seconds
+    sizes = {"parameters": count(model), "memory": peak_memory()}
+    return {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed, **sizes}
+
+
+def steps_in(minutes, config: TrainConfig, text):
+    """How many steps fit into ``minutes`` of CPU time, by the speed of a few."""
+    training, times = Training(config, text, TRIAL_STEPS), []
+    for _ in range(TRIAL_STEPS):
+        started = time.process_time()
+        training.take_step()
+        times.append(time.process_time() - started)
+    return max(1, round(60 * minutes / statistics.median(times[1:])))
+
+
+def peak_memory():
+    """The peak of this process in MiB, since it was last cleared."""
+    for line in open("/proc/self/status"):
+        if line.startswith("VmHWM"):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def describe(job, result):
+    return " ".join(f"{bits:.3f} ({window})" for window, bits in result["bits"].items())
+
+
+def show(jobs, known, seeds):
+    for data, mixer, kind, amount in dict.fromkeys(job[:4] for job in jobs):
+        results = [known[key_of((data, mixer, kind, amount, seed))] for seed in seeds]
+        line = f"{data}, the same {kind}, {mixer:12}"
+        for window in results[0]["bits"]:
+            each = [result["bits"][window] for result in results]
+            values = " ".join(f"{bits:.3f}" for bits in each)
+            line += f"  {window}: {statistics.mean(each):.3f} ({values})"
+        middle = {name: statistics.median(r[name] for r in results) for name in ("steps", "speed")}
+        memory = max(result["memory"] for result in results)
+        print(
+            f"{line}  {middle['steps']:.0f} steps, {middle['speed']:,.0f} tokens/s,"
+            f" {memory:,.0f} MiB, {results[0]['parameters']:,} parameters"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a few steps: does it run?")
+    parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=MIXERS)
+    add_arguments(parser)
+    args = parser.parse_args()
+    known = finished_runs(parser, args.runs)
+    seeds = (0,) if args.quick else (0, 1, 2)
+    amounts = {"tokens": 2 if args.quick else STEPS, "minutes": 0.05 if args.quick else MINUTES}
+    jobs = [
+        (data, mixer, kind, amount, seed)
+        for kind, amount in amounts.items()
+        for seed in seeds
+        for data in DATA
+        for mixer in args.mixers
+    ]
+    with tempfile.TemporaryDirectory() as folder:
+        for name, source in DATA.items():
+            prepare([source], Path(folder) / name, show=lambda line: None)
+        with ProcessPoolExecutor(args.jobs, initializer=open_texts, initargs=(folder,)) as pool:
+            run_all(pool, train, jobs, known, args.runs, describe)
+    show(jobs, known, seeds)
+
+
+if __name__ == "__main__":
+    main()
