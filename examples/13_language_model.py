@@ -39,8 +39,8 @@ text = generate(
 print("KING HENRY:\n" + "".join(text))
 
 # %% [markdown]
-# **Facts.** A text of 2,000 bytes states twenty facts, such as "The code of falcon is 4821.", between
-# other sentences. After it we ask "The code of falcon is", for each fact. The codes are drawn anew
+# **Facts.** A text of 2,000 bytes states twenty facts between other sentences, such as "The code of
+# falcon is 4821." After it we ask for each fact: "The code of falcon is". The codes are drawn anew
 # each time. We count the answers whose four digits are all right, in three ways:
 #
 # - *live*: the memories learn while the text is read;
@@ -68,7 +68,7 @@ for distance in DISTANCES:
     shares = recall_at(model, coder, distance, hay, generator)
     for way in recalled:
         recalled[way].append(shares[way])
-print("\nshare of 32 facts that are recalled after so many bytes")
+print("\nshare of 32 facts that are recalled, by the bytes read since")
 for way, shares in recalled.items():
     numbers = "  ".join(f"{d}: {share:.2f}" for d, share in zip(DISTANCES, shares))
     print(f"  {way:8}{numbers}")

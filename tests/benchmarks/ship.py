@@ -1,8 +1,8 @@
 """Put the best model of a training into the package.   python -m tests.benchmarks.ship RUN
 
 RUN is a folder that ``python -m nested.language train --out RUN`` wrote. The weights are saved in
-half precision. Prints the size of the file, and what the model does once it is loaded again: bits a
-byte of held-out plays, facts that it recalls, and the seconds until ``chat`` has answered.
+half precision. Then the model is loaded again. The program prints its size, its bits a byte of
+held-out plays, the facts that it recalls, and the seconds until ``chat`` has answered.
 """
 
 import argparse
