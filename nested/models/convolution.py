@@ -20,10 +20,11 @@ class Convolution(nn.Module):
     """Compute y_t = x_t + w_1 x_(t - S + 1) + ... + w_S x_t in each channel.
 
     The weights ``mix`` (S, D) start so that one channel of every ``shift_every`` carries the token
-    before, and all others the token itself. From that, recall is learned fast: a key is seen beside
-    its value. No neighbour is mixed into the other channels, so a memory can track a state over
-    long texts. Where keys of one token differ with its neighbours, every write moves the state a
-    little. Weight decay pulls ``mix`` to zero, and so removes the neighbours that nothing needs.
+    before, and all others the token itself. With None all carry the token itself. From the token
+    before, recall is learned fast: a key is seen beside its value. No neighbour is mixed into the
+    other channels, so a memory can track a state over long texts. Where keys of one token differ
+    with its neighbours, every write moves the state a little. Weight decay pulls ``mix`` to zero,
+    and so removes the neighbours that nothing needs.
 
     ``y, state = convolution(x, state)`` with x and y (B, T, D). The state holds the last tokens,
     (B, S - 1, D), and zeros before the first one. With ``lengths`` (B,) only the first
@@ -31,10 +32,10 @@ class Convolution(nn.Module):
     layer or batch size.
     """
 
-    def __init__(self, dim: int, taps: int = 4, *, shift_every: int = 4) -> None:
+    def __init__(self, dim: int, taps: int = 4, *, shift_every: int | None = 4) -> None:
         super().__init__()
         mix = torch.zeros(taps, dim)
-        if taps > 1:  # in some channels, start as the token before
+        if taps > 1 and shift_every:  # in some channels, start as the token before
             mix[-2, ::shift_every], mix[-1, ::shift_every] = 1.0, -1.0
         self.mix = nn.Parameter(mix)
 

@@ -65,8 +65,9 @@ class HopeBlock(Block):
 
     A mixer makes the keys from a second convolution, ``key_shift``. In half of its channels that
     one starts as the token before, so that a memory binds each token to what it follows. Queries
-    start as keys do, so that recall is learned fast. With ``hidden`` over 0 in its config,
-    x <- x + net(norm(x)) follows, as in a Transformer.
+    start as keys do, so that recall is learned fast. A block that makes several writes a token is
+    there to track a state, which each token moves in a way of its own. Its keys start as the token
+    alone. With ``hidden`` over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
     """
 
     parts = ("convolution", "key_shift", "mixer", "continuum")
@@ -78,7 +79,8 @@ class HopeBlock(Block):
             nn.LayerNorm(dim, bias=False) for _ in range(3)
         )
         self.convolution = Convolution(dim)
-        self.key_shift = Convolution(dim, taps=2, shift_every=2)
+        shift_every = 2 if config.products == 1 else None
+        self.key_shift = Convolution(dim, taps=2, shift_every=shift_every)
         self.mixer = MIXERS[config.mixer].build(config)
         self.out = nn.Linear(dim, dim, bias=False)
         self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)

@@ -6,7 +6,8 @@ number of tokens, and once they train for the same CPU time of one core. Data ar
 plays ("prose") and Python's standard library ("code"). There are three seeds.
 
 Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
-bytes, too: they were trained to read on. What is in --runs is not run again. --quick runs a few
+bytes, too: they were trained to read on. After the runs of the same tokens each model reads 8,192
+bytes, and its bits are shown by position. What is in --runs is not run again. --quick runs a few
 steps of one seed.
 """
 
@@ -24,6 +25,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch  # noqa: E402
 
 from nested.language.config import TRANSFORMER, TrainConfig, preset  # noqa: E402
+from nested.language.evaluate import EDGES, by_position  # noqa: E402
 from nested.language.measures import bits_per_byte, even_pieces  # noqa: E402
 from nested.language.text import Text, prepare  # noqa: E402
 from nested.language.training import Training  # noqa: E402
@@ -33,6 +35,7 @@ MIXERS = ("linear", "titans", "selfmod", "attention", TRANSFORMER)
 DATA = {"prose": "shakespeare", "code": "stdlib"}
 STEPS, MINUTES, TRIAL_STEPS = 200, 3.0, 6
 WINDOW, LONG, PIECES = 256, 1024, 64  # tokens of a measured piece, and how many of LONG
+LONG_TEXTS = 8
 texts = {}  # {name of data: Text}, in each process
 
 
@@ -75,8 +78,11 @@ def train(job):
     if config.is_carried:
         bits[str(LONG)] = bits_per_byte(model, text.coder, pieces)
     speed = steps * config.batch_size * config.length / seconds
-    sizes = {"parameters": count(model), "memory": peak_memory()}
-    return {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed, **sizes}
+    result = {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed}
+    result |= {"parameters": count(model), "memory": peak_memory()}
+    if kind == "tokens":
+        result["by position"] = by_position(model, text.held_out, LONG_TEXTS, EDGES[-1])
+    return result
 
 
 def steps_in(minutes, config: TrainConfig, text):
@@ -115,6 +121,10 @@ def show(jobs, known, seeds):
             f"{line}  {middle['steps']:.0f} steps, {middle['speed']:,.0f} tokens/s,"
             f" {memory:,.0f} MiB, {results[0]['parameters']:,} parameters"
         )
+        for span in results[0].get("by position", ()):
+            each = [result["by position"][span] for result in results]
+            values = " ".join(f"{bits:.3f}" for bits in each)
+            print(f"    {span:>12}: {statistics.mean(each):.3f} ({values})")
 
 
 def main():

@@ -45,7 +45,11 @@ TIMES, TUNING_TIMES = (1, 2, 4, 8), (1, 2, 4, 8, 16)  # the training length
 TUNING_SEED = 3
 EPSILON = 1e-6  # at Adam's 1e-8, a model that is right goes on with full steps along noise
 SCORE = {"languages": "whole", "groups": "accuracy", "mad": "accuracy"}
-WRITES = {"S3": 2, "A5": 2}  # products a token: both are groups of rotations in space
+WRITES = {
+    "S3": 2,
+    "A5": 2,
+    "sums mod 5": 2,
+}  # products a token: their states turn, by two reflections
 SMALLER = {"selective copying": {"length": 64, "copies": 8}}  # in MAD 256 and 16
 GROUP_OF = {name: group for group, tasks in TASKS.items() for name in tasks}
 

@@ -124,3 +124,12 @@ def test_the_first_block_can_have_heads_of_its_own():
 def test_sizes_of_n_grams_are_checked(wrong):
     with pytest.raises(ValueError, match="ngrams are whole numbers from 2, but got"):
         ModelConfig(ngrams=wrong)
+
+
+def test_keys_of_several_writes_start_as_the_token_alone():
+    for products, is_shifted in ((1, True), (2, False)):
+        block = Hope(ModelConfig(**SIZES, products=products)).blocks[0]
+        x = torch.randn(1, 5, 8, generator=generator())
+        keys, _ = block.key_shift(x)
+        assert torch.equal(keys[:, :, 1::2], x[:, :, 1::2])
+        assert torch.equal(keys[:, 1:, ::2], x[:, :-1, ::2] if is_shifted else x[:, 1:, ::2])
