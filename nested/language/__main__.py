@@ -1,6 +1,6 @@
 """A language model that goes on learning.   python -m nested.language COMMAND [...]
 
-Commands: prepare, train, generate, chat. Each has --help.
+Commands: prepare, train, generate, chat, serve and evaluate. Each has --help.
 Source: ``nested.language.commands``.
 """
 
@@ -20,8 +20,10 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join(COMMANDS))
     for name, command in COMMANDS.items():
         sub = commands.add_parser(name, help=command.help, description=command.help)
-        sub.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
-        sub.add_argument("--device", default="auto", help="auto, cpu, cuda or mps")
+        sub.add_argument("--seed", type=int, help="of everything that is drawn; default 0")
+        sub.add_argument("--device", help="auto, cpu, cuda or mps; default auto")
+        if name != "train":  # whose settings can come from a file
+            sub.set_defaults(seed=0, device="auto")
         command.add_arguments(sub)
     args = parser.parse_args(arguments)
     try:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
-from torch import Generator
+from torch import Generator, Tensor
 
 from nested.language.checkpoint import load_state, save_state
 from nested.language.coder import Coder
@@ -63,10 +63,12 @@ class Chat:
         self._reader = TokenReader(model)
         self.settings = {"tokens": 300, "temperature": 0.8, "top_p": 0.9, **settings}
         self.generator, self.state = generator, model.init(1)
-        self._before, self._turn = self.state, ""
+        self._before, self._turn, self._gap = self.state, "", ""
+        generate(self._reader, coder, "\n", **self.settings)  # refuses wrong settings before a talk
 
     def turn(self, line: str) -> bool:
         """Take one ``line``: a command, or words to answer. Returns False when the talk is over."""
+        line = line.encode("utf-8", "replace").decode()  # a terminal can send what is no text
         command, _, rest = line.strip().partition(" ")
         commands = {
             "/remember": self.remember,
@@ -78,20 +80,20 @@ class Chat:
         }
         if command == "/quit":
             return False
-        if command in commands:
-            try:
+        try:
+            if command in commands:
                 commands[command](rest)
-            except ValueError as error:
-                self.show(f"error: {error}\n")
-        elif command.startswith("/"):
-            self.show(f"there is no command {command}\n{HELP}\n")
-        elif command:
-            self.answer(line.strip())
+            elif command.startswith("/"):
+                self.show(f"there is no command {command}\n{HELP}\n")
+            elif command:
+                self.answer(line.strip())
+        except (ValueError, RuntimeError) as error:  # the talk goes on
+            self.show(f"error: {error}\n")
         return True
 
     def answer(self, words: str) -> None:
         """Show an answer to ``words``. Ctrl-C ends it; what was read stays in the memory."""
-        prompt = speeches([("user", words)], self.you, self.them)
+        prompt = self._gap + speeches([("user", words)], self.you, self.them)
         self._before = self.state
         writing = generate(
             self._reader,
@@ -110,6 +112,7 @@ class Chat:
             self.show(" ...")
         self.state = self.model.init(1) if writing.state is None else writing.state
         self._turn = prompt + writing.text
+        self._gap = "" if writing.reason == "stop" else "\n\n"  # between two speeches
         self.show("\n" + self._moved() + "\n")
 
     def _moved(self) -> str:
@@ -120,6 +123,8 @@ class Chat:
 
     def remember(self, text: str) -> None:
         """Read ``text`` into the memory."""
+        if not text:
+            raise ValueError("there is nothing to remember: write /remember TEXT")
         self._before, self._turn = self.state, text
         self.state = memorise(self.model, self.state, self.coder.encode((text + "\n").encode()))
         self.show(self._moved() + "\n")
@@ -127,7 +132,7 @@ class Chat:
     def forget(self) -> None:
         """Start with an empty memory."""
         self.state = self._before = self.model.init(1)
-        self._turn = ""
+        self._turn = self._gap = ""
         self.show("[the memory is empty]\n")
 
     def save(self, path: str) -> None:
@@ -135,23 +140,30 @@ class Chat:
         save_state(Path(path or "memory.pt"), self.model, self.state)
         self.show(f"[saved in {path or 'memory.pt'}]\n")
 
+    @torch.no_grad()
     def load(self, path: str) -> None:
         """Take the memory from a file."""
-        self.state = self._before = load_state(Path(path or "memory.pt"), self.model)
+        state = load_state(Path(path or "memory.pt"), self.model)
+        self.model(self._tokens("\n"), state)  # refuses what it could not read
+        self.state, self._before, self._turn, self._gap = state, state, "", ""
         self.show(f"[the memory of {path or 'memory.pt'}]\n")
+
+    def _tokens(self, text: str) -> Tensor:
+        device = next(self.model.parameters()).device
+        return torch.tensor([self.coder.encode(text.encode())], device=device)
 
     @torch.no_grad()
     def why(self) -> None:
         """Show at which words of the last turn each level moved most."""
         state, moves = self._before, {}
         for word in self._turn.replace("\n", " ").split():
-            tokens = torch.tensor([self.coder.encode(f" {word}".encode())])
-            _, after = self.model(tokens, state)
+            _, after = self.model(self._tokens(f" {word}"), state)
             for level, share in movement(self.model, state, after).items():
                 moves.setdefault(level, []).append((share, word))
             state = after
         for level, words in moves.items():
             best = sorted(words, reverse=True)[:MOST]
-            self.show(f"{level}: " + ", ".join(f"{word} {s:.1%}" for s, word in best if s) + "\n")
+            shares = ", ".join(f"{visible(word)} {share:.1%}" for share, word in best if share)
+            self.show(f"{level}: {shares}\n")
         if not moves:
             self.show("[nothing was said yet, or no level moves]\n")

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
 
 from nested.language.coder import Coder, coder_from
 from nested.language.config import TrainConfig, plain
@@ -45,14 +47,16 @@ def read_model(path: Path) -> tuple[TrainConfig, Coder, dict[str, Any]]:
         raise ValueError(f"{str(path)!r} is no language model of this package: {error}") from error
 
 
-def load(where: Path | str = "nano") -> tuple[SequenceModel, Coder]:
-    """Load a trained model and its coder, for ``generate``: the shipped one called ``where``, or
-    the best one of a folder that ``train`` wrote, or one file.
+def load(dir_or_name: Path | str = "nano") -> tuple[SequenceModel, Coder]:
+    """Load a trained model and its coder, for ``generate``.
+
+    ``dir_or_name`` is the name of a shipped model, a folder that ``train`` wrote (whose best model
+    is taken), or one file.
 
     The model is in evaluation mode. Raises ``ValueError`` if there is none, or if it cannot be
     read.
     """
-    path = _path_of(where)
+    path = _path_of(dir_or_name)
     config, coder, content = read_model(path)
     model = config.build(coder.vocab)
     try:
@@ -95,7 +99,8 @@ def load_state(path: Path, model: SequenceModel) -> State:
         raise ValueError(f"{str(path)!r} is no memory that was saved here")
     if content.get("weights") != _fingerprint(model):
         raise ValueError(f"the memory in {str(path)!r} belongs to a model with other weights")
-    return content["state"]
+    device = next(model.parameters()).device
+    return tree_map_only(Tensor, lambda leaf: leaf.to(device), content["state"])
 
 
 def _fingerprint(model: SequenceModel) -> str:

@@ -27,7 +27,6 @@ from nested.language.config import (
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
 from nested.language.evaluate import evaluate
-from nested.language.filters import FilterConfig
 from nested.language.logs import LOGS, log_to
 from nested.language.run import train
 from nested.language.text import prepare
@@ -37,6 +36,7 @@ from nested.models.token_reader import TokenReader
 from nested.support.device import find_device
 from nested.support.extras import needed
 from nested.support.files import prepare_folder
+from nested.support.filters import FilterConfig
 
 Parser = argparse.ArgumentParser
 OUT = Path("runs/language")
@@ -54,7 +54,12 @@ def _add_prepare(parser: Parser) -> None:
     parser.add_argument("--data", nargs="+", default=["shakespeare"], help="files, folders, names")
     parser.add_argument("--out", type=Path, default=OUT / "text", help="folder of the tokens")
     parser.add_argument("--vocab", type=int, help="tokens of a BPE; bytes without it")
-    parser.add_argument("--held-out", type=float, default=0.15, help="share of the documents")
+    parser.add_argument(
+        "--held-out",
+        type=float,
+        default=0.15,
+        help="share of the documents kept back for measuring",
+    )
     parser.add_argument("--limit", type=int, help="documents to read at most")
     for name, default in vars(FilterConfig()).items():
         flag = f"--{name.replace('_', '-')}"
@@ -169,7 +174,9 @@ def _chat(args: argparse.Namespace) -> None:
 
 def _add_evaluate(parser: Parser) -> None:
     parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
-    parser.add_argument("--data", nargs="+", default=["shakespeare"], help="texts to hold out from")
+    parser.add_argument(
+        "--data", nargs="+", default=["shakespeare"], help="texts; a part of them is measured"
+    )
     parser.add_argument("--out", type=Path, default=OUT / "report", help="folder of the report")
     parser.add_argument("--classes", type=Path, help="JSONL of text and label")
     parser.add_argument("--choices", type=Path, help="JSONL of question, choices and answer")
@@ -186,7 +193,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _add_serve(parser: Parser) -> None:
     parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
-    parser.add_argument("--host", default="127.0.0.1", help="others can reach 0.0.0.0")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in"
+    )
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--token", default=os.environ.get("NESTED_TOKEN"), help=TOKEN_HELP)
     parser.add_argument("--page", action="store_true", help="also a page to chat on, at /")

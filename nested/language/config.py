@@ -32,8 +32,8 @@ class TrainConfig:
 
     A step takes ``batch_size`` windows of ``length`` tokens, ``accumulate`` times. With ``carry``
     texts of up to ``text_length`` tokens are read on from window to window, and the state with
-    them. None does so unless the model has attention, whose state would grow. ``facts`` is the
-    share of texts that state facts and ask for them, once recall is learned.
+    them. The default None means yes, except with attention, whose state would grow. ``facts`` is
+    the share of texts that state facts and ask for them, once recall is learned.
 
     Training ends after ``steps``, or else after ``minutes``. The rate rises to ``lr`` over the
     share ``warm_up`` of the steps, and goes down to a tenth of it by a cosine. Gradients are
@@ -72,6 +72,8 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
+        if isinstance(self.data, str):
+            object.__setattr__(self, "data", (self.data,))
         for name in ("data", "periods", "ngrams"):  # a list, if read from a file
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_counts(batch_size=self.batch_size, accumulate=self.accumulate)

@@ -93,7 +93,7 @@ def _kept(before: State, after: State, levels: Collection[str]) -> State:
                 memory = chosen if isinstance(part["memory"], tuple) else chosen[0]
                 parts[name] = {**part, "memory": memory}
         blocks.append(parts)
-    return {"blocks": tuple(blocks)}
+    return {**after, "blocks": tuple(blocks)}
 
 
 def _as_tuple(memory: State) -> tuple[State, ...]:

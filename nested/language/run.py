@@ -39,7 +39,7 @@ PIECES, PIECE = 16, 1024  # of held-out text, in tokens
 SAMPLE = 160  # tokens
 SAVE_EVERY = 5.0  # seconds
 TRIAL_STEPS, RESERVE = 12, 0.9  # steps that measure the speed; share of the minutes for steps
-CHOSEN_LATER = {"minutes", "steps", "device", "compile"}  # settings that a resumed run may change
+CHOSEN_LATER = {"steps", "device", "compile"}  # settings that a resumed run may change
 
 Record = dict[str, Any]
 
@@ -104,7 +104,7 @@ class _Session:
         self.text = _text(config, folder, processes)
         longest = int(self.text.held_out.lengths.max()) - 1
         self.pieces = even_pieces(self.text.held_out, PIECES, min(PIECE, longest))
-        total = saved["training"]["total"] if saved else config.steps or self._steps()
+        total = config.steps or (saved["training"]["total"] if saved else self._steps())
         self.run, self.records = Training(config, self.text, total, processes), []
         self.started = self.saved_at = time.monotonic()
         if saved:
@@ -139,7 +139,7 @@ class _Session:
         result = self.run.take_step()
         if "back_to" in result:
             self._say(result)
-        elif self.run.step % max(1, self.run.total // MEASURES) == 0:
+        elif self.run.step % -(-self.run.total // MEASURES) == 0 or self.run.step == self.run.total:
             self._measure(result)
         if self.processes.first(time.monotonic() > self.saved_at + SAVE_EVERY):
             self.save()
@@ -228,6 +228,8 @@ def _saved(folder: Path, config: TrainConfig, processes: Processes) -> dict[str,
         before, _, content = read_model(folder / LAST)
     except FileNotFoundError:
         raise ValueError(f"there is no training to resume in {str(folder)!r}") from None
+    if "training" not in content:
+        raise ValueError(f"{str(folder / LAST)!r} holds a model, but no training to resume")
     ours, theirs = plain(config), plain(before)
     different = sorted(n for n in ours.keys() - CHOSEN_LATER if ours[n] != theirs[n])
     if different:
@@ -242,10 +244,18 @@ def _saved(folder: Path, config: TrainConfig, processes: Processes) -> dict[str,
 def _text(config: TrainConfig, folder: Path, processes: Processes) -> Text:
     """The text of ``config.data``: prepared before, now, or by the training that goes on."""
     if len(config.data) == 1 and (Path(config.data[0]) / ABOUT).is_file():
-        return Text(config.data[0])
+        text = Text(config.data[0])
+        if config.vocab not in (None, text.about.get("vocab")):
+            raise ValueError(
+                f"{config.data[0]!r} was prepared with vocab {text.about.get('vocab')}, and not"
+                f" {config.vocab}: prepare it again, or leave vocab out"
+            )
+        return text
     ours = folder / TEXT
     if processes.rank == 0:  # others would read what it may be writing
-        if not (ours / ABOUT).is_file() or Text(ours).about["sources"] != list(config.data):
+        wanted = {"sources": list(config.data), "vocab": config.vocab}
+        about = Text(ours).about if (ours / ABOUT).is_file() else {}
+        if any(about.get(name) != value for name, value in wanted.items()):
             prepare(config.data, ours, vocab=config.vocab)
     processes.wait()
     return Text(ours)

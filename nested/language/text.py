@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from nested.language.coder import END, ByteCoder, Coder, coder_from, special, train_pairs
-from nested.language.filters import FilterConfig, Filters
 from nested.language.sources import documents
 from nested.support.files import prepare_folder, save_json, write_whole
+from nested.support.filters import FilterConfig, Filters
 
 VERSION, ABOUT = 1, "about.json"
 SHARD = 1 << 26  # tokens, after which a new file begins
@@ -120,7 +120,7 @@ def prepare(
     for side, rows in sides.items():
         write_whole(folder / f"{side}.npy", lambda path, rows=rows: np.save(path, rows))
     about = {"version": VERSION, "coder": coder.about(), "shards": shards, "sources": sources}
-    about |= {"documents": dict(kept.counts), "bytes": size}
+    about |= {"documents": dict(kept.counts), "bytes": size, "vocab": vocab}
     save_json(folder / ABOUT, about)
     show(f"documents: {_counted(kept)}")
     show(f"{size:,} bytes, tokens from 0 to {coder.vocab - 1:,}, {len(shards)} shards")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_map_only
 
 from nested.language.config import TrainConfig
 from nested.language.optimizers import build_optimizers
@@ -26,6 +27,7 @@ from nested.support.device import find_device
 
 LOWEST = 0.1  # of the rate, at the end
 SPIKE, SNAPSHOT_EVERY = 2.0, 50  # nats above the running mean; steps
+MOST_FAILURES = 20  # steps that explode between two snapshots
 
 
 class Training:
@@ -67,15 +69,15 @@ class Training:
         self.carried: State | None = None
         self.mean_loss = math.inf
         self._good: dict[str, Any] = {}
+        self._failures = 0
 
     def take_step(self) -> dict[str, float]:
         """Make one step. Returns its loss in nats a token, the norm of its gradient and its rate.
 
         A loss that is not finite, or far above the running mean, makes no step. Instead weights and
         optimizer go back to the last snapshot, and training goes on with other windows. The result
-        then has "back_to", the step of the snapshot."""
-        if self.step % SNAPSHOT_EVERY == 0:
-            self._good = copy.deepcopy(self._weights())
+        then has "back_to", the step of the snapshot. Raises ``ValueError`` if that does not help.
+        """
         rate = self._set_rates()
         self.model.train()
         self.model.zero_grad()
@@ -83,10 +85,13 @@ class Training:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
         norm = whole(norm).item()
         result = {"step": self.step, "loss": loss, "norm": norm, "rate": rate}
-        if not math.isfinite(loss + norm) or loss > self.mean_loss + SPIKE:
-            self.restarts += 1
-            self._load_weights(copy.deepcopy(self._good))
+        # a loss under ln V is no spike: a text of another kind can be as hard
+        limit = max(self.mean_loss + SPIKE, math.log(self.model.config.vocab))
+        if not math.isfinite(loss + norm) or loss > limit:
+            self._go_back()
             return {**result, "back_to": self.step}
+        if not self._good or self.step == self._good["step"] + SNAPSHOT_EVERY:
+            self._good, self._failures = copy.deepcopy(self._weights()), 0
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
@@ -94,6 +99,15 @@ class Training:
         old = loss if self.step == 1 else self.mean_loss
         self.mean_loss = old + share * (loss - old)
         return result
+
+    def _go_back(self) -> None:
+        self.restarts, self._failures = self.restarts + 1, self._failures + 1
+        if not self._good or self._failures > MOST_FAILURES:
+            raise ValueError(
+                f"the loss explodes again and again at step {self.step}: take a lower rate (lr)"
+            )
+        self._load_weights(copy.deepcopy(self._good))
+        self.carried = None  # it may hold what made the loss explode
 
     def _set_rates(self) -> float:
         """Set the rate of each group, and return its share of the highest one."""
@@ -163,14 +177,13 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where ``state`` was taken, tensors (...) and numbers."""
         self._load_weights(state)
-        self.carried, self._good = state["state"], state["good"]
+        self.carried = tree_map_only(Tensor, lambda x: x.to(self.device), state["state"])
+        self._good = state["good"]
         self.load_progress(state)
 
     def load_progress(self, state: dict[str, Any]) -> None:
         """Load what ``progress`` returned; weights and optimizers have come from elsewhere."""
-        self.step, self.total, self.restarts = state["step"], state["total"], state["restarts"]
+        self.step, self.restarts = state["step"], state["restarts"]
         self.mean_loss = state["mean_loss"]
         self.windows.load_state_dict(state["windows"])
         torch.set_rng_state(state["random"])
-        if not self._good:
-            self._good = copy.deepcopy(self._weights())

@@ -71,7 +71,8 @@ class Windows:
     def _text(self, b: int, batch_size: int) -> np.ndarray:
         """Draw the next text of row b, (2, T): tokens and weights."""
         share = max(self._facts, 1 - self._progress / FACTS_FIRST) if self._facts else 0.0
-        return self._text_of_facts() if b < round(share * batch_size) else self._piece()
+        rows = max(round(share * batch_size), share > 0 and batch_size > 1)
+        return self._text_of_facts() if b < rows else self._piece()
 
     def _below(self, stop: int) -> int:
         return int(torch.randint(int(stop), (1,), generator=self._generator))

@@ -28,7 +28,7 @@ class ModelConfig:
     writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. With ``hidden`` = H over 0 each
     block of ``Hope`` ends with a net of H x ``dim`` hidden units, as a block of a Transformer does.
-    Its weights are a level that moves after every batch only. ``ngrams`` are the sizes n, from 2,
+    Only training moves the weights of this net. ``ngrams`` are the sizes n, from 2,
     of the n-grams whose vectors are added to the embedding. ``detach_every`` truncates gradients
     through the writes of memories every that many tokens; None never does.
     """

@@ -31,7 +31,8 @@ class SequenceModel(nn.Module):
 
     With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
     is padding: it leaves no trace, and its logits are 0. With a mask ``write`` (B, T) the memories
-    write the marked tokens only; attention and the convolution's window keep every token. Raises
+    write the marked tokens only; attention and the windows of convolutions and n-grams keep every
+    token. Raises
     ``ValueError`` for other tokens, lengths or masks, and for the state of another model or batch
     size.
     """
@@ -146,7 +147,7 @@ def start_anew(state: State, is_new: Tensor) -> State:
     the weights."""
     marked = {**state, "blocks": tuple({**block, MARK: is_new} for block in state["blocks"])}
     if "ngrams" in state:  # before the first token these are zeros
-        marked["ngrams"] = state["ngrams"].masked_fill(is_new[:, None], 0)
+        marked["ngrams"] = state["ngrams"] * ~is_new.to(state["ngrams"].device)[:, None]
     return marked
 
 

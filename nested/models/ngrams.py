@@ -23,10 +23,10 @@ class NGrams(nn.Module):
     Each n has 4,096 vectors, and n-grams with one hash share theirs. From the start n-grams have
     different vectors, so a memory can bind a value to a name that training never showed.
 
-    ``y, state = ngrams(tokens, state=None)`` with tokens (B, T) and y (B, T, D). The state holds
-    the last tokens plus one, (B, max(n) - 1), and zeros before the first one. With ``lengths`` (B,)
-    only the first ``lengths[b]`` tokens of sample b are there. Raises ``ValueError`` for the state
-    of another layer or batch size.
+    ``y, state = ngrams(tokens, state=None)`` with tokens (B, T) and y (B, T, D). The state
+    (B, max(n) - 1) holds the last tokens, each plus 1. A 0 means: no token yet. With ``lengths``
+    (B,) only the first ``lengths[b]`` tokens of sample b are there. Raises ``ValueError`` for the
+    state of another layer or batch size.
     """
 
     def __init__(self, dim: int, sizes: tuple[int, ...]) -> None:

@@ -18,7 +18,7 @@ TEXT = "The code of the old wolf is 1234.\n" * 3
 
 def build(mixer="linear", kind=Hope, vocab=259):
     torch.manual_seed(0)
-    return kind(ModelConfig(vocab, 16, 2, 2, mixer, (4, 8), 4)).eval()
+    return kind(ModelConfig(vocab, 16, 2, 2, mixer, (4, 8), 4, ngrams=(2, 3))).eval()
 
 
 def equal(first, second, atol=0.0):
@@ -144,6 +144,32 @@ def test_an_answer_is_the_reading_of_the_speech_and_of_what_was_written():
     position = chat.state["blocks"][0]["mixer"]["position"]
     assert len(start) < position <= len(start) + 9
     assert model is chat.model
+
+
+def test_a_speech_that_was_cut_ends_before_the_next_one():
+    chat, _ = talk()
+    chat.turn("Speak")  # its nine tokens are not the end of a speech
+    chat.turn("Again")
+    assert chat._turn.startswith("\n\nSTRANGER:\nAgain")
+    chat.turn("/forget")
+    chat.turn("Again")
+    assert chat._turn.startswith("STRANGER:\nAgain")
+
+
+def test_mistakes_do_not_end_a_talk(tmp_path):
+    chat, shown = talk()
+    chat.turn("/remember the code is 1234")
+    state = chat.state
+    assert chat.turn("bytes that are no text: \udcff")
+    save_state(tmp_path / "m.pt", chat.model, {"blocks": ()})
+    kept = chat.state
+    assert chat.turn(f"/load {tmp_path / 'm.pt'}") and shown[-1].startswith("error: ")
+    assert chat.state is kept is not state
+    assert chat.turn("/remember") and shown[-1] == (
+        "error: there is nothing to remember: write /remember TEXT\n"
+    )
+    with pytest.raises(ValueError, match="tokens is a whole number from 1"):
+        Chat(chat.model, chat.coder, shown.append, tokens=0)
 
 
 def test_ctrl_c_ends_an_answer_and_keeps_what_was_read(monkeypatch):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nested.language.__main__ import main
+from nested.language.checkpoint import read_model
 from nested.language.dashboard import Dashboard, curve, line_of, time_left, visible
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.movement import movement
@@ -100,6 +101,15 @@ def test_the_board_shows_levels_curve_sample_and_restarts():
     shown = out.getvalue()
     for part in ("nano", "2.000 bits a byte  █▁", "block 1 mixer", "50.0%", "O·[31m!", "back to 0"):
         assert part in shown
+
+
+def test_a_file_of_settings_can_set_everything(trained, tmp_path):
+    (tmp_path / "a.yaml").write_text(f"seed: 5\ndevice: cpu\ndata: {trained.parent / 'a.txt'}\n")
+    arguments = ["train", "--config", str(tmp_path / "a.yaml"), "--out", str(tmp_path / "x")]
+    assert main([*arguments, *TINY.split()]) == 0
+    config = read_model(tmp_path / "x" / "last.pt")[0]
+    assert (config.seed, config.device) == (5, "cpu")
+    assert config.data == (str(trained.parent / "a.txt"),)
 
 
 def test_curves_take_any_numbers():

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from nested.language import checkpoint, load
 from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, preset, settings_from
@@ -202,6 +203,50 @@ def test_a_bad_step_goes_back_to_good_weights_and_says_so(bad, folder):
     assert result["back_to"] == SNAPSHOT_EVERY == run.step and run.restarts == 1
     assert all(torch.equal(w, good[n]) for n, w in run.model.state_dict().items())
     assert math.isfinite(run.take_step()["loss"])
+
+
+@pytest.mark.parametrize("part", ["weights", "state"])
+def test_a_snapshot_is_of_weights_that_were_good_and_a_bad_state_is_forgotten(part, folder):
+    run = Training(config(folder, carry=True, text_length=10_000), Text(folder), 100)
+    for _ in range(SNAPSHOT_EVERY):
+        run.take_step()
+    with torch.no_grad():
+        for tensor in run.model.parameters() if part == "weights" else tree_leaves(run.carried):
+            if tensor.is_floating_point():
+                tensor.mul_(math.nan)
+    assert run.take_step()["back_to"] == (0 if part == "weights" else run.step)
+    assert math.isfinite(run.take_step()["loss"]) and run.restarts == 1
+
+
+def test_a_training_that_explodes_again_and_again_ends_in_one_sentence(folder):
+    run = Training(config(folder, lr=1e30), Text(folder), 100)
+    with pytest.raises(ValueError, match="explodes again and again at step .*: take a lower rate"):
+        for _ in range(100):
+            run.take_step()
+
+
+def test_a_resumed_training_can_have_more_steps(folder, tmp_path):
+    train(config(folder, steps=2), tmp_path)
+    history = train(config(folder, steps=5), tmp_path, resume=True)
+    assert history.finished and history.records[-1]["step"] == 5
+
+
+def test_what_is_not_a_training_is_not_resumed(folder, tmp_path):
+    train(config(folder, steps=1), tmp_path)
+    (tmp_path / "best.pt").replace(tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="last.pt' holds a model, but no training to resume"):
+        train(config(folder), tmp_path, resume=True)
+
+
+def test_text_with_other_tokens_is_refused_or_prepared_again(folder, tmp_path):
+    with pytest.raises(ValueError, match="was prepared with vocab None, and not 300: prepare it"):
+        train(config(folder, vocab=300), tmp_path / "a")
+    (tmp_path / "a.txt").write_text("To be, or not to be, that is the question.\n" * 90)
+    settings = {"data": (str(tmp_path / "a.txt"),), **SMALL, "steps": 1}
+    train(TrainConfig(**settings), tmp_path / "run")
+    (tmp_path / "run" / "last.pt").unlink()
+    train(TrainConfig(**settings, vocab=280), tmp_path / "run")
+    assert Text(tmp_path / "run" / "text").about["vocab"] == 280
 
 
 def test_a_folder_holds_one_training(folder, tmp_path):
