@@ -122,7 +122,7 @@ class Chat:
         return f"[memory: {size:,} numbers; moved: {parts or 'no level'}]"
 
     def remember(self, text: str) -> None:
-        """Read ``text`` into the memory."""
+        """Read ``text`` into the memory. Raises ``ValueError`` if there is none."""
         if not text:
             raise ValueError("there is nothing to remember: write /remember TEXT")
         self._before, self._turn = self.state, text

@@ -22,6 +22,7 @@ KINDS = ("ddp", "fsdp")
 def config(folder, mixer="linear", **settings):
     sizes = {"dim": 16, "layers": 2, "heads": 2, "chunk": 8, "periods": (8, 16), "length": 24}
     sizes |= {"batch_size": 4, "steps": 6, "text_length": 80, "facts": 0.25, "device": "cpu"}
+    sizes["ngrams"] = (2,)
     return TrainConfig(data=(f"{folder}/text",), mixer=mixer, **{**sizes, **settings})
 
 
@@ -82,7 +83,8 @@ def weights(folder, name):
 def test_processes_are_as_one(trained, mixer, kind, name):
     alone, name = weights(trained, f"alone {mixer}"), name.format(kind=kind, mixer=mixer)
     ours = weights(trained, name)
-    assert max((ours[n] - alone[n]).abs().max() for n in alone) < 1e-5
+    apart = {n: (ours[n] - alone[n]).abs().max().item() for n in alone}
+    assert max(apart.values()) < 1e-5, {n: x for n, x in apart.items() if x > 1e-6}
     bits = [read_model(trained / f / "last.pt")[2]["records"][-1] for f in (name, f"alone {mixer}")]
     assert bits[0]["step"] == 6 and abs(bits[0]["bits"] - bits[1]["bits"]) < 1e-4
     assert [p.name for p in (trained / name).glob("shards-*")] == ["shards-00000006"]
