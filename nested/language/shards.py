@@ -47,7 +47,10 @@ def load_shards(folder: Path, training: Training, about: dict[str, Any]) -> None
     Raises ``ValueError`` if the files cannot be read."""
     rows, carried = training.config.batch_size // training.processes.count, None
     if about["empty"] is not None:
-        carried = tree_map_only(Tensor, lambda x: x.new_zeros(rows, *x.shape[1:]), about["empty"])
+        place = training.device
+        carried = tree_map_only(
+            Tensor, lambda x: x.new_zeros(rows, *x.shape[1:], device=place), about["empty"]
+        )
     tensors, _ = _parts(training, carried)
     try:
         checkpoint.load(tensors, storage_reader=Reader(str(folder)))

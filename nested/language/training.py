@@ -187,3 +187,5 @@ class Training:
         self.mean_loss = state["mean_loss"]
         self.windows.load_state_dict(state["windows"])
         torch.set_rng_state(state["random"])
+        if not self._good:
+            self._good = copy.deepcopy(self._weights())

@@ -62,6 +62,17 @@ def check_mask(x: Tensor, write: Tensor | None) -> None:
         raise ValueError(f"write is a bool mask {tuple(x.shape[:2])}, but got {got}")
 
 
+def last_tokens(text: Tensor, count: int, lengths: Lengths | None) -> Tensor:
+    """Return the last ``count`` tokens (B, count, ...) of ``text`` (B, count + T, ...), whose first
+    ``count`` came before. With ``lengths`` (B,) the later ones are the first ``lengths[b]``."""
+    if lengths is None:
+        return text[:, text.shape[1] - count :]
+    ends = torch.as_tensor(lengths, device=text.device)[:, None]
+    places = ends + torch.arange(count, device=text.device)  # (B, count)
+    places = places.reshape(*places.shape, *[1] * (text.dim() - 2))
+    return text.gather(1, places.expand(-1, -1, *text.shape[2:]))
+
+
 def without_padding(x: Tensor, present: Tensor | None) -> Tensor:
     """Return x (B, T, ...) with zeros where a token is not ``present`` (B, T)."""
     if present is None:

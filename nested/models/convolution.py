@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nested.levels.forward import State
 from nested.memory.level import Level, count_parameters
-from nested.memory.masks import Lengths
+from nested.memory.masks import Lengths, last_tokens
 from nested.memory.state import check_gathered, check_state, count_numbers
 
 
@@ -63,8 +63,4 @@ class Convolution(nn.Module):
         tokens, length = torch.cat([state, x], dim=1), x.shape[1]  # (B, S - 1 + T, D)
         *earlier, last = self.mix
         y = sum((tokens[:, s : s + length] * w for s, w in enumerate(earlier)), x * (1 + last))
-        if lengths is None:
-            return y, tokens[:, length:]
-        ends = torch.as_tensor(lengths, device=x.device)[:, None]
-        last = ends + torch.arange(state.shape[1], device=x.device)  # (B, S - 1)
-        return y, tokens.gather(1, last[..., None].expand(-1, -1, x.shape[-1]))
+        return y, last_tokens(tokens, state.shape[1], lengths)

@@ -25,9 +25,8 @@ class SequenceModel(nn.Module):
     Tokens are (B, T) int64 from 0 to V - 1, and logits (B, T, V) score the next token. The state,
     {"blocks": (...)}, is everything the model remembers of earlier tokens; None starts anew. The
     model is causal, and reading a text in pieces gives the result of one call. The head starts
-    small, so that the first loss is near ln V. With ``ngrams`` in its config the embedding of a
-    token gets the vectors of the n-grams that end there, and the state has the last tokens
-    ("ngrams").
+    small, so that the first loss is near ln V. With ``ngrams`` in its config, the vectors of the
+    n-grams that end at a token are added to its embedding. The state then has an entry "ngrams".
 
     With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
     is padding: it leaves no trace, and its logits are 0. With a mask ``write`` (B, T) the memories
@@ -95,9 +94,9 @@ class SequenceModel(nn.Module):
                 " None starts anew"
             )
         if ("ngrams" in state) != (self.ngrams is not None):
-            has = "none" if self.ngrams is None else "the last tokens of n-grams"
+            has = "no" if self.ngrams is None else "an"
             raise ValueError(
-                f"a state of this model has {has}, but got one with {' and '.join(state)};"
+                f"a state of this model has {has} entry for ngrams, but got {' and '.join(state)};"
                 " None starts anew"
             )
         return state["blocks"]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
-from nested.memory.masks import Lengths
+from nested.memory.masks import Lengths, last_tokens
 from nested.memory.state import check_state
 
 BUCKETS, WIDTH = 4096, 16  # vectors for each n, and numbers of a vector
@@ -52,10 +52,7 @@ class NGrams(nn.Module):
         check_state(state, first, "this layer of n-grams")
         text = torch.cat([state, tokens + 1], dim=1)  # (B, max(n) - 1 + T)
         y = self.out(self.embed(self._buckets(text, length)).flatten(2))
-        if lengths is None:
-            return y, text[:, length:]
-        ends = torch.as_tensor(lengths, device=text.device)[:, None]
-        return y, text.gather(1, ends + torch.arange(state.shape[1], device=text.device))
+        return y, last_tokens(text, state.shape[1], lengths)
 
     def _buckets(self, text: Tensor, length: int) -> Tensor:
         """Hash each n-gram of the last ``length`` tokens of ``text`` to its row, (B, T, N)."""
