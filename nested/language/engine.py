@@ -83,6 +83,11 @@ class Job:
         self.unread, self.draft, self.state, self.show = list(tokens), draft, state, show
         self.is_cancelled, self.came_at, self.started_at = False, time.monotonic(), 0.0
 
+    @property
+    def is_read(self) -> bool:
+        """Whether all of ``tokens`` was read."""
+        return not self.unread or (self.draft is not None and len(self.draft.tokens) > 0)
+
     def cancel(self) -> None:
         """End the text soon: nobody waits for it. It ends with the reason "cancelled"."""
         self.is_cancelled = True
@@ -113,6 +118,7 @@ class Engine:
         with self._changed:
             if self._is_closing:
                 raise Refused(503, "the server is shutting down")
+            self._leave_out()
             if len(self.waiting) >= self.limits.waiting:
                 raise Refused(429, f"{len(self.waiting)} requests wait already: try again later")
             self.waiting.append(job)
@@ -132,11 +138,14 @@ class Engine:
                 for jobs in (long, [job for job in self.active if len(job.unread) == 1]):
                     if jobs:
                         self._read(jobs)
-            except Exception as error:  # one request must not end the server
-                for job in self.active:
-                    self._end(job, Refused(500, f"the model failed: {error}"))
-                self.active = []
-                self._row_jobs = []
+            except Exception as error:  # one call must not end the server
+                self._row_jobs = []  # their states may be half written
+                self._fail(self.active, error)
+
+    def _fail(self, jobs: list[Job], error: Exception) -> None:
+        for job in list(jobs):
+            self.active.remove(job)
+            self._end(job, Refused(500, f"the model failed: {error}"))
 
     def _admitted(self) -> bool:
         """Wait for a job, and let those in for which there is room. Returns False at the end."""
@@ -144,24 +153,32 @@ class Engine:
             while not (self.waiting or self.active or self._is_closing):
                 self._changed.wait()
             if self._is_closing:
-                for job in self.active:
-                    self._end(job, "length")
-                for job in self.waiting:
-                    self._end(job, Refused(503, "the server is shutting down"))
+                for job in (*self.active, *self.waiting):
+                    self._cut(job, "the server is shutting down")
                 return False
-            now = time.monotonic()
-            while self.waiting and self.waiting[0].came_at < now - self.limits.patience:
-                self._end(self.waiting.popleft(), Refused(503, "the request has waited too long"))
+            self._leave_out()
             while self.waiting and len(self.active) < self.limits.together:
                 self.active.append(self.waiting.popleft())
-                self.active[-1].started_at = now
+                self.active[-1].started_at = time.monotonic()
             return True
+
+    def _leave_out(self) -> None:
+        """End those that wait for nobody, or have waited too long."""
+        late = time.monotonic() - self.limits.patience
+        for job in [job for job in self.waiting if job.is_cancelled or job.came_at < late]:
+            self.waiting.remove(job)
+            self._cut(job, "the request has waited too long")
 
     def _drop_ended(self) -> None:
         late = time.monotonic() - self.limits.seconds
         for job in [job for job in self.active if job.is_cancelled or job.started_at < late]:
             self.active.remove(job)
-            self._end(job, "cancelled" if job.is_cancelled else "length")
+            self._cut(job, f"the text was not read within {self.limits.seconds:g} seconds")
+
+    def _cut(self, job: Job, why: str) -> None:
+        """End a job before its end: a text that was begun is only shorter."""
+        reason = "length" if job.is_read else Refused(503, why)
+        self._end(job, "cancelled" if job.is_cancelled else reason)
 
     @torch.no_grad()
     def _read(self, jobs: list[Job]) -> None:
@@ -180,7 +197,10 @@ class Engine:
         for job, piece, scores in zip(jobs, pieces, logits.float().cpu(), strict=True):
             del job.unread[: len(piece)]
             if not job.unread:
-                self._go_on(job, scores)
+                try:
+                    self._go_on(job, scores)
+                except Exception as error:  # one request must not end the others
+                    self._fail([job], error)
 
     def _next_token(self, jobs: list[Job], tokens: list[int]) -> Tensor:
         """Read one token of each of the ``jobs``, and return the logits (B, V)."""

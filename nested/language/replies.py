@@ -29,8 +29,9 @@ class Answer:
     """The answer to one request: a job of ``engine`` whose pieces come out here.
 
     It reads ``tokens`` on from ``state`` (1, ...) and writes ``draft``, if any. At the end ``keep``
-    gets the state that it leaves, and after a refusal ``state`` again. The job ends when
-    ``is_gone`` says that nobody waits for it. Raises ``Refused`` if the engine takes no more.
+    gets the state that it leaves. After a refusal, or if not all ``tokens`` were read, it gets
+    ``state`` again. The job ends when ``is_gone`` says that nobody waits for it. Raises ``Refused``
+    if the engine takes no more.
     """
 
     def __init__(
@@ -48,7 +49,8 @@ class Answer:
 
         def show(piece: str, reason: str | Refused | None) -> None:
             if reason is not None:
-                keep(self.job.state)
+                is_new = self.job.is_read and not isinstance(reason, Refused)
+                keep(self.job.state if is_new else state)
             with suppress(RuntimeError):  # the loop was closed: nobody listens
                 loop.call_soon_threadsafe(self._pieces.put_nowait, (piece, reason))
 

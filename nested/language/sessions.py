@@ -34,10 +34,7 @@ class Sessions:
     def create(self) -> str:
         """Start a session, and return its name. Raises ``Refused`` if there are too many."""
         with self._lock:
-            oldest = time.monotonic() - self._limits.idle
-            for name, session in list(self._sessions.items()):
-                if session.used_at < oldest and not session.is_busy:
-                    del self._sessions[name]
+            self._drop_idle()
             if len(self._sessions) >= self._limits.sessions:
                 raise Refused(503, "the server keeps no more sessions: try again later")
             name = secrets.token_urlsafe(32)
@@ -75,7 +72,14 @@ class Sessions:
             self._known(name)
             del self._sessions[name]
 
+    def _drop_idle(self) -> None:
+        oldest = time.monotonic() - self._limits.idle
+        for name, session in list(self._sessions.items()):
+            if session.used_at < oldest and not session.is_busy:
+                del self._sessions[name]
+
     def _known(self, name: str) -> _Session:
+        self._drop_idle()
         if name not in self._sessions:
             raise Refused(404, "there is no such session, or it was idle for too long")
         return self._sessions[name]

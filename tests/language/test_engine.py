@@ -106,6 +106,25 @@ def test_a_text_ends_when_its_time_is_over_and_shows_what_was_held_back(running)
     assert reason == "length" and text == asked.job.draft.text
 
 
+def test_a_text_that_is_not_read_in_time_is_refused_and_says_so(running):
+    engine = running(build(), seconds=0.3)
+    asked = Asked(engine, "a" * 100_000, tokens=0)
+    reason = asked.whole()[1]
+    assert reason.status == 503 and "was not read within 0.3 seconds" in str(reason)
+    assert not asked.job.is_read
+
+
+def test_a_waiting_text_that_is_cancelled_leaves_its_place(running):
+    engine = running(build(), together=1, waiting=1)
+    first = Asked(engine, "a", 100_000)
+    first.pieces.get(timeout=60)
+    waiting = Asked(engine, "b", 3)
+    waiting.job.cancel()
+    third = Asked(engine, "c", 3)
+    first.job.cancel()
+    assert waiting.whole()[1] == "cancelled" and third.whole()[1] == "length"
+
+
 def test_closing_ends_texts_and_refuses_what_waits_and_what_comes(running):
     engine = running(build(), together=1)
     first, second = Asked(engine, "a", 100_000), Asked(engine, "b", 3)
@@ -122,6 +141,16 @@ def test_a_model_that_fails_ends_its_texts_and_not_the_engine(running):
     bad = Asked(engine, "a", 5, state={"blocks": ()})
     assert bad.whole()[1].status == 500
     assert Asked(engine, "a", 5).whole()[1] == "length"
+
+
+def test_a_text_that_cannot_be_drawn_ends_alone(running):
+    engine = running(build())
+    other = Asked(engine, "a", 100)
+    bad = Asked(engine, "b", 100)
+    bad.job.draft.push = lambda logits: 1 / 0
+    assert bad.whole()[1].status == 500
+    text, reason = other.whole()
+    assert reason == "length" and len(other.job.draft.tokens) == 100
 
 
 def test_limits_are_checked():
@@ -143,8 +172,7 @@ def test_sessions_have_secret_names_one_user_at_a_time_and_limits():
     name = names.pop()
     with pytest.raises(Refused, match="full"):
         sessions.take(name)
-    time.sleep(0.3)
-    sessions.create()  # the idle ones have gone
+    time.sleep(0.3)  # now they have been idle for too long
     with pytest.raises(Refused, match="no such session"):
         sessions.take(name)
 
