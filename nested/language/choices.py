@@ -6,7 +6,6 @@ Source: the harness lm-eval, Gao et al. 2021, which an adapter here lets ask our
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from nested.levels.forward import State
 from nested.memory import pick
 from nested.models.model import SequenceModel
 from nested.support.extras import needed
+from nested.support.files import json_lines
 
 TESTED = 5  # each fifth text of a class is a test
 LABELLED = "{}\nThis is: "
@@ -62,12 +62,18 @@ def best_choice(
 
 def multiple_choice(model: SequenceModel, coder: Coder, path: Path) -> float:
     """Return the share of right answers to the lines of a JSONL file, {"question": ..., "choices":
-    [...], "answer": the number of the right one}. Raises ``ValueError`` for other lines."""
+    [...], "answer": the number of the right one, from 0}. Raises ``ValueError`` for other lines."""
     rows = _rows(path, {"question": str, "choices": list, "answer": int})
-    for number, row in enumerate(rows, start=1):
-        if not all(isinstance(c, str) and c for c in row["choices"]):
+    for number, row in rows:
+        count = len(row["choices"])
+        if not all(isinstance(choice, str) and choice for choice in row["choices"]):
             raise ValueError(f"{str(path)!r}, line {number}: choices are texts, not empty")
-    asked = [(row, best_choice(model, coder, row["question"], row["choices"])) for row in rows]
+        if not 0 <= row["answer"] < count:
+            raise ValueError(
+                f"{str(path)!r}, line {number}: the answer is the number of one of {count} choices,"
+                f" from 0, but got {row['answer']}"
+            )
+    asked = [(row, best_choice(model, coder, row["question"], row["choices"])) for _, row in rows]
     return sum(choice == row["answer"] for row, choice in asked) / len(rows)
 
 
@@ -82,7 +88,9 @@ def class_incremental(
     "frozen". Raises ``ValueError`` for other lines."""
     rows = _rows(path, {"text": str, "label": str})
     texts: dict[str, list[str]] = {}
-    for row in rows:
+    for number, row in rows:
+        if not row["label"]:
+            raise ValueError(f"{str(path)!r}, line {number}: the label is empty")
         texts.setdefault(row["label"], []).append(row["text"])
     labels, results, state = list(texts), [], None
     for at in range(0, len(labels), classes_per_task):
@@ -105,16 +113,11 @@ def class_incremental(
     return results
 
 
-def _rows(path: Path, kinds: dict[str, type]) -> list[dict[str, Any]]:
+def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[int, dict[str, Any]]]:
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {str(path)!r} as JSON lines: {error}") from error
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict) or any(
-            not isinstance(row.get(name), kind) for name, kind in kinds.items()
-        ):
-            raise ValueError(f"{str(path)!r}, line {number}, has not all of {', '.join(kinds)}")
+        rows = list(json_lines(path.read_bytes(), str(path), kinds))
+    except OSError as error:
+        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from error
     if not rows:
         raise ValueError(f"{str(path)!r} has no lines")
     return rows

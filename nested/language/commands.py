@@ -22,7 +22,6 @@ from nested.language.config import (
     TRANSFORMER,
     TrainConfig,
     preset,
-    settings_from,
 )
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
@@ -37,6 +36,7 @@ from nested.support.device import find_device
 from nested.support.extras import needed
 from nested.support.files import prepare_folder
 from nested.support.filters import FilterConfig
+from nested.support.settings import settings_from
 
 Parser = argparse.ArgumentParser
 OUT = Path("runs/language")

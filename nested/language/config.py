@@ -6,14 +6,13 @@ Source: presets after nanoGPT's and GPT-2's sizes.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.mixers import MIXERS
 from nested.models.model import SequenceModel
 from nested.support.checks import check_counts
-from nested.support.extras import needed
+from nested.support.settings import check_kinds
 
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")
@@ -75,7 +74,9 @@ class TrainConfig:
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,))
         for name in ("data", "periods", "ngrams"):  # a list, if read from a file
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+            value = getattr(self, name)
+            object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
+        check_kinds(self)
         check_counts(batch_size=self.batch_size, accumulate=self.accumulate)
         check_counts(length=self.length, text_length=self.text_length)
         check_counts(steps=1 if self.steps is None else self.steps)
@@ -139,24 +140,7 @@ def preset(name: str, **settings: Any) -> TrainConfig:
     known = {field.name for field in fields(TrainConfig)}
     for unknown in settings.keys() - known:
         raise ValueError(f"there is no setting {unknown!r}; settings: {', '.join(sorted(known))}")
-    try:
-        return replace(PRESETS[name], **settings)
-    except TypeError as error:  # a text where a number goes, as a file can have it
-        raise ValueError(f"a setting has a value of the wrong kind: {error}") from error
-
-
-def settings_from(path: Path | str) -> dict[str, Any]:
-    """Read settings from a YAML file. Raises ``ValueError`` if it holds none, or if the library is
-    missing."""
-    library = needed("yaml", "language")
-    try:
-        settings = library.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, library.YAMLError) as error:
-        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
-        raise ValueError(f"cannot read settings from {str(path)!r}: {reason}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"{str(path)!r} holds no settings, one line each: name: value")
-    return settings
+    return replace(PRESETS[name], **settings)
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:

@@ -6,8 +6,8 @@ Source: Behrouz et al. 2025 (arXiv 2512.24695), which claims long memory and lit
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,22 @@ from torch import Generator, Tensor
 
 from nested.language.choices import class_incremental, multiple_choice
 from nested.language.coder import Coder
-from nested.language.measures import bits_per_byte, even_pieces, token_losses
+from nested.language.measures import bits_of_bytes, bits_per_byte, even_pieces, token_losses
 from nested.language.recall import recall_at, recall_facts
 from nested.language.sources import documents
 from nested.language.text import ABOUT, Documents, Text, prepare
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
 from nested.support.files import prepare_folder, save_json
-from nested.support.plots import new_figure, save_figure
+from nested.support.plots import COLOURS, new_figure, save_figure
 from nested.tasks.facts import fillers
 
 EDGES = (0, 64, 256, 512, 1024, 2048, 4096, 8192)  # positions in a text, in tokens
 DISTANCES = (128, 512, 2048, 8192)  # bytes between a fact and its question
 DOMAINS = ("stdlib", "spanish")  # that are read between two pieces of held-out text
+MOST_DOCUMENTS = 200  # read of each
 READ, SCORED, PIECE = 4096, 1024, 512  # tokens
+RECALLED = ("facts", "needle", "passkey")
 Report = dict[str, Any]
 
 
@@ -66,14 +68,17 @@ def evaluate(
     report["bits a byte"] = bits_per_byte(model, coder, pieces[:, : SCORED + 1])
     show(f"{report['bits a byte']:.3f} bits a byte of held-out text")
     longest = min(1024 if quick else EDGES[-1], max(ours.lengths) - 1)
-    report["by position"] = by_position(model, ours, count, longest)
+    report["by position"] = by_position(model, coder, ours, count, longest)
     report |= recalled(model, coder, texts, source, count, show)
     report["forgetting"] = {}
     for domain in DOMAINS:
-        theirs = encoded(coder, [content for _, content in documents(domain)])
+        first = islice(documents(domain), MOST_DOCUMENTS)
+        theirs = encoded(coder, [content for _, content in first])
         read = min(READ // 8 if quick else READ, (max(ours.lengths) - SCORED - 1) // 2)
-        report["forgetting"][domain] = forgetting(model, ours, theirs, count // 4, read)
-        show(f"bits a token, read on to {domain}: {_listed(report['forgetting'][domain])}")
+        report["forgetting"][domain] = forgetting(
+            model, coder, ours, theirs, count // 4, read
+        )
+        show(f"bits a byte, read on to {domain}: {_listed(report['forgetting'][domain])}")
     save_json(out / "report.json", report)
     draw(report, out / "report.png")
     return report
@@ -87,18 +92,27 @@ def recalled(
     count: int,
     show: Callable[[str], None],
 ) -> Report:
-    """Ask for 20 facts after 2,000 bytes, and for one fact after ever more bytes of ``texts`` and
-    of a few sentences again and again. Returns {name of the test: shares of right answers}."""
-    runs = [recall_facts(model, coder, 20, 2000, source) for _ in range(max(1, count // 3))]
-    report = {"facts": {way: sum(run[way] for run in runs) / len(runs) for way in runs[0]}}
-    show(f"20 facts in 2,000 bytes, share recalled: {_listed(report['facts'])}")
+    """Ask for what was read after ever more bytes: 20 "facts" stated in 2,000 bytes, one fact in
+    ``texts`` (a "needle"), and one in a few sentences again and again (a "passkey").
+
+    Returns {name: {bytes: {way: share of right answers}}}."""
     prose = " ".join(text.decode("utf-8", "replace") for text in texts)
-    for name in ("needle", "passkey"):
-        report[name] = {}
-        for distance in DISTANCES[: 4 if count > 4 else 2]:
-            hay = fillers(count, distance, source) if name == "passkey" else _cut(prose, count)
-            report[name][distance] = recall_at(model, coder, distance, hay, source)
-            show(f"{name} after {distance} bytes: {_listed(report[name][distance])}")
+    report: Report = {name: {} for name in RECALLED}
+    for distance in (0, *DISTANCES)[: 5 if count > 4 else 3]:
+        after = fillers(count, distance, source)
+        runs = [
+            recall_facts(model, coder, 20, 2000, source, text[:distance])
+            for text in after[: max(1, count // 3)]
+        ]
+        report["facts"][distance] = {
+            way: sum(run[way] for run in runs) / len(runs) for way in runs[0]
+        }
+        for name, hay in (("needle", _cut(prose, count, distance)), ("passkey", after)):
+            if hay:
+                report[name][distance] = recall_at(model, coder, distance, hay, source)
+        for name in RECALLED:
+            if distance in report[name]:
+                show(f"{name} after {distance} bytes: {_listed(report[name][distance])}")
     return report
 
 
@@ -118,18 +132,21 @@ def encoded(coder: Coder, texts: Sequence[bytes]) -> Documents:
     return Documents([np.concatenate(rows)], np.array(index))
 
 
-def by_position(model: SequenceModel, texts: Documents, count: int, size: int) -> dict[str, float]:
-    """Compute bits a token at the positions between ``EDGES`` of ``count`` texts of ``size``
+def by_position(
+    model: SequenceModel, coder: Coder, texts: Documents, count: int, size: int
+) -> dict[str, float]:
+    """Compute bits a byte at the positions between ``EDGES`` of ``count`` texts of ``size``
     tokens."""
-    losses = token_losses(model, even_pieces(texts, count, size)) / math.log(2)
+    pieces = even_pieces(texts, count, size)
+    losses, tokens = token_losses(model, pieces), pieces[:, 1:]
     spans = [(a, b) for a, b in zip(EDGES, EDGES[1:]) if b <= size]
-    return {f"{a} to {b}": losses[:, a:b].mean().item() for a, b in spans}
+    return {f"{a} to {b}": bits_of_bytes(losses[:, a:b], coder, tokens[:, a:b]) for a, b in spans}
 
 
 def forgetting(
-    model: SequenceModel, ours: Documents, theirs: Documents, count: int, read: int
+    model: SequenceModel, coder: Coder, ours: Documents, theirs: Documents, count: int, read: int
 ) -> dict[str, float]:
-    """Compute bits a token on new text of ``ours`` with the memory of four moments: "at first",
+    """Compute bits a byte of new text of ``ours`` with the memory of four moments: "at first",
     after ``read`` tokens of "ours", then of "theirs", then of "ours again"."""
     pieces = even_pieces(ours, count, 2 * read + SCORED)
     first, new, again = pieces.split([read, SCORED + 1, read], dim=1)
@@ -138,7 +155,7 @@ def forgetting(
     parts = {"at first": first[:, :0], "ours": first, "theirs": other, "ours again": again}
     for name, tokens in parts.items():
         state = read_on(model, tokens, state) if tokens.numel() else state
-        moments[name] = token_losses(model, new, state).mean().item() / math.log(2)
+        moments[name] = bits_of_bytes(token_losses(model, new, state), coder, new[:, 1:])
     return moments
 
 
@@ -150,10 +167,10 @@ def read_on(model: SequenceModel, tokens: Tensor, state: State | None) -> State:
     return state
 
 
-def _cut(text: str, count: int) -> list[str]:
-    """``count`` pieces of ``text`` that begin at evenly spread places."""
-    step = max(1, (len(text) - DISTANCES[-1]) // count)
-    return [text[i * step :] for i in range(count)]
+def _cut(text: str, count: int, size: int) -> list[str]:
+    """``count`` pieces of ``text`` of ``size`` characters, evenly spread; none of a shorter text."""
+    step = (len(text) - size) / count
+    return [text[int(i * step) :][:size] for i in range(count)] if step >= 0 else []
 
 
 def _listed(shares: dict[str, float]) -> str:
@@ -166,16 +183,17 @@ def draw(report: Report, path: Path) -> None:
     spans = report["by position"]
     left.plot(range(len(spans)), list(spans.values()), marker="o")
     left.set_xticks(range(len(spans)), list(spans), rotation=45, ha="right")
-    left.set(title="Long text: bits a token by position", ylabel="bits a token")
-    for name in ("needle", "passkey"):
+    left.set(title="Long text, by position", ylabel="bits a byte")
+    for name, colour in zip(RECALLED, COLOURS):
         for way, style in (("live", "-"), ("frozen", ":")):
             shares = [shares[way] for shares in report[name].values()]
-            middle.plot(list(report[name]), shares, style, marker="o", label=f"{name}, {way}")
-    middle.set(title="Recall of one fact", xlabel="bytes since it was stated", ylim=(-0.05, 1.05))
-    middle.set_xscale("log", base=2)
+            more = {"color": colour, "marker": "o", "label": f"{name}, {way}"}
+            middle.plot(list(report[name]), shares, style, **more)
+    middle.set(title="Recall of facts", xlabel="bytes read since", ylim=(-0.05, 1.05))
+    middle.set_xscale("symlog", base=2, linthresh=DISTANCES[0])
     middle.legend()
     for domain, moments in report["forgetting"].items():
         right.plot(list(moments), list(moments.values()), marker="o", label=f"theirs: {domain}")
-    right.set(title="New text after reading", ylabel="bits a token")
+    right.set(title="New text after reading", ylabel="bits a byte")
     right.legend()
     save_figure(figure, path)

@@ -59,6 +59,10 @@ def token_losses(model: SequenceModel, pieces: Tensor, state: State | None = Non
 
 def bits_per_byte(model: SequenceModel, coder: Coder, pieces: Tensor) -> float:
     """Compute the bits a byte of ``pieces`` (B, T + 1), each read from its start."""
-    losses = token_losses(model, pieces)
-    size = sum(len(coder.decode(piece)) for piece in pieces[:, 1:].tolist())
+    return bits_of_bytes(token_losses(model, pieces), coder, pieces[:, 1:])
+
+
+def bits_of_bytes(losses: Tensor, coder: Coder, tokens: Tensor) -> float:
+    """Compute the bits a byte of ``tokens`` (B, T), whose ``losses`` (B, T) are in nats."""
+    size = sum(len(coder.decode(piece)) for piece in tokens.tolist())
     return losses.double().sum().item() / math.log(2) / max(1, size)

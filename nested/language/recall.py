@@ -15,13 +15,12 @@ from torch import Generator
 from nested.language.coder import Coder, side_by_side
 from nested.language.remembering import memorise
 from nested.levels.forward import State
-from nested.memory import pick
+from nested.memory import pick, stack_states
 from nested.models.model import SequenceModel
 from nested.tasks.facts import ASKED, STATED, draw_facts, stated
 
 PIECE = 512  # tokens read at once
 SURPRISE = 1.0  # bits, above which a token is memorised
-WAYS = ("nothing", "frozen", "live", "memorised")
 
 
 @torch.no_grad()
@@ -66,21 +65,19 @@ def share_recalled(
 
 
 def recall_facts(
-    model: SequenceModel, coder: Coder, count: int, size: int, generator: Generator
+    model: SequenceModel,
+    coder: Coder,
+    count: int,
+    size: int,
+    generator: Generator,
+    after: str = "",
 ) -> dict[str, float]:
-    """Tell ``count`` facts in a text of ``size`` bytes, then ask for each.
+    """Tell ``count`` facts in a text of ``size`` bytes, then the text ``after``, and ask for each.
 
-    Returns the share of right answers after each of ``WAYS``: before anything was read, after
-    reading with memories frozen or live, and after ``memorise`` of what surprises."""
+    Returns the share of right answers in each way of ``_states``."""
     facts = draw_facts(count, generator)
-    text = stated(facts, size, generator)
-    states = {
-        "nothing": model.init(1),
-        "frozen": read_texts(model, coder, [text], frozen=True),
-        "live": read_texts(model, coder, [text]),
-        "memorised": memorise(model, None, coder.encode(text.encode()), surprise=SURPRISE),
-    }
-    copies = {way: pick(states[way], [0] * count) for way in WAYS}
+    states = _states(model, coder, [stated(facts, size, generator) + after])
+    copies = {way: pick(state, [0] * count) for way, state in states.items()}
     return {way: share_recalled(model, coder, state, facts) for way, state in copies.items()}
 
 
@@ -93,8 +90,20 @@ def recall_at(
 ) -> dict[str, float]:
     """Tell a fact, then ``distance`` bytes of each text of ``haystack``, and ask for the fact.
 
-    Returns the share of right answers with memories frozen and live."""
+    Returns the share of right answers in each way of ``_states``."""
     facts = draw_facts(len(haystack), generator)
     texts = [STATED.format(*fact) + text[:distance] + "\n" for fact, text in zip(facts, haystack)]
-    states = {way: read_texts(model, coder, texts, frozen=way == "frozen") for way in WAYS[1:3]}
+    states = _states(model, coder, texts)
     return {way: share_recalled(model, coder, state, facts) for way, state in states.items()}
+
+
+def _states(model: SequenceModel, coder: Coder, texts: Sequence[str]) -> dict[str, State]:
+    """The states (B, ...) in each way of ``_states``."""
+    rows = [coder.encode(text.encode()) for text in texts]
+    memorised = [memorise(model, None, row, surprise=SURPRISE) for row in rows]
+    return {
+        "nothing": model.init(len(texts)),
+        "frozen": read_texts(model, coder, texts, frozen=True),
+        "live": read_texts(model, coder, texts),
+        "memorised": stack_states(memorised),
+    }

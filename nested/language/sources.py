@@ -5,12 +5,12 @@ Source: the file formats; streaming of data sets by the library ``datasets``.
 
 from __future__ import annotations
 
-import json
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
 from nested.support.extras import needed
+from nested.support.files import json_lines
 
 DATA = Path(__file__).parent / "data"
 NAMED = {name: DATA / name for name in ("shakespeare", "spanish")}
@@ -22,11 +22,10 @@ HUB = "hub:"  # then path[:name[:split[:column]]], a data set of the library dat
 def documents(source: str) -> Iterator[tuple[str, bytes]]:
     """Yield (name, bytes) of each document of ``source``, always in the same order.
 
-    A source is a file, or a folder with its subfolders. Each line of a .jsonl file is a document,
-    {"text": ...}. Named sources are "shakespeare", 27 plays, "spanish", three gospels, and
-    "stdlib", Python's standard library. The source
-    "hub:path:name:split:column" is a data set of the library ``datasets``; all but the
-    path can be left out. Raises ``ValueError`` if there is no such source, or if it cannot be read.
+    A source is a file, or a folder with its subfolders, without linked ones. Each line of a .jsonl
+    file is a document, {"text": ...}. Named sources are "shakespeare", 27 plays, "spanish", three
+    gospels, and "stdlib", Python's standard library. The source "hub:path:name:split:column" is a
+    data set of the library ``datasets``; all but the path can be left out. Raises ``ValueError`` if there is no such source, or if it cannot be read.
     """
     if source.startswith(HUB):
         yield from _hub_documents(source)
@@ -44,7 +43,8 @@ def documents(source: str) -> Iterator[tuple[str, bytes]]:
         except OSError as error:
             raise ValueError(f"cannot read {str(file)!r}: {error.strerror}") from error
         if file.suffix == ".jsonl":
-            yield from _lines(name, content)
+            for number, row in json_lines(content, name, {"text": str}):
+                yield f"{name}:{number}", row["text"].encode("utf-8", "surrogatepass")
         else:
             yield name, content
 
@@ -56,19 +56,10 @@ def _files(path: Path, only: str) -> Iterator[Path]:
     for child in sorted(path.iterdir()):
         if child.name.startswith(".") or child.name in SKIPPED:
             continue
-        if child.is_dir() or child.name.endswith(only):
+        if child.is_dir() and not child.is_symlink():  # a link can lead back to where it stands
             yield from _files(child, only)
-
-
-def _lines(name: str, content: bytes) -> Iterator[tuple[str, bytes]]:
-    for number, line in enumerate(content.splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            text = json.loads(line)["text"]
-            yield f"{name}:{number}", text.encode("utf-8", "surrogatepass")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f'{name}, line {number}, is not {{"text": "..."}}') from None
+        elif child.is_file() and child.name.endswith(only):
+            yield child
 
 
 def _hub_documents(source: str) -> Iterator[tuple[str, bytes]]:

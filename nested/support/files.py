@@ -7,12 +7,13 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
+KINDS = {str: "text", int: "a whole number", list: "a list"}
 NEARLY_FULL = 1 << 16  # free bytes of a disk below which a write failed for lack of space
 
 
@@ -78,6 +79,25 @@ def _without_infinities(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_without_infinities(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def json_lines(content: bytes, name: str, kinds: dict[str, type]) -> Iterator[tuple[int, Any]]:
+    """Yield (number, object) of each line of a JSONL file that is not blank.
+
+    Each object has the fields ``kinds``, {field: kind}. Raises ``ValueError`` for another line,
+    which it calls a line of ``name``."""
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            is_right = all(type(row[field]) is kind for field, kind in kinds.items())
+        except (ValueError, KeyError, TypeError, IndexError):
+            is_right = False
+        if not is_right:
+            wanted = ", ".join(f'"{field}": {KINDS[kind]}' for field, kind in kinds.items())
+            raise ValueError(f"{name!r}, line {number}, is no JSON object {{{wanted}}}")
+        yield number, row
 
 
 def save_checkpoint(path: Path | str, content: dict[str, Any]) -> None:

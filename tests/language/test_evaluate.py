@@ -29,7 +29,8 @@ def test_a_needle_is_found_and_a_passkey(distance=300):
     hay = ["To be, or not to be, that is the question. " * 20] * 3
     for texts in (hay, fillers(3, distance, generator())):
         shares = recall_at(Copying(), CODER, distance, texts, generator())
-        assert shares == {"frozen": 0.0, "live": 1.0}
+        shares.pop("memorised")
+        assert shares == {"nothing": 0.0, "frozen": 0.0, "live": 1.0}
 
 
 def test_texts_read_side_by_side_leave_the_states_of_each_alone():
@@ -85,9 +86,11 @@ def test_multiple_choice_counts_right_answers(tmp_path):
     "lines, words",
     [
         ("", "has no lines"),
-        ("{", "as JSON lines"),
-        ('{"text": "a"}', "line 1, has not all of text, label"),
-        ('{"text": 1, "label": "b"}', "line 1, has not all of text, label"),
+        ("{", 'line 1, is no JSON object {"text": text, "label": text}'),
+        ('{"text": "a"}', "line 1, is no JSON object"),
+        ('{"text": 1, "label": "b"}', "line 1, is no JSON object"),
+        ('\n[1]', "line 2, is no JSON object"),
+        ('{"text": "a", "label": ""}', "line 1: the label is empty"),
     ],
 )
 def test_files_of_other_lines_are_refused(lines, words, tmp_path):
@@ -98,12 +101,21 @@ def test_files_of_other_lines_are_refused(lines, words, tmp_path):
     with pytest.raises(ValueError, match="line 1: choices are texts"):
         rows = [{"question": "a", "choices": ["", "b"], "answer": 0}]
         multiple_choice(build(), CODER, write_lines(path, rows))
+    with pytest.raises(ValueError, match="line 1: the answer is the number of one of 2 choices"):
+        rows = [{"question": "a", "choices": ["a", "b"], "answer": 2}]
+        multiple_choice(build(), CODER, write_lines(path, rows))
+
+
+def test_lines_can_be_blank_and_hold_any_character(tmp_path):
+    path = tmp_path / "m.jsonl"
+    path.write_text('{"question": "a\u2028b", "choices": ["c"], "answer": 0}\n\n', encoding="utf-8")
+    assert multiple_choice(build(), CODER, path) == 1.0
 
 
 def test_bits_by_position_are_means_of_the_losses():
     model = build()
     texts = encoded(CODER, [bytes(range(32, 120)) * 8])
-    spans = by_position(model, texts, 2, 256)
+    spans = by_position(model, CODER, texts, 2, 256)
     tokens = torch.tensor(list(bytes(range(32, 120)) * 8))
     losses = []
     for start in (0, 256):
@@ -120,7 +132,7 @@ def test_bits_by_position_are_means_of_the_losses():
 def test_forgetting_measures_the_same_new_text_at_four_moments():
     ours = encoded(CODER, [b"To be, or not to be, that is the question. " * 60])
     theirs = encoded(CODER, [b"import os\nprint(os.getcwd())\n" * 60])
-    moments = forgetting(Copying(), ours, theirs, 1, read=512)
+    moments = forgetting(Copying(), CODER, ours, theirs, 1, read=512)
     assert list(moments) == ["at first", "ours", "theirs", "ours again"]
     assert moments["ours"] < 0.1 < moments["at first"]  # it copies what it has read before
 
@@ -135,7 +147,7 @@ def test_a_report_has_all_that_was_asked_for(tmp_path):
     assert set(saved["forgetting"]) == {"stdlib", "spanish"}
     assert (tmp_path / "report.png").stat().st_size > 10_000
     assert lines[0].startswith("classes: ")
-    assert lines[1].endswith("bits a byte of held-out text") and len(lines) == 9
+    assert lines[1].endswith("bits a byte of held-out text") and len(lines) == 13
 
 
 def test_the_harness_asks_our_model(tmp_path):
@@ -164,6 +176,6 @@ def test_what_cannot_be_measured_is_refused_before_any_work(tmp_path, monkeypatc
     data = [str(tmp_path / "short.txt")]
     with pytest.raises(ValueError, match="no held-out document has 2048 tokens"):
         evaluate(build(), CODER, tmp_path / "out", data=data, quick=True, show=lambda line: None)
-    with pytest.raises(ValueError, match="as JSON lines"):
+    with pytest.raises(ValueError, match="cannot read .*missing.jsonl"):
         missing = tmp_path / "missing.jsonl"
         evaluate(build(), CODER, tmp_path / "out", choices=missing, show=lambda line: None)

@@ -11,12 +11,13 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from nested.language import checkpoint, load
-from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, preset, settings_from
+from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, preset
 from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.run import train
 from nested.language.text import Text, prepare
 from nested.language.training import SNAPSHOT_EVERY, Training
 from nested.language.windows import ANSWERED, Windows
+from nested.support.settings import settings_from
 from nested.tasks.facts import fact_text
 from tests.problems import generator
 
@@ -316,7 +317,11 @@ def test_a_checkpoint_with_code_is_refused_and_nothing_runs(tmp_path, monkeypatc
         ({"dim": 100}, "dim is a multiple of 2 x heads"),
         ({"data": ()}, "data names one text or more"),
         ({"speed": 3}, "there is no setting 'speed'; settings: accumulate, batch_size"),
-        ({"lr": "fast"}, "a setting has a value of the wrong kind"),
+        ({"lr": "fast"}, "lr is a number, but got 'fast'$"),
+        ({"lr": "3e-3"}, "lr is a number, but got '3e-3'; write 0.003"),
+        ({"carry": "yes"}, "carry is true or false or nothing, but got 'yes'"),
+        ({"dim": True}, "dim is a whole number, but got True"),
+        ({"data": [1, 2]}, r"data is a list, each part text, but got \(1, 2\)"),
     ],
 )
 def test_settings_without_sense_are_refused(settings, message):

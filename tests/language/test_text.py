@@ -1,6 +1,7 @@
 """Prepared text: coders lose nothing, filters say why, and a document stays on its side."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -172,12 +173,19 @@ def test_half_a_prepared_text_is_refused_in_one_sentence(folder, tmp_path):
         Text(out)
 
 
+def test_links_that_lead_back_and_pipes_are_left_out(tmp_path):
+    (tmp_path / "a.txt").write_text("one")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert list(documents(str(tmp_path))) == [("a.txt", b"one")]
+
+
 def test_a_line_of_json_is_a_document(tmp_path):
     path = tmp_path / "x.jsonl"
     path.write_text(json.dumps({"text": "one"}) + "\n\n" + json.dumps({"text": "ß"}) + "\n")
     assert list(documents(str(path))) == [("x.jsonl:1", b"one"), ("x.jsonl:3", "ß".encode())]
     path.write_text('{"words": "one"}\n')
-    with pytest.raises(ValueError, match="x.jsonl, line 1, is not"):
+    with pytest.raises(ValueError, match="'x.jsonl', line 1, is no JSON object"):
         list(documents(str(path)))
 
 
