@@ -71,7 +71,7 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
     @app.post("/v1/chat/completions", **describe)
     async def chat_completions(ask: ChatCompletion, request: Request) -> Any:
         limit = ask.max_completion_tokens or ask.max_tokens
-        prompt = speeches([(message.role, message.content) for message in ask.messages])
+        prompt = speeches([(message.role, message.text) for message in ask.messages])
         return await answer(ask, prompt, limit, ["\n\n"], request)
 
     _add_sessions(app, engine, sessions, describe)

@@ -138,6 +138,18 @@ def test_a_chat_is_a_scene_that_the_model_goes_on_with(server):
     assert chunks[-1].choices[0].finish_reason == reason
 
 
+def test_nulls_and_speeches_in_parts_are_what_openai_says(server):
+    parts = [{"type": "text", "text": "Good "}, {"type": "text", "text": "morrow!"}]
+    nulls = {"temperature": None, "stop": None, "max_tokens": None, "stream_options": None}
+    texts = []
+    for content, more in ((parts, nulls), ("Good morrow!", {})):
+        body = {"model": "nano", "messages": [{"role": "user", "content": content}], "seed": 3}
+        response = server.post("/v1/chat/completions", json.dumps({**body, **more}))
+        assert response.status == 200
+        texts.append(json.loads(response.read())["choices"][0]["message"]["content"])
+    assert texts[0] == texts[1]
+
+
 def test_a_session_remembers_and_nobody_else_sees_it(server):
     model, coder = server.model, ByteCoder()
     session = server.client.post("/sessions", cast_to=dict, body={})["id"]
@@ -171,6 +183,8 @@ def test_a_session_remembers_and_nobody_else_sees_it(server):
         ({"temperature": -1}, "temperature"),
         ({"top_p": 0}, "top_p"),
         ({"n": 2}, "n: Input should be 1"),
+        ({"logprobs": 3}, "logprobs: Input should be False"),
+        ({"echo": True}, "echo: Input should be False"),
         ({"seed": 2**64}, "seed"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
