@@ -26,7 +26,6 @@ from nested.language.config import (
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
 from nested.language.evaluate import evaluate
-from nested.language.logs import LOGS, log_to
 from nested.language.run import train
 from nested.language.text import prepare
 from nested.language.writing import generate
@@ -36,6 +35,7 @@ from nested.support.device import find_device
 from nested.support.extras import needed
 from nested.support.files import prepare_folder
 from nested.support.filters import FilterConfig
+from nested.support.logs import LOGS, log_to
 from nested.support.settings import settings_from
 
 Parser = argparse.ArgumentParser

@@ -16,8 +16,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text as Line
 
-BARS = "▁▂▃▄▅▆▇█"
-WIDTH = 40  # signs of a curve
+from nested.support.progress import curve, minutes, visible
 
 
 class Dashboard:
@@ -86,18 +85,4 @@ def line_of(record: dict[str, Any]) -> str:
 def time_left(record: dict[str, Any]) -> str:
     """Say how long the remaining steps will take, by those made, as minutes:seconds."""
     steps_left = record["total"] - record["step"]
-    seconds = round(record["seconds"] / max(1, record["step"]) * steps_left)
-    return f"{seconds // 60}:{seconds % 60:02d}"
-
-
-def curve(values: list[float]) -> str:
-    """Draw the last ``values`` as a row of bars, from the lowest to the highest."""
-    values = [value for value in values[-WIDTH:] if math.isfinite(value)]
-    low, high = min(values, default=0), max(values, default=0)
-    step = (high - low) / (len(BARS) - 1) or 1
-    return "".join(BARS[round((value - low) / step)] for value in values)
-
-
-def visible(text: str) -> str:
-    """Replace what a terminal cannot show, or would obey, by a dot."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else "·" for sign in text)
+    return minutes(record["seconds"] / max(1, record["step"]) * steps_left)

@@ -75,9 +75,7 @@ def evaluate(
         first = islice(documents(domain), MOST_DOCUMENTS)
         theirs = encoded(coder, [content for _, content in first])
         read = min(READ // 8 if quick else READ, (max(ours.lengths) - SCORED - 1) // 2)
-        report["forgetting"][domain] = forgetting(
-            model, coder, ours, theirs, count // 4, read
-        )
+        report["forgetting"][domain] = forgetting(model, coder, ours, theirs, count // 4, read)
         show(f"bits a byte, read on to {domain}: {_listed(report['forgetting'][domain])}")
     save_json(out / "report.json", report)
     draw(report, out / "report.png")
@@ -168,7 +166,7 @@ def read_on(model: SequenceModel, tokens: Tensor, state: State | None) -> State:
 
 
 def _cut(text: str, count: int, size: int) -> list[str]:
-    """``count`` pieces of ``text`` of ``size`` characters, evenly spread; none of a shorter text."""
+    """``count`` pieces of ``size`` characters, evenly spread. A text shorter than that has none."""
     step = (len(text) - size) / count
     return [text[int(i * step) :][:size] for i in range(count)] if step >= 0 else []
 

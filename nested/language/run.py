@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import resource
 import shutil
 import signal
 import statistics
@@ -31,6 +30,7 @@ from nested.language.training import Training
 from nested.language.writing import generate
 from nested.models.movement import movement
 from nested.models.processes import Processes, joined
+from nested.support.device import peak_memory
 from nested.support.files import prepare_folder, write_whole
 
 LOG, TEXT, STEP, SHARDS = "log.jsonl", "text", "step-{:0>8}.pt", "shards-{:0>8}"
@@ -161,7 +161,8 @@ class _Session:
             "mean_loss": self.run.mean_loss,
             "seconds": seconds,
             "tokens_per_second": self.run.step * tokens / seconds,
-            "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "memory_mib": peak_memory(self.run.device),
+            "restarts": self.run.restarts,
             "moved": self._moved(),
             "sample": self._sample(),
         }

@@ -25,7 +25,8 @@ def documents(source: str) -> Iterator[tuple[str, bytes]]:
     A source is a file, or a folder with its subfolders, without linked ones. Each line of a .jsonl
     file is a document, {"text": ...}. Named sources are "shakespeare", 27 plays, "spanish", three
     gospels, and "stdlib", Python's standard library. The source "hub:path:name:split:column" is a
-    data set of the library ``datasets``; all but the path can be left out. Raises ``ValueError`` if there is no such source, or if it cannot be read.
+    data set of the library ``datasets``; all but the path can be left out. Raises ``ValueError`` if
+    there is no such source, or if it cannot be read.
     """
     if source.startswith(HUB):
         yield from _hub_documents(source)

@@ -1,8 +1,15 @@
-"""The device to compute on."""
+"""The device to compute on, and how much of its memory was used."""
 
 from __future__ import annotations
 
+import sys
+
 import torch
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -29,3 +36,14 @@ def find_device(name: str = "auto") -> torch.device:
     if name == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     return torch.device(name)
+
+
+def peak_memory(device: torch.device) -> float:
+    """Return the most memory that this process has used so far, in MiB: of a GPU if ``device`` is
+    one, else of the machine. It is 0 where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if resource is None:
+        return 0.0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most / (2**20 if sys.platform == "darwin" else 2**10)

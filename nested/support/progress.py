@@ -1,7 +1,11 @@
-"""Progress of a long job, with the time left: a bar on a terminal, rare lines elsewhere."""
+"""Progress of a long job, with the time left: a bar on a terminal, rare lines elsewhere.
+
+And what such lines are made of.
+"""
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -13,6 +17,8 @@ from rich.progress import Progress as Bar
 from rich.progress import TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 10.0
+BARS = "▁▂▃▄▅▆▇█"
+WIDTH = 40  # signs of a curve
 COLUMNS = (
     BarColumn(bar_width=10),
     MofNCompleteColumn(),
@@ -58,10 +64,24 @@ class Progress:
             return
         self.line_at = now
         seconds = self.task.time_remaining
-        left = "" if is_last or seconds is None else f", {_minutes(seconds)} left"
+        left = "" if is_last or seconds is None else f", {minutes(seconds)} left"
         print(f"{step}/{self.task.total:g}{left}  {text}", file=self.out, flush=True)
 
 
-def _minutes(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes}:{seconds:02}"
+def minutes(seconds: float) -> str:
+    """Write a time as minutes:seconds."""
+    whole, rest = divmod(round(seconds), 60)
+    return f"{whole}:{rest:02}"
+
+
+def curve(values: list[float]) -> str:
+    """Draw the last ``values`` as a row of bars, from the lowest to the highest."""
+    values = [value for value in values[-WIDTH:] if math.isfinite(value)]
+    low, high = min(values, default=0), max(values, default=0)
+    step = (high - low) / (len(BARS) - 1) or 1
+    return "".join(BARS[round((value - low) / step)] for value in values)
+
+
+def visible(text: str) -> str:
+    """Replace what a terminal cannot show, or would obey, by a dot."""
+    return "".join(sign if sign.isprintable() or sign == "\n" else "·" for sign in text)

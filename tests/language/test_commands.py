@@ -7,9 +7,10 @@ import torch
 
 from nested.language.__main__ import main
 from nested.language.checkpoint import read_model
-from nested.language.dashboard import Dashboard, curve, line_of, time_left, visible
+from nested.language.dashboard import Dashboard, line_of, time_left
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.movement import movement
+from nested.support.progress import curve, visible
 from tests.problems import generator
 
 TINY = "--dim 16 --layers 1 --heads 2 --length 16 --batch-size 2 --steps 2 --text-length 32"

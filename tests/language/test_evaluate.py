@@ -89,7 +89,7 @@ def test_multiple_choice_counts_right_answers(tmp_path):
         ("{", 'line 1, is no JSON object {"text": text, "label": text}'),
         ('{"text": "a"}', "line 1, is no JSON object"),
         ('{"text": 1, "label": "b"}', "line 1, is no JSON object"),
-        ('\n[1]', "line 2, is no JSON object"),
+        ("\n[1]", "line 2, is no JSON object"),
         ('{"text": "a", "label": ""}', "line 1: the label is empty"),
     ],
 )

@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from nested.support.device import find_device
+from nested.support.device import find_device, peak_memory
 from nested.support.plots import (
     draw_bars,
     draw_curves,
@@ -140,3 +140,11 @@ def test_a_panel_is_split_in_two():
     figure, ((left, right),) = new_figure(1, 2)
     upper, lower = split_panel(right)
     assert figure.axes == [left, upper, lower]
+
+
+def test_the_most_memory_used_is_told_and_0_where_the_system_does_not(monkeypatch):
+    before = peak_memory(torch.device("cpu"))
+    torch.ones(64 << 18).sum()  # 64 MiB
+    assert 50 < before <= peak_memory(torch.device("cpu")) < 100_000
+    monkeypatch.setattr("nested.support.device.resource", None)
+    assert peak_memory(torch.device("cpu")) == 0

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from nested.language.logs import LOGS, log_to
+from nested.support.logs import LOGS, log_to
 
 RECORD = {"step": 3, "bits": 2.5, "sample": "To be", "moved": {"block 1 mixer": 0.25}}
 
