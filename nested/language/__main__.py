@@ -10,6 +10,10 @@ import argparse
 import sys
 
 from nested.language.commands import COMMANDS
+from nested.support.checks import check_seed
+
+
+NO_MEMORY = ("out of memory", "allocate memory")  # in the errors of PyTorch
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -27,9 +31,15 @@ def main(arguments: list[str] | None = None) -> int:
         command.add_arguments(sub)
     args = parser.parse_args(arguments)
     try:
+        check_seed(args.seed or 0)
         COMMANDS[args.command].run(args)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(w in str(error) for w in NO_MEMORY):
+            raise
+        print("error: there is not enough memory: take smaller sizes", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)

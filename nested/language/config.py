@@ -11,7 +11,7 @@ from typing import Any
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.mixers import MIXERS
 from nested.models.model import SequenceModel
-from nested.support.checks import check_counts
+from nested.support.checks import check_counts, check_seed
 from nested.support.settings import check_kinds
 
 PRECISIONS = ("float32", "bfloat16")
@@ -77,6 +77,7 @@ class TrainConfig:
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_kinds(self)
+        check_seed(self.seed)
         check_counts(batch_size=self.batch_size, accumulate=self.accumulate)
         check_counts(length=self.length, text_length=self.text_length)
         check_counts(steps=1 if self.steps is None else self.steps)

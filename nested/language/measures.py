@@ -30,8 +30,8 @@ def even_pieces(documents: Documents, count: int, size: int) -> Tensor:
     if not starts:
         longest = int(documents.lengths.max()) - 1
         raise ValueError(
-            f"no held-out document has {size} tokens; the longest has {longest}: take a shorter"
-            " length, or more text"
+            f"no held-out document has {size} tokens; the longest has {longest}: take longer"
+            " texts, or a shorter length"
         )
     chosen = np.linspace(0, len(starts) - 1, min(count, len(starts))).round().astype(int)
     pieces = [documents.tokens(i, s, s + size + 1) for i, s in (starts[c] for c in chosen)]

@@ -19,6 +19,7 @@ import numpy as np
 
 from nested.language.coder import END, ByteCoder, Coder, coder_from, special, train_pairs
 from nested.language.sources import documents
+from nested.support.checks import check_counts
 from nested.support.files import prepare_folder, save_json, write_whole
 from nested.support.filters import FilterConfig, Filters
 
@@ -102,6 +103,7 @@ def prepare(
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is a share between 0 and 1, but got {held_out}")
+    check_counts(limit=1 if limit is None else limit)
     sources, folder = list(sources), prepare_folder(out)
     (folder / ABOUT).unlink(missing_ok=True)
     kept = Filters(filters or FilterConfig())

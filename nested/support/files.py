@@ -41,6 +41,8 @@ def write_whole(path: Path | str, write: Callable[[Path], Any]) -> None:
     A reader, or the next run, finds the old file or the new one, never half of one. Raises
     ``ValueError`` when the file cannot be written."""
     path = Path(path)
+    if not path.name or path.is_dir():
+        raise ValueError(f"cannot write {str(path)!r}: a folder is no name of a file")
     temporary = path.with_name(
         f".{path.stem}.part{path.suffix}"
     )  # writers choose the format by the suffix
@@ -114,6 +116,8 @@ def load_checkpoint(path: Path | str) -> dict[str, Any]:
     """
     if not Path(path).exists():
         raise FileNotFoundError(f"there is no checkpoint at {str(path)!r}")
+    if Path(path).is_dir():
+        raise ValueError(f"{str(path)!r} is a folder, and no checkpoint")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no checkpoint make the reader raise anything
