@@ -12,7 +12,6 @@ import sys
 from nested.language.commands import COMMANDS
 from nested.support.checks import check_seed
 
-
 NO_MEMORY = ("out of memory", "allocate memory")  # in the errors of PyTorch
 
 

@@ -24,12 +24,12 @@ from torch import Generator, Tensor
 from nested.language.checkpoint import BEST, LAST, read_model, save_model
 from nested.language.config import TrainConfig, plain
 from nested.language.measures import bits_per_byte, even_pieces
-from nested.language.shards import load_shards, save_shards
 from nested.language.text import ABOUT, Text, prepare
 from nested.language.training import Training
 from nested.language.writing import generate
 from nested.models.movement import movement
 from nested.models.processes import Processes, joined
+from nested.models.shards import load_shards, save_shards
 from nested.support.device import peak_memory
 from nested.support.files import prepare_folder, write_whole
 
@@ -114,7 +114,10 @@ class _Session:
         if self.processes.kind is None:
             self.run.load_state_dict(saved["training"])
         else:
-            load_shards(self.folder / saved["folder"], self.run, saved["shards"])
+            parts, where = (self.run.model, self.run.optimizers), self.folder / saved["folder"]
+            self.run.carried = load_shards(
+                where, *parts, saved["shards"], self.config.batch_size, self.processes
+            )
             self.run.load_progress(saved["training"])
         self.records = saved["records"]
         self.started -= saved["seconds"]
@@ -201,7 +204,8 @@ class _Session:
             if self.is_first:  # what a save left here that did not end
                 shutil.rmtree(self.folder / more["folder"], ignore_errors=True)
             self.processes.wait()
-            more["shards"] = save_shards(self.folder / more["folder"], self.run)
+            parts = (self.run.model, self.run.optimizers, self.run.carried, self.processes)
+            more["shards"] = save_shards(self.folder / more["folder"], *parts)
         if self.is_first:
             save_model(self.folder / LAST, self.config, self.text.coder, weights, **more)
             for old in set(self.folder.glob("shards-*")) - {self.folder / more.get("folder", "")}:
