@@ -17,15 +17,15 @@ from nested.support.settings import check_kinds
 PRECISIONS = ("float32", "bfloat16")
 OPTIMIZERS = ("adamw", "muon", "m3", "dgd", "nested", "learned")
 TRANSFORMER = "transformer"
-SIZES = "dim layers heads first_heads periods hidden ngrams chunk detach_every".split()
+SIZES = "dim layers heads periods hidden ngrams recall chunk detach_every".split()
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What ``train`` trains, on what, and for how long.
 
-    The model has ``dim``, ``layers``, ``heads``, ``first_heads``, ``chunk``, ``periods``,
-    ``hidden``, ``ngrams`` and ``detach_every`` as in ``ModelConfig``; its ``mixer`` is one of
+    The model has ``dim``, ``layers``, ``heads``, ``chunk``, ``periods``, ``hidden``, ``ngrams``,
+    ``recall`` and ``detach_every`` as in ``ModelConfig``; its ``mixer`` is one of
     ``MIXERS`` or "transformer". ``data`` are sources of ``prepare``, or one folder that it made;
     ``vocab`` is the size of a BPE, None for bytes.
 
@@ -46,11 +46,11 @@ class TrainConfig:
     dim: int = 144
     layers: int = 3
     heads: int = 4
-    first_heads: int | None = 1
     chunk: int = 64
     periods: tuple[int, ...] = (64,)
     hidden: int = 4
     ngrams: tuple[int, ...] = (2, 3, 4, 5, 8)
+    recall: tuple[int, ...] = (12,)
     detach_every: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-3
@@ -73,7 +73,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         if isinstance(self.data, str):
             object.__setattr__(self, "data", (self.data,))
-        for name in ("data", "periods", "ngrams"):  # a list, if read from a file
+        for name in ("data", "periods", "ngrams", "recall"):  # a list, if read from a file
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, list) else value)
         check_kinds(self)

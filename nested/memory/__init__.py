@@ -4,6 +4,7 @@ from nested.levels.detach import detached
 from nested.memory.continuum import ContinuumMemory
 from nested.memory.gates import Gate, HardGate, shut
 from nested.memory.linear import LinearMemory, by_chunks, by_tokens
+from nested.memory.ngram_memory import NGramMemory
 from nested.memory.selfmod import SelfModifyingTitans
 from nested.memory.sequence import ChunkedMemory, SequenceMemory
 from nested.memory.state import pick, stack_states
@@ -15,6 +16,7 @@ __all__ = [
     "Gate",
     "HardGate",
     "LinearMemory",
+    "NGramMemory",
     "SelfModifyingTitans",
     "SequenceMemory",
     "TitansMemory",

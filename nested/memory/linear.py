@@ -1,7 +1,8 @@
 """A matrix that learns while it reads: linear attention and the delta rule.
 
 State: a matrix per sample.  It sees: keys and values of tokens.  Clock: every token.
-Letters: B samples, T tokens, D width, C tokens of a chunk.
+Letters: B samples, T tokens, D width, H heads, E numbers of a value of one head, K of its keys,
+C tokens of a chunk.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 9, 12-16 and 57. Products of a (I - n k k^T) by
 chunks: Yang et al. 2024 (arXiv 2406.06484); with forgetting: Yang et al. 2024 (arXiv 2412.06464).
 Rates up to 2: Grazzi et al. 2025 (arXiv 2411.12537); several products a token: Siems et al. 2025
@@ -26,7 +27,58 @@ from nested.support.checks import check_counts
 OBJECTIVES = ("l2", "dot")
 
 
-class LinearMemory(SequenceMemory):
+class MatrixMemory(SequenceMemory):
+    """A matrix M for each of ``heads``, written token by token: ``by_tokens`` defines how, and
+    ``by_chunks`` does it ``chunk`` tokens at a time.
+
+    A subclass writes ``begin``, whose memory is {"matrix": (B, H E, K)}, and ``project``. A token
+    makes ``products`` writes and reads after the last one. Raises ``ValueError`` for another
+    ``objective``, for ``heads``, ``chunk`` or ``products`` under 1, and as ``SequenceMemory`` does.
+    """
+
+    has_keys = True
+
+    def __init__(
+        self,
+        dim: int,
+        objective: str = "l2",
+        chunk: int = 64,
+        *,
+        heads: int = 1,
+        products: int = 1,
+        detach_every: int | None = None,
+    ) -> None:
+        super().__init__(dim, detach_every=detach_every)
+        check_counts(chunk=chunk, products=products, heads=heads)
+        check_objective(objective)
+        self.objective, self.chunk, self.heads, self.products = objective, chunk, heads, products
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Compute keys (N, S, K), values (N, S, E), queries (N, S, K), rates and log retentions
+        (N, S) of x, as ``read`` takes it. N = B H and S = T P: the P writes of a token follow each
+        other. Raises ``NotImplementedError`` unless a subclass writes it."""
+        raise NotImplementedError
+
+    def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
+        return self._read_tokens(self.project(x), memory)
+
+    def read_masked(
+        self, x: Tensor, memory: State, position: Tensor, write: Tensor
+    ) -> tuple[Tensor, State]:
+        *vectors, rates, log_kept = self.project(x)
+        write = write.repeat_interleave(self.heads, 0).repeat_interleave(self.products, 1)
+        gates = (gate.masked_fill(~write, 0) for gate in (rates, log_kept))  # M <- 1 M + 0
+        return self._read_tokens((*vectors, *gates), memory)
+
+    def _read_tokens(self, projected: tuple[Tensor, ...], memory: State) -> tuple[Tensor, State]:
+        matrix = split_rows(memory["matrix"], self.heads)  # (N, E, K)
+        chunk = self.chunk * self.products
+        y, matrix = by_chunks(*projected, matrix, self.objective, chunk)
+        y = join_heads(y[:, self.products - 1 :: self.products], self.heads)
+        return y, {"matrix": matrix.reshape(memory["matrix"].shape)}
+
+
+class LinearMemory(MatrixMemory):
     """A D x D matrix M per sample that learns, while it reads, to map keys k to values v:
 
         M <- a M - n (a M k - v) k^T    "l2": the delta rule, a gradient step on |M k - v|^2 / 2
@@ -53,8 +105,6 @@ class LinearMemory(SequenceMemory):
     ``products`` under 1, unless D is a multiple of ``heads``, and as ``SequenceMemory`` does.
     """
 
-    has_keys = True
-
     def __init__(
         self,
         dim: int,
@@ -65,11 +115,9 @@ class LinearMemory(SequenceMemory):
         products: int = 1,
         detach_every: int | None = None,
     ) -> None:
-        super().__init__(dim, detach_every=detach_every)
-        check_counts(chunk=chunk, products=products)
-        check_objective(objective)
+        more = {"heads": heads, "products": products, "detach_every": detach_every}
+        super().__init__(dim, objective, chunk, **more)
         check_heads(dim, heads)
-        self.objective, self.chunk, self.heads, self.products = objective, chunk, heads, products
         self.query = nn.Linear(dim, dim, bias=False)
         self.key, self.value = (nn.Linear(dim, products * dim, bias=False) for _ in range(2))
         writes = heads * products
@@ -87,9 +135,6 @@ class LinearMemory(SequenceMemory):
         return {"matrix": widened(self.value.weight.new_zeros(shape))}
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Compute keys, values and queries (N, S, E), rates and log retentions (N, S) of x.
-
-        N = B H, S = T P and E = D / H: the P writes of a token follow each other."""
         x, before = self.tokens_and_keys(x)
         keys, values = (self._by_write(part) for part in (self.key(before), self.value(x)))
         queries = split_heads(self.query(x), self.heads)
@@ -104,24 +149,6 @@ class LinearMemory(SequenceMemory):
     def _by_write(self, x: Tensor) -> Tensor:
         """Split x (B, T, P H E) into the writes of each head: (B H, T P, E)."""
         return split_heads(x.unflatten(-1, (self.products, -1)).flatten(1, 2), self.heads)
-
-    def read(self, x: Tensor, memory: State, position: Position) -> tuple[Tensor, State]:
-        return self._read_tokens(self.project(x), memory)
-
-    def read_masked(
-        self, x: Tensor, memory: State, position: Tensor, write: Tensor
-    ) -> tuple[Tensor, State]:
-        *vectors, rates, log_kept = self.project(x)
-        write = write.repeat_interleave(self.heads, 0).repeat_interleave(self.products, 1)
-        gates = (gate.masked_fill(~write, 0) for gate in (rates, log_kept))  # M <- 1 M + 0
-        return self._read_tokens((*vectors, *gates), memory)
-
-    def _read_tokens(self, projected: tuple[Tensor, ...], memory: State) -> tuple[Tensor, State]:
-        matrix = split_rows(memory["matrix"], self.heads)  # (B H, E, E)
-        chunk = self.chunk * self.products
-        y, matrix = by_chunks(*projected, matrix, self.objective, chunk)
-        y = join_heads(y[:, self.products - 1 :: self.products], self.heads)
-        return y, {"matrix": matrix.reshape(len(y), self.dim, -1)}
 
 
 def check_objective(objective: str) -> None:
@@ -153,8 +180,8 @@ def by_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Read token by token: the definition that ``by_chunks`` is tested against.
 
-    Takes keys, values and queries (B, T, D), rates and log retentions (B, T), and the matrix before
-    them (B, D, D). Returns the reads (B, T, D) and the matrix after them (B, D, D). Raises
+    Takes keys (B, T, K), values (B, T, E), queries (B, T, K), rates and log retentions (B, T), and
+    the matrix before them (B, E, K). Returns the reads (B, T, E) and the matrix after them. Raises
     ``ValueError`` for another objective, no tokens, or tensors with different B or T.
     """
     check_objective(objective)
@@ -182,10 +209,10 @@ def by_chunks(
 ) -> tuple[Tensor, Tensor]:
     """Read ``chunk`` tokens at a time, with the result of ``by_tokens``.
 
-    Takes keys, values and queries (B, T, D), rates and log retentions (B, T), and the matrix before
-    them (B, D, D). Returns the reads (B, T, D) and the matrix after them (B, D, D). A log retention
-    of -inf forgets everything before its token, as a new document needs. In a chunk that starts at
-    M, with b_t = a_1 ... a_t,
+    Takes keys (B, T, K), values (B, T, E), queries (B, T, K), rates and log retentions (B, T), and
+    the matrix before them (B, E, K). Returns the reads (B, T, E) and the matrix after them. A log
+    retention of -inf forgets everything before its token, as a new document needs. In a chunk that
+    starts at M, with b_t = a_1 ... a_t,
 
         M_t = b_t M + sum_(s <= t) (b_t / b_s) u_s k_s^T,
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
@@ -200,7 +227,7 @@ def by_chunks(
         return by_tokens(keys, values, queries, rates, log_kept, matrix, objective)
 
     def step(tokens: tuple[Tensor, ...], start: Params, now: Params) -> tuple[Tensor, Params]:
-        (k, v, q, n, log_a), matrix = tokens, now["matrix"]  # (B, C, D), (B, C), (B, D, D)
+        (k, v, q, n, log_a), matrix = tokens, now["matrix"]  # (B, C, ...), (B, C), (B, E, K)
         n, (b, decay) = n[..., None], decays(log_a)
         u = n * v
         if objective == "l2":

@@ -28,9 +28,10 @@ class ModelConfig:
     writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. With ``hidden`` = H over 0 each
     block of ``Hope`` ends with a net of H x ``dim`` hidden units, as a block of a Transformer does.
-    Only training moves the weights of this net. ``ngrams`` are the sizes n, from 2,
-    of the n-grams whose vectors are added to the embedding. ``detach_every`` truncates gradients
-    through the writes of memories every that many tokens; None never does.
+    Only training moves the weights of this net. ``ngrams`` are the sizes n, from 2, of the n-grams
+    whose vectors are added to the embedding. ``recall`` are the sizes of those for which the first
+    block of ``Hope`` remembers what followed, in an ``NGramMemory``. ``detach_every`` truncates
+    gradients through the writes of memories every that many tokens; None never does.
     """
 
     vocab: int = 256
@@ -44,12 +45,13 @@ class ModelConfig:
     products: int = 1
     hidden: int = 0
     ngrams: tuple[int, ...] = ()
-    first_heads: int | None = None
+    recall: tuple[int, ...] = ()
     detach_every: int | None = None
 
     def __post_init__(self) -> None:
         self._check_sizes()
-        object.__setattr__(self, "ngrams", tuple(self.ngrams))
+        for name in ("ngrams", "recall"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("mixer", "objective"):
             object.__setattr__(self, name, self._checked(name))
         for mixer in self._of_blocks("mixer"):
@@ -74,25 +76,23 @@ class ModelConfig:
     def _check_sizes(self) -> None:
         names = ("vocab", "dim", "layers", "heads", "chunk", "products")
         check_counts(**{name: getattr(self, name) for name in names})
-        if self.first_heads is not None:
-            check_counts(first_heads=self.first_heads)
-        for heads in (self.heads, self.first_heads or self.heads):
-            if self.dim % (2 * heads):
-                raise ValueError(
-                    f"dim is a multiple of 2 x heads, which is {2 * heads}, but got {self.dim}"
-                )
+        if self.dim % (2 * self.heads):
+            raise ValueError(
+                f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
+            )
         if type(self.hidden) is not int or self.hidden < 0:
             raise ValueError(f"hidden is a whole number from 0, but got {self.hidden!r}")
-        sizes = self.ngrams if isinstance(self.ngrams, (tuple, list)) else (None,)
-        if any(type(n) is not int or n < 2 for n in sizes):
-            raise ValueError(f"ngrams are whole numbers from 2, but got {self.ngrams!r}")
+        for name in ("ngrams", "recall"):
+            sizes = getattr(self, name)
+            all_sizes = sizes if isinstance(sizes, (tuple, list)) else (None,)
+            if any(type(n) is not int or n < 2 for n in all_sizes):
+                raise ValueError(f"{name} are whole numbers from 2, but got {sizes!r}")
 
     def for_block(self, i: int) -> ModelConfig:
-        """Return these settings with the heads, the mixer and the objective of block ``i``."""
+        """Return these settings with the mixer and the objective of block ``i``."""
         mixer, objective = self._of_blocks("mixer")[i], self._of_blocks("objective")[i]
         products = self.products if MIXERS[mixer].has_products else 1
-        heads = self.heads if i or self.first_heads is None else self.first_heads
-        parts = {"mixer": mixer, "objective": objective, "heads": heads, "first_heads": None}
+        parts = {"mixer": mixer, "objective": objective, "recall": () if i else self.recall}
         return replace(self, products=products, **parts)
 
     def _of_blocks(self, name: str) -> tuple[str, ...]:

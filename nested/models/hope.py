@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from nested.levels.forward import State
 from nested.memory.continuum import ContinuumMemory
 from nested.memory.masks import Lengths, check_mask
+from nested.memory.ngram_memory import NGramMemory
 from nested.memory.short_texts import warn_of_short_texts
 from nested.models.config import ModelConfig
 from nested.models.convolution import Convolution
 from nested.models.mixers import MIXERS
 from nested.models.model import Block, SequenceModel, check_text, dense_net
+from nested.models.ngrams import CODE
 
 PIECE = 256  # tokens read at a time: they stay in the cache from layer to layer
 
@@ -68,13 +70,20 @@ class HopeBlock(Block):
     start as keys do, so that recall is learned fast. A block that makes several writes a token is
     there to track a state, which each token moves in a way of its own. Its keys start as the token
     alone. With ``hidden`` over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
+    With ``recall`` in its config, x <- x + recall(norm(x)) comes first, an ``NGramMemory`` that
+    takes the ``codes`` of n-grams.
     """
 
     parts = ("convolution", "key_shift", "mixer", "continuum")
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        dim = config.dim
+        dim, cut = config.dim, config.detach_every
+        if config.recall:
+            self.parts, count = ("recall", *self.parts), len(config.recall)
+            self.before_recall = nn.LayerNorm(dim, bias=False)
+            self.recall = NGramMemory(dim, count, CODE, config.chunk, detach_every=cut)
+            self.recall._is_part = True
         self.before_mixer, self.after_mixer, self.before_continuum = (
             nn.LayerNorm(dim, bias=False) for _ in range(3)
         )
@@ -83,7 +92,7 @@ class HopeBlock(Block):
         self.key_shift = Convolution(dim, taps=2, shift_every=shift_every)
         self.mixer = MIXERS[config.mixer].build(config)
         self.out = nn.Linear(dim, dim, bias=False)
-        self.continuum = ContinuumMemory(dim, config.periods, detach_every=config.detach_every)
+        self.continuum = ContinuumMemory(dim, config.periods, detach_every=cut)
         self.mixer._is_part = self.continuum._is_part = True
         self.net: nn.Module | None = None
         if config.hidden:
@@ -97,8 +106,13 @@ class HopeBlock(Block):
         *,
         lengths: Lengths | None = None,
         write: Tensor | None = None,
+        codes: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        state, masks = self.states(state), {"lengths": lengths, "write": write}
+        state, masks, after = self.states(state), {"lengths": lengths, "write": write}, {}
+        if "recall" in self.parts:
+            y = self.before_recall(x)
+            y, after["recall"] = self.recall(y, state["recall"], keys=codes, **masks)
+            x = x + y
         y, convolution = self.convolution(
             self.before_mixer(x), state["convolution"], lengths=lengths
         )
@@ -109,5 +123,5 @@ class HopeBlock(Block):
         x = x + y
         if self.net is not None:
             x = x + self.net(self.before_net(x))
-        after = {"convolution": convolution, "key_shift": key_shift}
+        after |= {"convolution": convolution, "key_shift": key_shift}
         return x, {**after, "mixer": mixer, "continuum": continuum}

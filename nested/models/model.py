@@ -40,7 +40,8 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.config = config
         self.embed = nn.Embedding(config.vocab, config.dim)
-        self.ngrams = NGrams(config.dim, config.ngrams) if config.ngrams else None
+        has_ngrams = config.ngrams or config.recall
+        self.ngrams = NGrams(config.dim, config.ngrams, config.recall) if has_ngrams else None
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.dim, bias=False)
         self.head = nn.Linear(config.dim, config.vocab, bias=False)
@@ -67,14 +68,15 @@ class SequenceModel(nn.Module):
         present = check_text(tokens, self.config.vocab, lengths)
         check_mask(tokens, write)
         states, tokens = self._states(state), without_padding(tokens, present)
-        x, after, rest = self.embed(tokens), [], {}
+        x, after, rest, more = self.embed(tokens), [], {}, {}
         if self.ngrams is not None:
             last = None if state is None else state["ngrams"]
-            y, rest["ngrams"] = self.ngrams(tokens, last, lengths=lengths)
-            x = x + y
+            y, codes, rest["ngrams"] = self.ngrams(tokens, last, lengths=lengths)
+            x, more = x + y, {} if codes is None else {"codes": codes}  # for the first block
         for block, before in zip(self.blocks, states, strict=True):
-            x, block_state = block(x, before, lengths=lengths, write=write)
+            x, block_state = block(x, before, lengths=lengths, write=write, **more)
             after.append(block_state)
+            more = {}
         logits = without_padding(self.head(self.norm(x)), present)
         if torch.is_grad_enabled():
             refuse_second_backward(state)

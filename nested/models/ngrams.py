@@ -1,10 +1,12 @@
-"""Vectors of the last n tokens, looked up by a hash: what a word is, not only its last byte.
+"""The last n tokens, looked up by a hash: what a word is, and not only its last byte.
 
 Letters: B samples, T tokens, N sizes of n-grams, D width.
 Source: hash embeddings of byte n-grams, Pagnoni et al. 2024 (arXiv 2412.09871), section 3.2.1.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -15,50 +17,73 @@ from nested.memory.state import check_state
 
 BUCKETS, WIDTH = 4096, 16  # vectors for each n, and numbers of a vector
 SCALE = 0.3  # size of the first result, beside embeddings of size 1
+CODE, PARTS, SIGNS = 256, 3, 256  # numbers of a code; tables of signs, and rows of a table
 
 
 class NGrams(nn.Module):
-    """Compute y_t = W [E_n[hash of the tokens t - n + 1 to t] for n in ``sizes``].
+    """Look up the last n tokens by a hash: vectors to add to the embedding, and codes for a memory.
+
+        y_t = W [E_n[hash of the tokens t - n + 1 to t] for n in ``sizes``]
 
     Each n has 4,096 vectors, and n-grams with one hash share theirs. From the start n-grams have
-    different vectors, so a memory can bind a value to a name that training never showed.
+    different vectors, also those of names that training never showed.
 
-    ``y, state = ngrams(tokens, state=None)`` with tokens (B, T) and y (B, T, D). The state
-    (B, max(n) - 1) holds the last tokens, each plus 1. A 0 means: no token yet. With ``lengths``
-    (B,) only the first ``lengths[b]`` tokens of sample b are there. Raises ``ValueError`` for the
-    state of another layer or batch size.
+    For each n in ``coded`` the last n tokens also have a code: a unit vector of 256 signs, not
+    learned, the product of three rows that their hash chooses. Codes of different n-grams are
+    nearly orthogonal, as keys of an ``NGramMemory`` should be.
+
+    ``y, codes, state = ngrams(tokens, state=None)`` with tokens (B, T), y (B, T, D) and codes (B, T
+    + 1, N, 256), of which codes[:, t] belongs to the tokens before token t. Without ``sizes`` y is
+    0, and without ``coded`` codes are None. The state (B, max(n)) holds the last tokens, each plus
+    1. A 0 means: no token yet. With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample
+    b are there. Raises ``ValueError`` for the state of another layer or batch size.
     """
 
-    def __init__(self, dim: int, sizes: tuple[int, ...]) -> None:
+    def __init__(self, dim: int, sizes: tuple[int, ...], coded: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.sizes = sizes
-        self.embed = nn.Embedding(len(sizes) * BUCKETS, WIDTH)
-        self.out = nn.Linear(len(sizes) * WIDTH, dim, bias=False)
-        nn.init.normal_(self.out.weight, std=SCALE / (len(sizes) * WIDTH) ** 0.5)
-        # odd factors of the hash, the same in every model
+        self.sizes, self.coded, self.longest = sizes, coded, max(sizes + coded)
+        if sizes:
+            self.embed = nn.Embedding(len(sizes) * BUCKETS, WIDTH)
+            self.out = nn.Linear(len(sizes) * WIDTH, dim, bias=False)
+            nn.init.normal_(self.out.weight, std=SCALE / (len(sizes) * WIDTH) ** 0.5)
+        # odd factors of the hash, and signs, the same in every model
         generator = torch.Generator().manual_seed(0)
-        factors = 2 * torch.randint(2**62, (max(sizes),), generator=generator) + 1
+        factors = 2 * torch.randint(2**62, (self.longest,), generator=generator) + 1
         self.register_buffer("factors", factors, persistent=False)
+        if coded:
+            bits = torch.randint(2, (PARTS, SIGNS, CODE), generator=generator)
+            self.register_buffer("signs", 2.0 * bits - 1, persistent=False)
 
     def init(self, batch_size: int) -> Tensor:
-        """Make the state before the first token: zeros (B, max(n) - 1)."""
-        return self.factors.new_zeros(batch_size, max(self.sizes) - 1)
+        """Make the state before the first token: zeros (B, max(n))."""
+        return self.factors.new_zeros(batch_size, self.longest)
 
     def forward(
         self, tokens: Tensor, state: State | None = None, *, lengths: Lengths | None = None
-    ) -> tuple[Tensor, State]:
-        first, length = self.init(len(tokens)), tokens.shape[1]
+    ) -> tuple[Tensor | float, Tensor | None, State]:
+        first = self.init(len(tokens))
         state = first if state is None else state
         check_state(state, first, "this layer of n-grams")
-        text = torch.cat([state, tokens + 1], dim=1)  # (B, max(n) - 1 + T)
-        y = self.out(self.embed(self._buckets(text, length)).flatten(2))
-        return y, last_tokens(text, state.shape[1], lengths)
+        text = torch.cat([state, tokens + 1], dim=1)  # (B, max(n) + T)
+        hashes = self._hashes(text, tokens.shape[1] + 1)
+        y = self._vectors(hashes) if self.sizes else 0.0
+        codes = self._codes(hashes) if self.coded else None
+        return y, codes, last_tokens(text, self.longest, lengths)
 
-    def _buckets(self, text: Tensor, length: int) -> Tensor:
-        """Hash each n-gram of the last ``length`` tokens of ``text`` to its row, (B, T, N)."""
-        total, buckets = 0, {}
+    def _hashes(self, text: Tensor, length: int) -> dict[int, Tensor]:
+        """Hash the n-grams that end at the last ``length`` tokens of ``text``: {n: (B, length)}."""
+        total, hashes = 0, {}
         for back, factor in enumerate(self.factors):  # sum of token * factor, modulo 2^64
             end = text.shape[1] - back
             total = total + text[:, end - length : end] * factor
-            buckets[back + 1] = ((total ^ (total >> 32)) * self.factors[0] >> 40) % BUCKETS
-        return torch.stack([buckets[n] + i * BUCKETS for i, n in enumerate(self.sizes)], dim=-1)
+            hashes[back + 1] = (total ^ (total >> 32)) * self.factors[0] >> 40  # 24 bits
+        return hashes
+
+    def _vectors(self, hashes: dict[int, Tensor]) -> Tensor:
+        buckets = [hashes[n][:, 1:] % BUCKETS + i * BUCKETS for i, n in enumerate(self.sizes)]
+        return self.out(self.embed(torch.stack(buckets, dim=-1)).flatten(2))
+
+    def _codes(self, hashes: dict[int, Tensor]) -> Tensor:
+        chosen = torch.stack([hashes[n] for n in self.coded], dim=-1)  # (B, T + 1, N)
+        rows = (self.signs[i][(chosen >> 8 * i) % SIGNS] for i in range(PARTS))
+        return math.prod(rows) / CODE**0.5

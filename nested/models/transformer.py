@@ -6,6 +6,8 @@ Source: Vaswani et al. 2017 (arXiv 1706.03762), pre-norm, with rotary positions 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import Tensor, nn
 
 from nested.levels.forward import State
@@ -23,6 +25,7 @@ class Transformer(SequenceModel):
     """
 
     def __init__(self, config: ModelConfig) -> None:
+        config = replace(config, recall=())
         super().__init__(config, [TransformerBlock(config) for _ in range(config.layers)])
 
 

@@ -18,7 +18,7 @@ TEXT = "The code of the old wolf is 1234.\n" * 3
 
 def build(mixer="linear", kind=Hope, vocab=259):
     torch.manual_seed(0)
-    return kind(ModelConfig(vocab, 16, 2, 2, mixer, (4, 8), 4, ngrams=(2, 3))).eval()
+    return kind(ModelConfig(vocab, 16, 2, 2, mixer, (4, 8), 4, ngrams=(2, 3), recall=(4,))).eval()
 
 
 def equal(first, second, atol=0.0):
@@ -123,7 +123,7 @@ def talk(model=None, **settings):
 
 def test_a_talk_remembers_forgets_saves_and_loads(tmp_path):
     chat, shown = talk()
-    assert chat.turn("/remember the code is 1234") and "moved: block 1 mixer" in shown[-1]
+    assert chat.turn("/remember the code is 1234") and "moved: block 1 recall" in shown[-1]
     told = chat.state
     chat.turn(f"/save {tmp_path / 'm.pt'}")
     chat.turn("Who art thou?")
@@ -190,10 +190,22 @@ def test_why_names_the_words_at_which_levels_moved():
     chat, shown = talk()
     chat.turn("/why")
     assert shown[-1] == "[nothing was said yet, or no level moves]\n"
-    chat.turn("/remember aaaa bbbb cccc")
+    words = "Speak , friend and enter"
+    chat.turn(f"/remember {words}")
     del shown[:]
     chat.turn("/why")
-    assert shown[0].startswith("block 1 mixer: ") and "aaaa" in shown[0]
+    state, moves = chat.model.init(1), {}
+    for word in words.split():
+        tokens = torch.tensor([list(f" {word}".encode())])
+        with torch.no_grad():
+            after = chat.model(tokens, state)[1]
+        old, new = (s["blocks"][0]["recall"]["memory"]["matrix"] for s in (state, after))
+        moves[word] = ((new - old).norm() / max(old.norm(), new.norm())).item()
+        state = after
+    best = sorted(moves, key=moves.get, reverse=True)[:3]
+    wanted = ", ".join(f"{word} {moves[word]:.1%}" for word in best)
+    assert shown[0] == f"block 1 recall: {wanted}\n"
+    assert [line.split(":")[0] for line in shown][1] == "block 1 mixer"
 
 
 @pytest.mark.parametrize(

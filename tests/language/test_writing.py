@@ -14,7 +14,7 @@ from tests.problems import generator
 
 def build(kind=Hope, mixer="linear"):
     torch.manual_seed(0)
-    return kind(ModelConfig(259, 16, 2, 2, mixer, (4, 8), 4, ngrams=(2, 3))).eval()
+    return kind(ModelConfig(259, 16, 2, 2, mixer, (4, 8), 4, ngrams=(2, 3), recall=(4,))).eval()
 
 
 class Plays:

@@ -17,7 +17,7 @@ MODELS = {
     "attention": small(Hope, "attention"),
     "linear": small(Hope, "linear"),
     "linear, dot": small(Hope, "linear", objective="dot", layers=1),
-    "linear, ngrams": small(Hope, "linear", ngrams=(3, 2), layers=1),
+    "linear, ngrams": small(Hope, "linear", ngrams=(3, 2), recall=(4, 2), layers=1),
     "linear, both": small(Hope, ("linear", "linear"), objective=("l2", "dot")),
     "titans": small(Hope, "titans", layers=1),
     "selfmod": small(Hope, "selfmod", layers=1),

@@ -7,7 +7,7 @@ from nested.memory import LinearMemory
 from nested.models import Hope, ModelConfig, Transformer, decay_groups
 from nested.models.attention import Attention
 from nested.models.mixers import MIXERS
-from nested.models.ngrams import NGrams
+from nested.models.ngrams import CODE, NGrams
 from tests.problems import generator
 
 SIZES = {"vocab": 11, "dim": 8, "layers": 2, "heads": 2, "mixer": "linear", "periods": (4,)}
@@ -89,8 +89,8 @@ def test_equal_n_grams_have_equal_vectors_and_no_others():
     ngrams = NGrams(6, (2, 3)).double()
     torch.nn.init.normal_(ngrams.out.weight)
     tokens = torch.randint(3, (2, 400), generator=generator())
-    y, state = ngrams(tokens)
-    assert torch.equal(state, tokens[:, -2:] + 1)
+    y, codes, state = ngrams(tokens)
+    assert codes is None and torch.equal(state, tokens[:, -3:] + 1)
     rows = {}
     for text, vectors in zip(tokens.tolist(), y):
         for t in range(2, 400):
@@ -105,25 +105,32 @@ def test_buckets_are_used_alike():
     ngrams = NGrams(4, (3, 8))
     tokens = torch.randint(256, (1, 1_000_000), generator=generator())
     text = torch.cat([ngrams.init(1), tokens + 1], dim=1)
-    for i, buckets in enumerate(ngrams._buckets(text, tokens.shape[1]).unbind(-1)):
-        counts = torch.bincount(buckets[0] - i * 4096, minlength=4096).double()
+    hashes = ngrams._hashes(text, tokens.shape[1])
+    for n in (3, 8):
+        counts = torch.bincount(hashes[n][0] % 4096, minlength=4096).double()
         assert len(counts) == 4096 and counts.std() < 1.1 * counts.mean() ** 0.5
 
 
-def test_the_first_block_can_have_heads_of_its_own():
-    config = ModelConfig(**{**SIZES, "heads": 4, "first_heads": 1})
-    assert [block.mixer.heads for block in Hope(config).blocks] == [1, 4]
-    assert [block.attention.heads for block in Transformer(config).blocks] == [4, 4]
-    with pytest.raises(ValueError, match="first_heads is a whole number from 1, but got 0"):
-        ModelConfig(first_heads=0)
-    with pytest.raises(ValueError, match="dim is a multiple of 2 x heads, which is 6, but got 8"):
-        ModelConfig(**SIZES, first_heads=3)
+def test_equal_n_grams_have_equal_codes_and_all_others_are_nearly_orthogonal():
+    ngrams = NGrams(6, (), (2, 3)).double()
+    tokens = torch.randint(3, (2, 400), generator=generator())
+    y, codes, _ = ngrams(tokens)
+    assert y == 0.0 and codes.shape == (2, 401, 2, CODE)
+    rows = {}
+    for text, vectors in zip(tokens.tolist(), codes[:, 1:, 1]):  # those of three tokens
+        for t in range(2, 400):
+            rows.setdefault(tuple(text[t - 2 : t + 1]), []).append(vectors[t])
+    assert all(torch.equal(row, same[0]) for same in rows.values() for row in same)
+    firsts = torch.stack([same[0] for same in rows.values()])
+    cosines = firsts @ firsts.T - torch.eye(27)
+    assert cosines.std() < 1.2 / CODE**0.5 and cosines.abs().max() < 5 / CODE**0.5
 
 
 @pytest.mark.parametrize("wrong", [3, (1,), (2.0,), "ab", None])
 def test_sizes_of_n_grams_are_checked(wrong):
-    with pytest.raises(ValueError, match="ngrams are whole numbers from 2, but got"):
-        ModelConfig(ngrams=wrong)
+    for name in ("ngrams", "recall"):
+        with pytest.raises(ValueError, match=f"{name} are whole numbers from 2, but got"):
+            ModelConfig(**{name: wrong})
 
 
 def test_keys_of_several_writes_start_as_the_token_alone():

@@ -1,0 +1,83 @@
+"""Remember what followed each n-gram: a matrix whose keys are codes of n-grams, and not learned.
+
+State: a matrix per n.  It sees: values of tokens, codes of the tokens before.  Clock: every token.
+Letters: B samples, T tokens, D width, N sizes of n-grams, K numbers of a code, E of a value.
+Source: n-gram heads, Akyürek et al. 2024 (arXiv 2401.12973), here with a memory of constant size;
+the delta rule as in ``LinearMemory``.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from nested.levels.forward import State
+from nested.memory.gates import Gate, HardGate
+from nested.memory.heads import split_heads
+from nested.memory.linear import MatrixMemory
+from nested.memory.net import widened, zero_projection
+
+WIDTH = 48  # numbers of a value
+
+
+class NGramMemory(MatrixMemory):
+    """Recalls which token followed the last n tokens when they stood there before, for each of
+    ``count`` numbers n:
+
+        M <- a M - n (a M k - v) k^T,   y = W_o M q,
+
+    with v = W_v x of the token x, its key k = the code of the n tokens before it, and q = the code
+    of the n tokens that end with it. Codes of different n-grams are nearly orthogonal from the
+    start, also of n-grams that training never showed. So nothing has to be learned about keys, and
+    M can tell hundreds of them apart. Gates of x choose the rate n in [0, 2] and the retention
+    a = 1 - forgetting, as in ``LinearMemory``. The first M is zero.
+
+    ``y, state = memory(x, state=None, keys=codes)`` with x and y (B, T, D) and codes (B, T + 1, N,
+    K), of which codes[:, t] belongs to the tokens before token t. The state is {"position",
+    "memory": {"matrix": (B, N E, K)}}. Raises ``ValueError`` for codes of another shape, and as
+    ``MatrixMemory`` does.
+    """
+
+    sees = "values of tokens, and codes of the n-grams before them"
+
+    def __init__(
+        self,
+        dim: int,
+        count: int,
+        code: int,
+        chunk: int = 64,
+        *,
+        detach_every: int | None = None,
+    ) -> None:
+        super().__init__(dim, chunk=chunk, heads=count, detach_every=detach_every)
+        self.code = code
+        self.value = nn.Linear(dim, count * WIDTH, bias=False)
+        self.out = nn.Linear(count * WIDTH, dim, bias=False)
+        self.choose_rate, self.choose_decay = (zero_projection(dim, count) for _ in range(2))
+        self.rate, self.forgetting = HardGate(1.0, 2.0, count), Gate(1e-6, 1e-4, 0.5, count)
+
+    def begin(self, batch_size: int) -> State:
+        weight = self.value.weight
+        return {"matrix": widened(weight.new_zeros(batch_size, len(weight), self.code))}
+
+    def _with_keys(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """Join x (B, T, D) with the codes before and after each token, (B, T, D + 2 N K)."""
+        shape = (x.shape[0], x.shape[1] + 1, self.heads, self.code)
+        if not isinstance(keys, Tensor) or keys.shape != shape:
+            got = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
+            raise ValueError(f"codes of n-grams are {shape} here, but got {got}")
+        codes = keys.flatten(2).to(x.dtype)
+        return torch.cat([x, codes[:, :-1], codes[:, 1:]], dim=-1)
+
+    def project(self, x: Tensor) -> tuple[Tensor, ...]:
+        size = self.heads * self.code
+        x, *codes = x.split([self.dim, size, size], dim=-1)
+        keys, queries = (widened(split_heads(code, self.heads)) for code in codes)
+        values = widened(split_heads(self.value(x), self.heads))
+        rates = split_heads(self.rate(self.choose_rate(x)), self.heads).squeeze(-1)
+        log_kept = self.forgetting.log_rest(self.choose_decay(x))
+        return keys, values, queries, rates, split_heads(log_kept, self.heads).squeeze(-1)
+
+    def _read_tokens(self, projected: tuple[Tensor, ...], memory: State) -> tuple[Tensor, State]:
+        y, memory = super()._read_tokens(projected, memory)
+        return self.out(y.to(self.out.weight.dtype)), memory

@@ -1,0 +1,84 @@
+"""A memory of what followed each n-gram: the definition, its capacity, and what it refuses."""
+
+import pytest
+import torch
+
+from nested.memory import NGramMemory, by_tokens
+from nested.models.ngrams import CODE, NGrams
+from tests.problems import generator
+
+DIM, COUNT = 6, 2
+
+
+def build(dim=DIM, count=COUNT, code=CODE):
+    torch.manual_seed(0)
+    memory = NGramMemory(dim, count, code, chunk=4).double()
+    for gate in (memory.choose_rate, memory.choose_decay):
+        torch.nn.init.normal_(gate.weight)
+    return memory
+
+
+def codes_of(tokens, sizes=(3, 2)):
+    return NGrams(DIM, (), sizes)(tokens)[1].double()
+
+
+def test_it_is_the_delta_rule_with_codes_as_keys():
+    memory = build()
+    tokens = torch.randint(4, (2, 30), generator=generator())
+    x = torch.randn(2, 30, DIM, generator=generator(), dtype=torch.float64)
+    codes = codes_of(tokens)
+    y, state = memory(x, keys=codes)
+    values = memory.value(x).unflatten(-1, (COUNT, -1))
+    rates, forgotten = memory.rate(memory.choose_rate(x)), memory.forgetting(memory.choose_decay(x))
+    reads, matrices = [], []
+    for i in range(COUNT):
+        read, matrix = by_tokens(
+            codes[:, :-1, i],
+            values[:, :, i],
+            codes[:, 1:, i],
+            rates[:, :, i],
+            (1 - forgotten[:, :, i]).log(),
+            torch.zeros(2, values.shape[-1], CODE, dtype=torch.float64),
+        )
+        reads.append(read)
+        matrices.append(matrix)
+    assert (y - memory.out(torch.cat(reads, dim=-1))).abs().max() < 1e-9
+    assert (state["memory"]["matrix"] - torch.cat(matrices, dim=1)).abs().max() < 1e-9
+
+
+def test_parts_masks_and_lengths_give_what_one_call_gives():
+    memory = build()
+    tokens = torch.randint(4, (2, 20), generator=generator())
+    x = torch.randn(2, 20, DIM, generator=generator(), dtype=torch.float64)
+    codes = codes_of(tokens)
+    whole, after = memory(x, keys=codes)
+    first, state = memory(x[:, :7], keys=codes[:, :8])
+    rest, state = memory(x[:, 7:], state, keys=codes[:, 7:])
+    assert (torch.cat([first, rest], dim=1) - whole).abs().max() < 1e-9
+    difference = state["memory"]["matrix"] - after["memory"]["matrix"]
+    assert difference.abs().max() < 1e-9
+    padded, state = memory(x, keys=codes, lengths=[20, 7])
+    assert (padded[1, :7] - whole[1, :7]).abs().max() < 1e-9 and not padded[1, 7:].any()
+    _, frozen = memory(x, keys=codes, write=torch.zeros(2, 20, dtype=torch.bool))
+    assert not frozen["memory"]["matrix"].any() and frozen["position"].tolist() == [0, 0]
+
+
+def test_it_tells_eighty_n_grams_apart_that_it_never_saw_in_training():
+    """20 facts of four digits are 80 bindings. The read of each is nearest to the right value."""
+    torch.manual_seed(0)
+    memory = NGramMemory(10, 1, CODE).double()  # untrained: rates are 1, and forgetting is 1e-4
+    digits = torch.randint(10, (80,), generator=generator())
+    codes = torch.randint(2, (1, 81, 1, CODE), generator=generator()) * 2.0 - 1
+    codes = codes.double() / CODE**0.5
+    x = torch.eye(10, dtype=torch.float64)[digits][None]
+    matrix = memory(x, keys=codes)[1]["memory"]["matrix"][0]
+    values = memory.value(torch.eye(10, dtype=torch.float64))
+    found = torch.cdist(codes[0, :-1, 0] @ matrix.T, values).argmin(-1)
+    assert (found == digits).double().mean() > 0.97
+
+
+def test_other_codes_are_refused():
+    memory, x = build(), torch.randn(2, 5, DIM, dtype=torch.float64)
+    for codes in (None, codes_of(torch.ones(2, 4).long()), codes_of(torch.ones(2, 5).long(), (2,))):
+        with pytest.raises(ValueError, match=r"codes of n-grams are \(2, 6, 2, 256\) here"):
+            memory(x, keys=codes)
