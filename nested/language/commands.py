@@ -72,21 +72,38 @@ def _prepare(args: argparse.Namespace) -> None:
     prepare(args.data, args.out, filters=filters, **sizes)
 
 
+NUMBERS = {
+    "minutes": (float, "time to train"),
+    "steps": (int, "steps to train, in place of minutes"),
+    "batch-size": (int, "texts side by side"),
+    "length": (int, "tokens of a window"),
+    "text-length": (int, "tokens that a text is read on, window by window"),
+    "accumulate": (int, "windows of each text for one step"),
+    "lr": (float, "highest rate"),
+    "facts": (float, "share of texts that state facts and ask for them"),
+    "dim": (int, "width of the model"),
+    "layers": (int, "blocks of the model"),
+    "heads": (int, "heads of attention or of memories"),
+    "chunk": (int, "tokens that a memory reads at once"),
+    "detach-every": (int, "tokens after which gradients are cut"),
+    "vocab": (int, "tokens of a BPE; bytes without it"),
+}
+PRESET_HELP = f"all settings: {', '.join(PRESETS)}; flags change them"
+CARRY_HELP = "carry the memory from window to window"
+
+
 def _add_train(parser: Parser) -> None:
-    parser.add_argument("--preset", default="nano", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--preset", default="nano", help=PRESET_HELP)
     parser.add_argument("--config", type=Path, help="a YAML file of settings")
     parser.add_argument("--data", nargs="+", help="files, folders, names, or a prepared folder")
     parser.add_argument("--out", type=Path, default=OUT, help="folder of the training")
     parser.add_argument("--mixer", help=f"one of {', '.join([*MIXERS, TRANSFORMER])}")
     parser.add_argument("--optimizer", help=f"one of {', '.join(OPTIMIZERS)}")
-    numbers = {"minutes": float, "steps": int, "batch-size": int, "length": int, "lr": float}
-    numbers |= {"dim": int, "layers": int, "heads": int, "chunk": int, "vocab": int, "facts": float}
-    numbers |= {"text-length": int, "accumulate": int, "detach-every": int}
-    for name, kind in numbers.items():
-        parser.add_argument(f"--{name}", type=kind)
+    for name, (kind, text) in NUMBERS.items():
+        parser.add_argument(f"--{name}", type=kind, metavar=name[0].upper(), help=text)
     parser.add_argument("--precision", help="float32 or bfloat16")
-    for name in ("carry", "compile"):
-        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction)
+    for name, text in {"carry": CARRY_HELP, "compile": "compile the model"}.items():
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, help=text)
     parser.add_argument("--resume", action="store_true", help="go on with the training in --out")
     parser.add_argument("--keep", type=int, default=0, help="models of the last measures to keep")
     parser.add_argument("--log", nargs="+", default=[], help=f"also to {', '.join(LOGS)}")
@@ -200,11 +217,22 @@ def _add_serve(parser: Parser) -> None:
     parser.add_argument("--token", default=os.environ.get("NESTED_TOKEN"), help=TOKEN_HELP)
     parser.add_argument("--page", action="store_true", help="also a page to chat on, at /")
     for name, default in vars(Limits()).items():
-        parser.add_argument(f"--{name}", type=type(default), default=default, help=LIMIT_HELP)
+        text = f"{LIMITS[name]}; default {default:,}"
+        parser.add_argument(f"--{name}", type=type(default), default=default, help=text)
 
 
 TOKEN_HELP = "what clients must send as their key; else taken from NESTED_TOKEN"
-LIMIT_HELP = "a limit, see Limits; default %(default)s"
+LIMITS = {
+    "together": "texts written side by side",
+    "waiting": "requests that may wait",
+    "patience": "seconds that a request waits, or its body takes",
+    "tokens": "tokens of a prompt and its answer",
+    "seconds": "seconds of an answer",
+    "sessions": "memories kept",
+    "idle": "seconds after which an unused memory is dropped",
+    "numbers": "numbers of a memory",
+    "body": "bytes of a request",
+}
 
 
 def _serve(args: argparse.Namespace) -> None:
