@@ -81,7 +81,7 @@ def train(job):
     result = {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed}
     result |= {"parameters": count(model), "memory": peak_memory()}
     if kind == "tokens":
-        result["by position"] = by_position(model, text.held_out, LONG_TEXTS, EDGES[-1])
+        result["by position"] = by_position(model, text.coder, text.held_out, LONG_TEXTS, EDGES[-1])
     return result
 
 
