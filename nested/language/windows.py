@@ -17,7 +17,7 @@ from nested.language.text import Documents
 from nested.tasks.facts import fact_text
 
 ANSWERED = 10  # how often an answer counts in the loss: few tokens are answers
-FACTS_FIRST, GROWING = 0.15, 0.5  # shares of a training
+FACTS_FIRST, GROWING = 0.05, 0.5  # shares of a training
 MOST = 32  # facts of a text
 
 
@@ -41,7 +41,7 @@ class Windows:
     answers count more. With a ``text_length`` of one window each window is a text of its own.
 
     Recall has to be learned before it helps, and rare questions hardly teach it. So a training
-    starts with texts of facts only. Their share goes down to ``facts`` within the first 15 % of its
+    starts with texts of facts only. Their share goes down to ``facts`` within the first 5 % of its
     steps. Within the first half the most facts of a text grow from 1 to 32, and the longest texts
     from one byte to ``text_length``. So at first nothing but facts stands between two facts.
 

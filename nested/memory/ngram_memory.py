@@ -52,7 +52,7 @@ class NGramMemory(MatrixMemory):
         super().__init__(dim, chunk=chunk, heads=count, detach_every=detach_every)
         self.code = code
         self.value = nn.Linear(dim, count * WIDTH, bias=False)
-        self.out = nn.Linear(count * WIDTH, dim, bias=False)
+        self.out = zero_projection(count * WIDTH, dim)  # what nothing was learned for is noise
         self.choose_rate, self.choose_decay = (zero_projection(dim, count) for _ in range(2))
         self.rate, self.forgetting = HardGate(1.0, 2.0, count), Gate(1e-6, 1e-4, 0.5, count)
 

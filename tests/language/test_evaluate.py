@@ -75,11 +75,22 @@ def test_classes_that_come_one_after_another_are_kept_by_a_model_that_copies(tmp
     assert results[-1]["frozen"] <= 0.5
 
 
-def test_multiple_choice_counts_right_answers(tmp_path):
-    model = build()
-    rows = [{"question": "to be", "choices": ["aaa", "bb", "ccc"], "answer": i} for i in range(3)]
+def test_multiple_choice_takes_the_ending_that_the_model_would_write(tmp_path):
+    question, choices = "a king, a k", ["ind", "ing", "ey"]
+    rows = [{"question": question, "choices": choices, "answer": i} for i in (1, 1, 1, 0)]
     path = write_lines(tmp_path / "m.jsonl", rows)
-    assert multiple_choice(model, CODER, path) == pytest.approx(1 / 3)
+    assert multiple_choice(Copying(), CODER, path) == 0.75
+
+
+def test_likelihoods_add_up_over_the_bytes_of_an_ending():
+    """In a model that finds all tokens alike, each byte costs the same."""
+
+    def even(tokens, state=None, **_):
+        return torch.zeros(*tokens.shape, 259), {"blocks": ()}
+
+    even.parameters = lambda: iter([torch.zeros(1)])
+    scores = [score for score, _ in log_likelihoods(even, CODER, "a", ["b", "bcde"])]
+    assert scores[1] == pytest.approx(4 * scores[0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -129,12 +140,22 @@ def test_bits_by_position_are_means_of_the_losses():
     )
 
 
-def test_forgetting_measures_the_same_new_text_at_four_moments():
-    ours = encoded(CODER, [b"To be, or not to be, that is the question. " * 60])
-    theirs = encoded(CODER, [b"import os\nprint(os.getcwd())\n" * 60])
-    moments = forgetting(Copying(), CODER, ours, theirs, 1, read=512)
-    assert list(moments) == ["at first", "ours", "theirs", "ours again"]
-    assert moments["ours"] < 0.1 < moments["at first"]  # it copies what it has read before
+def test_forgetting_scores_the_same_new_text_at_four_moments():
+    """Against the definition: the bits of one piece after ever longer texts."""
+    model = build().double()
+    text = [bytes(generator(seed).get_state()[:2200].tolist()) for seed in (1, 2)]
+    ours, theirs = encoded(CODER, [text[0]]), encoded(CODER, [text[1]])
+    moments = forgetting(model, CODER, ours, theirs, 1, read=512)
+    first, new, again = (list(text[0][a:b]) for a, b in ((0, 512), (512, 1537), (1537, 2049)))
+    other = list(text[1][:512])
+    read = {"at first": [], "ours": first, "theirs": first + other}
+    read["ours again"] = read["theirs"] + again
+    assert list(moments) == list(read)
+    for name, before in read.items():
+        state = model(torch.tensor([before]))[1] if before else None
+        chances = model(torch.tensor([new[:-1]]), state)[0].log_softmax(-1)[0]
+        right = chances.gather(1, torch.tensor(new[1:])[:, None])
+        assert moments[name] == pytest.approx(-right.mean().item() / math.log(2), rel=1e-6)
 
 
 def test_a_report_has_all_that_was_asked_for(tmp_path):

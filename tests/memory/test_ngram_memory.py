@@ -13,8 +13,8 @@ DIM, COUNT = 6, 2
 def build(dim=DIM, count=COUNT, code=CODE):
     torch.manual_seed(0)
     memory = NGramMemory(dim, count, code, chunk=4).double()
-    for gate in (memory.choose_rate, memory.choose_decay):
-        torch.nn.init.normal_(gate.weight)
+    for part in (memory.choose_rate, memory.choose_decay, memory.out):  # all start at zero
+        torch.nn.init.normal_(part.weight)
     return memory
 
 

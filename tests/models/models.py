@@ -1,5 +1,7 @@
 """The models that tests go through, each made as make(dim, chunk)."""
 
+import torch
+
 from nested.models import Hope, ModelConfig, Transformer
 
 
@@ -7,7 +9,10 @@ def small(model, mixer="linear", **settings):
     def make(dim, chunk):
         periods = (chunk, 2 * chunk, 4 * chunk)
         sizes = {"vocab": 11, "dim": dim, "heads": 2, "chunk": chunk, "periods": periods}
-        return model(ModelConfig(mixer=mixer, **sizes, **settings))
+        made = model(ModelConfig(mixer=mixer, **sizes, **settings))
+        if "recall" in settings:
+            torch.nn.init.normal_(made.blocks[0].recall.out.weight)  # which starts at zero
+        return made
 
     return make
 
