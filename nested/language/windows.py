@@ -14,11 +14,10 @@ from torch import Generator, Tensor
 
 from nested.language.coder import END, Coder, special
 from nested.language.text import Documents
-from nested.tasks.facts import fact_text
+from nested.tasks.facts import fact_text, fillers
 
 ANSWERED = 10  # how often an answer counts in the loss: few tokens are answers
-FACTS_FIRST, GROWING = 0.05, 0.5  # shares of a training
-MOST = 32  # facts of a text
+FACTS_FIRST = 0.05  # share of a training
 
 
 class Window(NamedTuple):
@@ -37,13 +36,13 @@ class Windows:
     """Draws pieces of ``documents`` and reads each in windows of ``length`` tokens.
 
     A piece has at most ``text_length`` tokens. The chance of a document is proportional to its
-    tokens. A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew, whose
-    answers count more. With a ``text_length`` of one window each window is a text of its own.
+    tokens. With a ``text_length`` of one window each window is a text of its own.
 
-    Recall has to be learned before it helps, and rare questions hardly teach it. So a training
-    starts with texts of facts only. Their share goes down to ``facts`` within the first 5 % of its
-    steps. Within the first half the most facts of a text grow from 1 to 32, and the longest texts
-    from one byte to ``text_length``. So at first nothing but facts stands between two facts.
+    A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew, whose answers
+    count more. Each window of these states facts and asks for them, because no gradient flows from
+    one window to another: a write whose question comes later would look useless. Recall has to be
+    learned before it helps, and rare questions hardly teach it. So a training starts with texts of
+    facts only. Their share goes down to ``facts`` within the first 5 % of its steps.
 
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
@@ -64,7 +63,7 @@ class Windows:
         self._facts, self._progress = facts, 0.0
         # the first texts end at different windows
         self._left = [self._text(b, batch_size) for b in range(batch_size)]  # tokens and weights
-        cuts = (self._below(max(1, left.shape[1] - length)) for left in self._left)
+        cuts = (length * self._below(max(1, (left.shape[1] - 1) // length)) for left in self._left)
         self._left = [left[:, cut:] for left, cut in zip(self._left, cuts)]
         self._is_new = [True] * batch_size
 
@@ -85,13 +84,18 @@ class Windows:
         return np.stack([tokens, np.ones_like(tokens)])
 
     def _text_of_facts(self) -> np.ndarray:
-        done = min(1.0, self._progress / GROWING)
-        most, longest, rows = 1 + round(done * (MOST - 1)), self.text_length**done, []
-        while len(rows) < self.length:  # short ones follow each other, so that windows are full
-            for text, is_answer in fact_text(most, longest, self._generator):
-                weight = ANSWERED if is_answer else 1
-                rows += [(token, weight) for token in self._coder.encode(text.encode())]
+        rows: list[tuple[int, int]] = []
+        while len(rows) < self.text_length:
+            room, unit = self.length - len(rows) % self.length, []
+            for text, is_answer in fact_text(self.length, self._generator):
+                unit += self._weighted(text, ANSWERED if is_answer else 1)
+            if len(unit) > room and room < self.length:  # it goes into the next window
+                unit = self._weighted(fillers(1, room, self._generator)[0], 1)[:room]
+            rows += unit
         return np.array([*rows, (special(self._coder, END), 1)]).T
+
+    def _weighted(self, text: str, weight: int) -> list[tuple[int, int]]:
+        return [(token, weight) for token in self._coder.encode(text.encode())]
 
     def draw(self, progress: float = 1.0) -> Window:
         """Return the next window of each text, at a ``progress`` of the training from 0 to 1."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.levels.forward import State
-from nested.memory.gates import Gate, HardGate
+from nested.memory.gates import HardGate
 from nested.memory.heads import split_heads
 from nested.memory.linear import MatrixMemory
 from nested.memory.net import widened, zero_projection
@@ -24,13 +24,14 @@ class NGramMemory(MatrixMemory):
     """Recalls which token followed the last n tokens when they stood there before, for each of
     ``count`` numbers n:
 
-        M <- a M - n (a M k - v) k^T,   y = W_o M q,
+        M <- M - n (M k - v) k^T,   y = W_o M q,
 
     with v = W_v x of the token x, its key k = the code of the n tokens before it, and q = the code
     of the n tokens that end with it. Codes of different n-grams are nearly orthogonal from the
     start, also of n-grams that training never showed. So nothing has to be learned about keys, and
-    M can tell hundreds of them apart. Gates of x choose the rate n in [0, 2] and the retention
-    a = 1 - forgetting, as in ``LinearMemory``. The first M is zero.
+    M can tell hundreds of them apart. A gate of x chooses the rate n in [0, 1]. At 1 a token
+    replaces what followed the same n-gram before, and at 0 it is not written. Nothing else is
+    forgotten. The first M is zero, and so is W_o before training.
 
     ``y, state = memory(x, state=None, keys=codes)`` with x and y (B, T, D) and codes (B, T + 1, N,
     K), of which codes[:, t] belongs to the tokens before token t. The state is {"position",
@@ -53,8 +54,7 @@ class NGramMemory(MatrixMemory):
         self.code = code
         self.value = nn.Linear(dim, count * WIDTH, bias=False)
         self.out = zero_projection(count * WIDTH, dim)  # what nothing was learned for is noise
-        self.choose_rate, self.choose_decay = (zero_projection(dim, count) for _ in range(2))
-        self.rate, self.forgetting = HardGate(1.0, 2.0, count), Gate(1e-6, 1e-4, 0.5, count)
+        self.choose_rate, self.rate = zero_projection(dim, count), HardGate(0.9, 1.0, count)
 
     def begin(self, batch_size: int) -> State:
         weight = self.value.weight
@@ -75,8 +75,7 @@ class NGramMemory(MatrixMemory):
         keys, queries = (widened(split_heads(code, self.heads)) for code in codes)
         values = widened(split_heads(self.value(x), self.heads))
         rates = split_heads(self.rate(self.choose_rate(x)), self.heads).squeeze(-1)
-        log_kept = self.forgetting.log_rest(self.choose_decay(x))
-        return keys, values, queries, rates, split_heads(log_kept, self.heads).squeeze(-1)
+        return keys, values, queries, rates, torch.zeros_like(rates)
 
     def _read_tokens(self, projected: tuple[Tensor, ...], memory: State) -> tuple[Tensor, State]:
         y, memory = super()._read_tokens(projected, memory)

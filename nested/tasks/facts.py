@@ -20,6 +20,7 @@ NAMES = (
     "turtle valley velvet violet walnut willow wolf"
 ).split()
 STATED, ASKED = "The code of {} is {}.\n", "The code of {} is"
+LONGEST_FACT = max(len(STATED.format(name, "0000")) for name in NAMES)
 FILLERS = (
     "The road went on for many miles, and nobody said a word.\n",
     "It rained all night, and in the morning the fields were grey.\n",
@@ -55,19 +56,20 @@ def stated(facts: list[tuple[str, str]], size: int, generator: Generator) -> str
     return "".join(lines)
 
 
-def fact_text(most: int, longest: float, generator: Generator) -> list[tuple[str, bool]]:
-    """Write a text that states 1 to ``most`` facts between other sentences, and then asks for each,
-    in another order. All numbers of facts are drawn equally often on a logarithmic scale.
+def fact_text(longest: int, generator: Generator) -> list[tuple[str, bool]]:
+    """Write a text that states facts between other sentences, and then asks for each, in another
+    order.
 
-    Returns the parts of the text, in order, and whether each is an *answer*: the code of a fact.
-    The words before an answer ask for it. Before the questions are up to ``longest`` bytes, or the
-    facts alone. P(bytes) ~ 1 / bytes^2: long texts are rare, because each takes much reading.
+    It has at most ``longest`` bytes, unless one fact needs more. All numbers of facts that fit are
+    drawn equally often on a logarithmic scale. Returns the parts of the text, in order, and whether
+    each is an *answer*: the code of a fact. The words before an answer ask for it.
     """
     count, chance = torch.rand(2, generator=generator).tolist()
+    most = max(1, longest // (2 * LONGEST_FACT))
     facts = draw_facts(int((most + 1) ** count), generator)
-    shortest = sum(len(STATED.format(*fact)) for fact in facts)
-    size = int(shortest / (1 - chance * max(0.0, 1 - shortest / longest)))
-    parts = [(stated(facts, size, generator), False)]
+    needed = sum(len(STATED.format(*fact)) for fact in facts)
+    room = max(0, longest - 2 * needed - max(map(len, FILLERS)))
+    parts = [(stated(facts, needed + int(chance * room), generator), False)]
     for i in torch.randperm(len(facts), generator=generator).tolist():
         name, code = facts[i]
         parts += [(ASKED.format(name), False), (f" {code}", True), (".\n", False)]

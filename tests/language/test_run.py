@@ -18,7 +18,6 @@ from nested.language.text import Text, prepare
 from nested.language.training import SNAPSHOT_EVERY, Training
 from nested.language.windows import ANSWERED, Windows
 from nested.support.settings import settings_from
-from nested.tasks.facts import fact_text
 from tests.problems import generator
 
 SMALL = {"dim": 16, "layers": 2, "heads": 2, "chunk": 8, "periods": (8, 16), "length": 24}
@@ -139,21 +138,23 @@ def test_windows_read_texts_on_and_mark_their_beginnings(text):
     assert b"The code of " in text.coder.decode(sum(texts[0], []))
 
 
-def test_a_training_starts_with_facts_only_and_then_reads_longer_texts_of_them(text, monkeypatch):
-    def recorded(most, longest, generator):
-        asked.append((most, longest))
-        return fact_text(most, longest, generator)
-
-    asked, rows, limits = [], [], []
-    monkeypatch.setattr("nested.language.windows.fact_text", recorded)
-    windows = Windows(text.train, text.coder, 8, 200, 1600, 0.25, generator())
-    for progress in (0.0, 0.075, 0.5):
-        asked.clear()
+def test_a_training_starts_with_facts_only(text):
+    rows, windows = [], Windows(text.train, text.coder, 8, 200, 1600, 0.25, generator())
+    for progress in (0.0, 0.025, 0.5):
         targets = torch.cat([windows.draw(progress).targets for _ in range(60)][-20:], dim=1)
         rows.append(sum(b"The code of" in text.coder.decode(row) for row in targets.tolist()))
-        limits.append(asked[-1])
     assert rows == [8, 4, 2]  # the share goes down to a quarter
-    assert limits == [(1, 1), (6, pytest.approx(1600**0.15)), (32, 1600)]
+
+
+def test_each_window_of_facts_asks_for_facts_that_it_states(text):
+    windows, asked = Windows(text.train, text.coder, 1, 300, 3000, 1.0, generator()), 0
+    for _ in range(60):
+        window = windows.draw()
+        words = text.coder.decode(window.tokens[0, : window.lengths[0]].tolist()).decode()
+        lines = re.findall(r"The code of \w+ is \d{4}\.\n", words)
+        assert all(lines.count(line) == 2 for line in lines), words
+        asked += len(lines) // 2
+    assert asked > 60
 
 
 def test_answers_count_more_and_only_they_do(text):

@@ -13,7 +13,7 @@ DIM, COUNT = 6, 2
 def build(dim=DIM, count=COUNT, code=CODE):
     torch.manual_seed(0)
     memory = NGramMemory(dim, count, code, chunk=4).double()
-    for part in (memory.choose_rate, memory.choose_decay, memory.out):  # all start at zero
+    for part in (memory.choose_rate, memory.out):  # both start at zero
         torch.nn.init.normal_(part.weight)
     return memory
 
@@ -29,7 +29,7 @@ def test_it_is_the_delta_rule_with_codes_as_keys():
     codes = codes_of(tokens)
     y, state = memory(x, keys=codes)
     values = memory.value(x).unflatten(-1, (COUNT, -1))
-    rates, forgotten = memory.rate(memory.choose_rate(x)), memory.forgetting(memory.choose_decay(x))
+    rates = memory.rate(memory.choose_rate(x))
     reads, matrices = [], []
     for i in range(COUNT):
         read, matrix = by_tokens(
@@ -37,7 +37,7 @@ def test_it_is_the_delta_rule_with_codes_as_keys():
             values[:, :, i],
             codes[:, 1:, i],
             rates[:, :, i],
-            (1 - forgotten[:, :, i]).log(),
+            torch.zeros(2, 30, dtype=torch.float64),
             torch.zeros(2, values.shape[-1], CODE, dtype=torch.float64),
         )
         reads.append(read)
@@ -66,7 +66,7 @@ def test_parts_masks_and_lengths_give_what_one_call_gives():
 def test_it_tells_eighty_n_grams_apart_that_it_never_saw_in_training():
     """20 facts of four digits are 80 bindings. The read of each is nearest to the right value."""
     torch.manual_seed(0)
-    memory = NGramMemory(10, 1, CODE).double()  # untrained: rates are 1, and forgetting is 1e-4
+    memory = NGramMemory(10, 1, CODE).double()  # untrained: all rates are 0.9
     digits = torch.randint(10, (80,), generator=generator())
     codes = torch.randint(2, (1, 81, 1, CODE), generator=generator()) * 2.0 - 1
     codes = codes.double() / CODE**0.5
