@@ -50,6 +50,8 @@ class NGrams(nn.Module):
         generator = torch.Generator().manual_seed(0)
         factors = 2 * torch.randint(2**62, (self.longest,), generator=generator) + 1
         self.register_buffer("factors", factors, persistent=False)
+        last = torch.tensor([n - 1 for n in sizes + coded])
+        self.register_buffer("last", last, persistent=False)
         if coded:
             bits = torch.randint(2, (PARTS, SIGNS, CODE), generator=generator)
             self.register_buffer("signs", 2.0 * bits - 1, persistent=False)
@@ -66,24 +68,23 @@ class NGrams(nn.Module):
         check_state(state, first, "this layer of n-grams")
         text = torch.cat([state, tokens + 1], dim=1)  # (B, max(n) + T)
         hashes = self._hashes(text, tokens.shape[1] + 1)
-        y = self._vectors(hashes) if self.sizes else 0.0
-        codes = self._codes(hashes) if self.coded else None
+        count = len(self.sizes)
+        y = self._vectors(hashes[:, 1:, :count]) if count else 0.0
+        codes = self._codes(hashes[:, :, count:]) if self.coded else None
         return y, codes, last_tokens(text, self.longest, lengths)
 
-    def _hashes(self, text: Tensor, length: int) -> dict[int, Tensor]:
-        """Hash the n-grams that end at the last ``length`` tokens of ``text``: {n: (B, length)}."""
-        total, hashes = 0, {}
-        for back, factor in enumerate(self.factors):  # sum of token * factor, modulo 2^64
-            end = text.shape[1] - back
-            total = total + text[:, end - length : end] * factor
-            hashes[back + 1] = (total ^ (total >> 32)) * self.factors[0] >> 40  # 24 bits
-        return hashes
+    def _hashes(self, text: Tensor, length: int) -> Tensor:
+        """Hash the n-grams that end at the last ``length`` tokens of ``text``, for each n of
+        ``sizes`` and ``coded``: (B, length, N), numbers of 24 bits."""
+        newest_first = text.unfold(1, self.longest, 1)[:, -length:].flip(-1)
+        sums = (newest_first * self.factors).cumsum(-1)  # of token * factor, modulo 2^64
+        sums = sums[:, :, self.last]
+        return (sums ^ (sums >> 32)) * self.factors[0] >> 40
 
-    def _vectors(self, hashes: dict[int, Tensor]) -> Tensor:
-        buckets = [hashes[n][:, 1:] % BUCKETS + i * BUCKETS for i, n in enumerate(self.sizes)]
-        return self.out(self.embed(torch.stack(buckets, dim=-1)).flatten(2))
+    def _vectors(self, hashes: Tensor) -> Tensor:
+        first = BUCKETS * torch.arange(hashes.shape[-1], device=hashes.device)
+        return self.out(self.embed(hashes % BUCKETS + first).flatten(2))
 
-    def _codes(self, hashes: dict[int, Tensor]) -> Tensor:
-        chosen = torch.stack([hashes[n] for n in self.coded], dim=-1)  # (B, T + 1, N)
-        rows = (self.signs[i][(chosen >> 8 * i) % SIGNS] for i in range(PARTS))
+    def _codes(self, hashes: Tensor) -> Tensor:
+        rows = (self.signs[i][(hashes >> 8 * i) % SIGNS] for i in range(PARTS))
         return math.prod(rows) / CODE**0.5

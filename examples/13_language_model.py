@@ -1,0 +1,100 @@
+# %% [markdown]
+# # 13. A language model that goes on learning: what does it remember? (60 s)
+#
+# Most language models stop learning when their training ends. What comes later has to fit into
+# their context. HOPE has another place for it: its memories are small models inside the model, and
+# reading trains them. We load a small model of bytes that was trained before. We tell it facts that
+# no training could know, and ask for them.
+
+# %%
+import os
+
+from torch import Generator
+
+from nested.language import generate, load, memorise
+from nested.language.recall import recall_at, recall_facts, share_recalled
+from nested.memory import pick
+from nested.models.movement import movement
+from nested.support.files import prepare_folder
+from nested.support.plots import new_figure, save_figure
+from nested.tasks.facts import draw_facts, fillers, stated
+
+RUNS, COUNT, SIZE = 5, 20, 2000  # texts, and facts and bytes of each
+DISTANCES = (64, 256, 1024, 4096)  # bytes between a fact and its question
+SEED = 0
+folder = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
+model, coder = load("nano")
+
+# %% [markdown]
+# **It writes** like the plays that it was trained on. Each byte is read before the next one is
+# drawn, so the memories learn what the model itself has written, too.
+
+# %%
+text = generate(
+    model, coder, "KING HENRY:\n", 200, temperature=0.7, generator=Generator().manual_seed(SEED)
+)
+print("KING HENRY:\n" + "".join(text))
+
+# %% [markdown]
+# **Facts.** A text of 2,000 bytes states twenty facts between other sentences, such as "The code of
+# falcon is 4821." After it we ask for each fact: "The code of falcon is". The codes are drawn anew
+# each time. We count the answers whose four digits are all right, in three ways:
+#
+# - *live*: the memories learn while the text is read;
+# - *frozen*: the same weights read the same text, but their memories write nothing;
+# - *nothing*: the model is asked before it has read anything.
+
+# %%
+runs = [
+    recall_facts(model, coder, COUNT, SIZE, Generator().manual_seed(SEED + i)) for i in range(RUNS)
+]
+print(f"\nshare of {COUNT} facts in {SIZE:,} bytes that are recalled")
+for way in ("live", "frozen", "nothing"):
+    shares = [run[way] for run in runs]
+    print(f"  {way:8}{sum(shares) / RUNS:.2f}  ({min(shares):.2f} to {max(shares):.2f})")
+
+# %% [markdown]
+# **Which level holds them?** A model of several levels has several places for a fact. `memorise`
+# reads a text and can write to chosen levels only. The others keep what they held before.
+
+# %%
+levels = list(movement(model, model.init(1), model.init(1)))
+recall = [level for level in levels if "recall" in level]
+others = [level for level in levels if level not in recall]
+print("\nshare recalled, if only some levels write")
+for name, chosen in {"the memory of n-grams": recall, "all other levels": others}.items():
+    shares = []
+    for i in range(RUNS):
+        generator = Generator().manual_seed(SEED + i)
+        facts = draw_facts(COUNT, generator)
+        state = memorise(model, None, stated(facts, SIZE, generator), levels=chosen)
+        shares.append(share_recalled(model, coder, pick(state, [0] * COUNT), facts))
+    print(f"  {name:24}{sum(shares) / RUNS:.2f}  ({min(shares):.2f} to {max(shares):.2f})")
+
+# %% [markdown]
+# **Distance.** We state one fact, let the model read other sentences, and ask. Everything that it
+# reads is written into the same memories. How long does the fact survive?
+
+# %%
+generator, recalled = Generator().manual_seed(SEED), {"live": [], "frozen": []}
+for distance in DISTANCES:
+    hay = fillers(32, distance, generator)
+    shares = recall_at(model, coder, distance, hay, generator)
+    for way in recalled:
+        recalled[way].append(shares[way])
+print("\nshare of 32 facts that are recalled, by the bytes read since")
+for way, shares in recalled.items():
+    numbers = "  ".join(f"{d}: {share:.2f}" for d, share in zip(DISTANCES, shares))
+    print(f"  {way:8}{numbers}")
+
+# %%
+figure, ((panel,),) = new_figure(1, 1)
+for way, style in (("live", "C0o-"), ("frozen", "C3s:")):
+    panel.plot(DISTANCES, recalled[way], style, label=f"memories {way}")
+panel.set(xscale="log", xlabel="bytes read since a fact was stated", ylabel="share recalled")
+panel.set(ylim=(-0.05, 1.05))
+panel.set_xticks(DISTANCES, DISTANCES)
+panel.minorticks_off()
+panel.legend()
+figure.suptitle("A memory that learns while it reads holds what frozen weights cannot know")
+save_figure(figure, folder / "lesson_13.png")
