@@ -22,6 +22,7 @@ from nested.models.movement import movement
 from nested.models.token_reader import TokenReader
 
 HELP = """/remember TEXT   read TEXT into the memory
+/ask TEXT        what most likely comes after TEXT, to the end of the line
 /forget          start with an empty memory
 /save FILE       save the memory; /load FILE brings it back
 /why             which level moved most at which words of the last turn
@@ -72,6 +73,7 @@ class Chat:
         command, _, rest = line.strip().partition(" ")
         commands = {
             "/remember": self.remember,
+            "/ask": self.ask,
             "/forget": lambda _: self.forget(),
             "/save": self.save,
             "/load": self.load,
@@ -93,18 +95,22 @@ class Chat:
 
     def answer(self, words: str) -> None:
         """Show an answer to ``words``. Ctrl-C ends it; what was read stays in the memory."""
-        prompt = self._gap + speeches([("user", words)], self.you, self.them)
-        self._before = self.state
-        writing = generate(
-            self._reader,
-            self.coder,
-            prompt,
-            state=self.state,
-            stop=["\n\n"],
-            generator=self.generator,
-            **self.settings,
-        )
         self.show(f"{self.them}: ")
+        prompt = speeches([("user", words)], self.you, self.them)
+        self._write(prompt, "\n\n", self.settings)
+
+    def ask(self, text: str) -> None:
+        """Show ``text``, and what most likely ends its line. Raises ``ValueError`` if there is
+        none."""
+        if not text:
+            raise ValueError("there is nothing to go on from: write /ask TEXT")
+        self.show(visible(text))
+        self._write(text, "\n", {**self.settings, "temperature": 0.0})
+
+    def _write(self, prompt: str, stop: str, settings: dict[str, object]) -> None:
+        prompt, self._before = self._gap + prompt, self.state
+        more = {"state": self.state, "stop": [stop], "generator": self.generator, **settings}
+        writing = generate(self._reader, self.coder, prompt, **more)
         try:
             for piece in writing:
                 self.show(visible(piece))
@@ -112,7 +118,8 @@ class Chat:
             self.show(" ...")
         self.state = self.model.init(1) if writing.state is None else writing.state
         self._turn = prompt + writing.text
-        self._gap = "" if writing.reason == "stop" else "\n\n"  # between two speeches
+        # between two speeches are two ends of a line
+        self._gap = "\n\n"[len(stop) :] if writing.reason == "stop" else "\n\n"
         self.show("\n" + self._moved() + "\n")
 
     def _moved(self) -> str:

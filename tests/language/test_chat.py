@@ -11,6 +11,7 @@ from nested.language.coder import ByteCoder
 from nested.language.remembering import bits_of
 from nested.models import Hope, ModelConfig, Transformer
 from nested.models.movement import movement
+from tests.language.copying import Copying
 from tests.problems import generator
 
 TEXT = "The code of the old wolf is 1234.\n" * 3
@@ -144,6 +145,19 @@ def test_an_answer_is_the_reading_of_the_speech_and_of_what_was_written():
     position = chat.state["blocks"][0]["mixer"]["position"]
     assert len(start) < position <= len(start) + 9
     assert model is chat.model
+
+
+def test_asked_facts_are_those_that_were_told():
+    """By a model that copies: the most likely end of the line is what was told."""
+    chat, shown = talk(Copying())
+    chat._reader = chat.model
+    chat.turn("/remember The code of owl is 4821.")
+    del shown[:]
+    chat.turn("/ask The code of owl is")
+    assert "".join(shown).startswith("The code of owl is 4821.\n[memory")
+    assert chat._gap == "\n"
+    chat.turn("/ask")
+    assert shown[-1] == "error: there is nothing to go on from: write /ask TEXT\n"
 
 
 def test_a_speech_that_was_cut_ends_before_the_next_one():
