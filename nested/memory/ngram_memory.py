@@ -31,7 +31,7 @@ class NGramMemory(MatrixMemory):
     start, also of n-grams that training never showed. So nothing has to be learned about keys, and
     M can tell hundreds of them apart. A gate of x chooses the rate n in [0, 1]. At 1 a token
     replaces what followed the same n-gram before, and at 0 it is not written. Nothing else is
-    forgotten. The first M is zero, and so is W_o before training.
+    forgotten. Before training all rates are 0.1, and W_o is zero. The first M is zero.
 
     ``y, state = memory(x, state=None, keys=codes)`` with x and y (B, T, D) and codes (B, T + 1, N,
     K), of which codes[:, t] belongs to the tokens before token t. The state is {"position",
@@ -54,7 +54,7 @@ class NGramMemory(MatrixMemory):
         self.code = code
         self.value = nn.Linear(dim, count * WIDTH, bias=False)
         self.out = zero_projection(count * WIDTH, dim)  # what nothing was learned for is noise
-        self.choose_rate, self.rate = zero_projection(dim, count), HardGate(0.9, 1.0, count)
+        self.choose_rate, self.rate = zero_projection(dim, count), HardGate(0.1, 1.0, count)
 
     def begin(self, batch_size: int) -> State:
         weight = self.value.weight

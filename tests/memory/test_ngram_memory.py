@@ -66,7 +66,8 @@ def test_parts_masks_and_lengths_give_what_one_call_gives():
 def test_it_tells_eighty_n_grams_apart_that_it_never_saw_in_training():
     """20 facts of four digits are 80 bindings. The read of each is nearest to the right value."""
     torch.manual_seed(0)
-    memory = NGramMemory(10, 1, CODE).double()  # untrained: all rates are 0.9
+    memory = NGramMemory(10, 1, CODE).double()
+    torch.nn.init.constant_(memory.rate.offset, 9.0)  # all rates are 1
     digits = torch.randint(10, (80,), generator=generator())
     codes = torch.randint(2, (1, 81, 1, CODE), generator=generator()) * 2.0 - 1
     codes = codes.double() / CODE**0.5
