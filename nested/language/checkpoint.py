@@ -58,8 +58,9 @@ def load(dir_or_name: Path | str = "nano") -> tuple[SequenceModel, Coder]:
     """
     path = _path_of(dir_or_name)
     config, coder, content = read_model(path)
-    model = config.build(coder.vocab)
     try:
+        _check_shapes(config, coder, content["model"])
+        model = config.build(coder.vocab)
         model.load_state_dict(content["model"])
     except (KeyError, RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0]
@@ -67,6 +68,17 @@ def load(dir_or_name: Path | str = "nano") -> tuple[SequenceModel, Coder]:
             f"{str(path)!r} holds other weights than its settings: {reason}"
         ) from error
     return model.eval(), coder
+
+
+def _check_shapes(config: TrainConfig, coder: Coder, weights: Params) -> None:
+    """Raise ``RuntimeError`` unless ``weights`` are those of a model of ``config``. It takes no
+    memory for that, because a file can ask for any size."""
+    if config.layers <= len(weights):
+        with torch.device("meta"):
+            wanted = config.build(coder.vocab).state_dict()
+        if all(name in weights and weights[name].shape == wanted[name].shape for name in wanted):
+            return
+    raise RuntimeError("other names or shapes")
 
 
 def _path_of(where: Path | str) -> Path:

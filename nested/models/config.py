@@ -14,6 +14,8 @@ from nested.memory.sequence import check_truncation
 from nested.models.mixers import MIXERS
 from nested.support.checks import check_counts
 
+MOST_LAYERS = 10_000  # a larger number is a mistake, and would take for ever
+
 
 @dataclass(frozen=True)
 class ModelConfig:
@@ -54,12 +56,12 @@ class ModelConfig:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("mixer", "objective"):
             object.__setattr__(self, name, self._checked(name))
-        for mixer in self._of_blocks("mixer"):
+        for mixer in self._names("mixer"):
             if not isinstance(mixer, str) or mixer not in MIXERS:
                 raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {mixer!r}")
-        for objective in self._of_blocks("objective"):
+        for objective in self._names("objective"):
             check_objective(objective)
-        if self.products > 1 and not any(MIXERS[m].has_products for m in self._of_blocks("mixer")):
+        if self.products > 1 and not any(MIXERS[m].has_products for m in self._names("mixer")):
             able = tuple(name for name, mixer in MIXERS.items() if mixer.has_products)
             raise ValueError(
                 f"products over 1 need a mixer that makes them, one of {able}, but got"
@@ -69,13 +71,15 @@ class ModelConfig:
         object.__setattr__(self, "periods", tuple(self.periods))  # from a list, if read from a file
         if self.detach_every is not None:
             check_counts(detach_every=self.detach_every)
-            needs_ends = any(MIXERS[mixer].needs_chunk_ends for mixer in self._of_blocks("mixer"))
+            needs_ends = any(MIXERS[mixer].needs_chunk_ends for mixer in self._names("mixer"))
             for period in (*self.periods, self.chunk) if needs_ends else self.periods:
                 check_truncation(self.detach_every, period)
 
     def _check_sizes(self) -> None:
         names = ("vocab", "dim", "layers", "heads", "chunk", "products")
         check_counts(**{name: getattr(self, name) for name in names})
+        if self.layers > MOST_LAYERS:
+            raise ValueError(f"layers are at most {MOST_LAYERS:,}, but got {self.layers:,}")
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"
@@ -90,14 +94,16 @@ class ModelConfig:
 
     def for_block(self, i: int) -> ModelConfig:
         """Return these settings with the mixer and the objective of block ``i``."""
-        mixer, objective = self._of_blocks("mixer")[i], self._of_blocks("objective")[i]
+        mixer, objective = (
+            value if isinstance(value, str) else value[i] for value in (self.mixer, self.objective)
+        )
         products = self.products if MIXERS[mixer].has_products else 1
         parts = {"mixer": mixer, "objective": objective, "recall": () if i else self.recall}
         return replace(self, products=products, **parts)
 
-    def _of_blocks(self, name: str) -> tuple[str, ...]:
+    def _names(self, name: str) -> tuple[str, ...]:
         value = getattr(self, name)
-        return value if isinstance(value, tuple) else (value,) * self.layers
+        return value if isinstance(value, tuple) else (value,)
 
     def _checked(self, name: str) -> str | tuple[str, ...]:
         value = getattr(self, name)

@@ -286,10 +286,11 @@ def test_models_that_cannot_be_loaded_are_refused_in_one_sentence(folder, tmp_pa
     with pytest.raises(ValueError, match="no language model of this package"):
         load(tmp_path / "bad.pt")
     content = checkpoint.read_model(path)[2]
-    content["config"]["dim"] = 32
-    torch.save(content, tmp_path / "bad.pt")
-    with pytest.raises(ValueError, match="holds other weights than its settings"):
-        load(tmp_path / "bad.pt")
+    sizes = content["config"]
+    for more in ({"dim": 32}, {"dim": 2 * 10**7}, {"layers": 9000}):  # which no memory can hold
+        torch.save({**content, "config": {**sizes, **more}}, tmp_path / "bad.pt")
+        with pytest.raises(ValueError, match="holds other weights than its settings"):
+            load(tmp_path / "bad.pt")
 
 
 class Evil:
