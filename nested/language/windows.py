@@ -14,10 +14,11 @@ from torch import Generator, Tensor
 
 from nested.language.coder import END, Coder, special
 from nested.language.text import Documents
-from nested.tasks.facts import fact_text, fillers
+from nested.tasks.facts import fact_text
 
 ANSWERED = 10  # how often an answer counts in the loss: few tokens are answers
-FACTS_FIRST = 0.05  # share of a training
+FACTS_FIRST, WINDOWS = 0.05, 4  # share of a training, and windows of a text of facts
+LINE = 80  # characters of a line between facts
 
 
 class Window(NamedTuple):
@@ -85,14 +86,20 @@ class Windows:
 
     def _text_of_facts(self) -> np.ndarray:
         rows: list[tuple[int, int]] = []
-        while len(rows) < self.text_length:
-            room, unit = self.length - len(rows) % self.length, []
-            for text, is_answer in fact_text(self.length, self._generator):
+        while len(rows) < min(self.text_length, WINDOWS * self.length):
+            room, unit, others = self.length - len(rows) % self.length, [], self._lines()
+            for text, is_answer in fact_text(self.length, self._generator, others):
                 unit += self._weighted(text, ANSWERED if is_answer else 1)
             if len(unit) > room and room < self.length:  # it goes into the next window
-                unit = self._weighted(fillers(1, room, self._generator)[0], 1)[:room]
+                unit = self._weighted("".join(others) * room, 1)[:room]
             rows += unit
         return np.array([*rows, (special(self._coder, END), 1)]).T
+
+    def _lines(self) -> list[str]:
+        """Draw some lines of text. A memory that writes them has less room for facts."""
+        tokens = self._piece()[0][: self.length]
+        lines = self._coder.decode(tokens.tolist()).decode("utf-8", "replace").split("\n")
+        return [line[:LINE] + "\n" for line in lines]
 
     def _weighted(self, text: str, weight: int) -> list[tuple[int, int]]:
         return [(token, weight) for token in self._coder.encode(text.encode())]

@@ -5,6 +5,8 @@ Source: passkey retrieval, Mohtashami and Jaggi 2023 (arXiv 2305.16300), with ma
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Generator
 
@@ -43,12 +45,17 @@ def draw_facts(count: int, generator: Generator) -> list[tuple[str, str]]:
     return [(NAMES[i], f"{code:04d}") for i, code in zip(drawn, codes)]
 
 
-def stated(facts: list[tuple[str, str]], size: int, generator: Generator) -> str:
-    """State ``facts`` between other sentences, in a text of about ``size`` bytes."""
+def stated(
+    facts: list[tuple[str, str]],
+    size: int,
+    generator: Generator,
+    others: Sequence[str] = FILLERS,
+) -> str:
+    """State ``facts`` between sentences of ``others``, in a text of about ``size`` bytes."""
     lines_of_facts = [STATED.format(name, code) for name, code in facts]
     left, lines = size - sum(map(len, lines_of_facts)), []
     while left > 0:
-        lines.append(FILLERS[int(torch.randint(len(FILLERS), (1,), generator=generator))])
+        lines.append(others[int(torch.randint(len(others), (1,), generator=generator))])
         left -= len(lines[-1])
     places = torch.randint(len(lines) + 1, (len(lines_of_facts),), generator=generator)
     for place, line in sorted(zip(places.tolist(), lines_of_facts), reverse=True):
@@ -56,9 +63,11 @@ def stated(facts: list[tuple[str, str]], size: int, generator: Generator) -> str
     return "".join(lines)
 
 
-def fact_text(longest: int, generator: Generator) -> list[tuple[str, bool]]:
-    """Write a text that states facts between other sentences, and then asks for each, in another
-    order.
+def fact_text(
+    longest: int, generator: Generator, others: Sequence[str] = FILLERS
+) -> list[tuple[str, bool]]:
+    """Write a text that states facts between sentences drawn from ``others``, and then asks for
+    each, in another order.
 
     It has at most ``longest`` bytes, unless one fact needs more. All numbers of facts that fit are
     drawn equally often on a logarithmic scale. Returns the parts of the text, in order, and whether
@@ -68,8 +77,8 @@ def fact_text(longest: int, generator: Generator) -> list[tuple[str, bool]]:
     most = max(1, longest // (2 * LONGEST_FACT))
     facts = draw_facts(int((most + 1) ** count), generator)
     needed = sum(len(STATED.format(*fact)) for fact in facts)
-    room = max(0, longest - 2 * needed - max(map(len, FILLERS)))
-    parts = [(stated(facts, needed + int(chance * room), generator), False)]
+    room = max(0, longest - 2 * needed - max(map(len, others)))
+    parts = [(stated(facts, needed + int(chance * room), generator, others), False)]
     for i in torch.randperm(len(facts), generator=generator).tolist():
         name, code = facts[i]
         parts += [(ASKED.format(name), False), (f" {code}", True), (".\n", False)]

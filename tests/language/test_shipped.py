@@ -1,0 +1,67 @@
+"""The model that ships: small, it recalls what it was told, and a memory outlives the program."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from nested.language import load
+from nested.language.checkpoint import SHIPPED
+from nested.language.recall import answers, read_texts, recall_facts
+from nested.memory import pick
+from nested.tasks.facts import ASKED, draw_facts, stated
+from tests.problems import generator
+
+FACTS, SIZE = 20, 2000
+
+
+@pytest.fixture(scope="module")
+def nano():
+    return load()
+
+
+def test_it_is_small_and_has_a_card():
+    assert (SHIPPED / "nano.pt").stat().st_size <= 3_000_000
+    assert "## How it was made" in (SHIPPED / "README.md").read_text()
+
+
+def test_live_memories_recall_facts_and_frozen_ones_guess(nano):
+    runs = [recall_facts(*nano, FACTS, SIZE, generator(seed)) for seed in range(3)]
+    assert sum(run["live"] for run in runs) / 3 >= 0.6
+    assert max(run[way] for run in runs for way in ("frozen", "nothing")) <= 0.05  # 20 guesses
+
+
+def test_facts_outlive_the_program_bit_for_bit(nano, tmp_path):
+    """Told in a chat, saved, and asked in chats of two new programs."""
+    facts = draw_facts(FACTS, generator(5))
+    text = stated(facts, SIZE, generator(6)).replace("\n", " ")
+    told = "\n".join([f"/remember {text}", "/save m.pt", "/quit"])
+    asked = "\n".join(
+        [line for name, _ in facts for line in ("/load m.pt", f"/ask {ASKED.format(name)}")]
+    )
+
+    def chat(words):
+        command = [sys.executable, "-m", "nested.language", "chat"]
+        done = subprocess.run(command, input=words, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    chat(told)
+    first, second = chat(asked), chat(asked)
+    assert first == second
+    right = sum(f"{ASKED.format(name)} {code}" in first for name, code in facts)
+    assert right >= 0.6 * FACTS
+
+
+def test_unknown_names_are_recalled_too(nano):
+    model, coder = nano
+    told = "The code of zorblax is 7315.\nThe code of quimby is 2048.\n"
+    state = pick(read_texts(model, coder, [told]), [0, 0])
+    asked = [ASKED.format(name) for name in ("zorblax", "quimby")]
+    assert answers(model, coder, state, asked, 5) == [" 7315", " 2048"]
+
+
+def test_it_gives_chances(nano):
+    model, _ = nano
+    assert torch.isfinite(model(torch.randint(256, (1, 300), generator=generator()))[0]).all()
