@@ -17,7 +17,7 @@ from nested.memory.state import check_state
 
 BUCKETS, WIDTH = 4096, 16  # vectors for each n, and numbers of a vector
 SCALE = 0.3  # size of the first result, beside embeddings of size 1
-CODE, PARTS, SIGNS = 256, 3, 256  # numbers of a code; tables of signs, and rows of a table
+CODE, PARTS, SIGNS = 512, 3, 256  # numbers of a code; tables of signs, and rows of a table
 
 
 class NGrams(nn.Module):
@@ -28,12 +28,12 @@ class NGrams(nn.Module):
     Each n has 4,096 vectors, and n-grams with one hash share theirs. From the start n-grams have
     different vectors, also those of names that training never showed.
 
-    For each n in ``coded`` the last n tokens also have a code: a unit vector of 256 signs, not
+    For each n in ``coded`` the last n tokens also have a code: a unit vector of 512 signs, not
     learned, the product of three rows that their hash chooses. Codes of different n-grams are
     nearly orthogonal, as keys of an ``NGramMemory`` should be.
 
     ``y, codes, state = ngrams(tokens, state=None)`` with tokens (B, T), y (B, T, D) and codes (B, T
-    + 1, N, 256), of which codes[:, t] belongs to the tokens before token t. Without ``sizes`` y is
+    + 1, N, 512), of which codes[:, t] belongs to the tokens before token t. Without ``sizes`` y is
     0, and without ``coded`` codes are None. The state (B, max(n)) holds the last tokens, each plus
     1. A 0 means: no token yet. With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample
     b are there. Raises ``ValueError`` for the state of another layer or batch size.

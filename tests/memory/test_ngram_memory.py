@@ -81,5 +81,5 @@ def test_it_tells_eighty_n_grams_apart_that_it_never_saw_in_training():
 def test_other_codes_are_refused():
     memory, x = build(), torch.randn(2, 5, DIM, dtype=torch.float64)
     for codes in (None, codes_of(torch.ones(2, 4).long()), codes_of(torch.ones(2, 5).long(), (2,))):
-        with pytest.raises(ValueError, match=r"codes of n-grams are \(2, 6, 2, 256\) here"):
+        with pytest.raises(ValueError, match=r"codes of n-grams are \(2, 6, 2, 512\) here"):
             memory(x, keys=codes)
