@@ -216,6 +216,17 @@ def test_lesson_12_errors_track_a_state_and_a_sum_counts(tmp_path):
     assert max(count["delta rule, rates to 2"], count["self-modifying"]) < 0.6
 
 
+def test_lesson_13_live_memories_hold_what_frozen_ones_cannot_know(tmp_path):
+    text = run_lesson("13_language_model", tmp_path)
+    (live, *_), (frozen, *_), (nothing, *_) = (
+        numbers(text, f"\n  {way:8}"[1:]) for way in ("live", "frozen", "nothing")
+    )
+    assert live >= 0.6 and max(frozen, nothing) <= 0.02
+    assert numbers(text, "  the memory of n-grams")[0] > numbers(text, "  all other levels")[0]
+    near, *_, far = [float(x) for x in re.findall(r"\d+: ([\d.]+)", text.split("read since")[1])][:4]
+    assert near > 0.9 and far <= near
+
+
 def test_lesson_16_checks_see_what_loss_curves_do_not(tmp_path):
     text = run_lesson("16_is_it_right", tmp_path)
     for subject in ("update rule", "optimizer", "memory"):

@@ -2,10 +2,14 @@
 
 RUN is a folder that ``python -m nested.language train --out RUN`` wrote. The weights are saved in
 half precision. Then the model is loaded again. The program prints its size, its bits a byte of
-held-out plays, the facts that it recalls, and the seconds until ``chat`` has answered.
+held-out plays, the facts that it recalls, and the seconds until ``chat`` has answered. The last
+board of the training becomes examples/pictures/board.svg.
 """
 
 import argparse
+import io
+import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -13,12 +17,17 @@ import time
 from pathlib import Path
 
 import torch
+from rich.console import Console
 
 from nested.language import load, prepare
 from nested.language.checkpoint import BEST, SHIPPED, read_model, save_model
+from nested.language.dashboard import Dashboard
 from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.recall import recall_facts
+from nested.language.run import LOG
+from nested.support.files import write_whole
 
+BOARD = Path(__file__).parents[2] / "examples" / "pictures" / "board.svg"
 PIECES, SIZE, FACTS, BYTES, RUNS = 64, 1024, 20, 2000, 9
 
 
@@ -32,6 +41,17 @@ def ship(run: Path, name: str = "nano") -> Path:
     return path
 
 
+def draw_board(run: Path, path: Path) -> None:
+    """Draw the board as it stood at the end of ``run``, by the fonts of the reader."""
+    board = Dashboard("nano", io.StringIO())
+    board.records = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(board._board())
+    svg = console.export_svg(title="python -m nested.language train --preset nano")
+    svg = re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL)  # they are on the network
+    write_whole(path, lambda temporary: temporary.write_text(svg, encoding="utf-8"))
+
+
 def answer_seconds() -> float:
     """Start ``chat``, say something, and return the seconds until it has answered and left."""
     command = [sys.executable, "-m", "nested.language", "chat", "--tokens", "40"]
@@ -43,7 +63,9 @@ def answer_seconds() -> float:
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    path = ship(parser.parse_args().run)
+    run = parser.parse_args().run
+    path = ship(run)
+    draw_board(run, BOARD)
     print(f"{path.name}: {path.stat().st_size:,} bytes")
     model, coder = load("nano")
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
