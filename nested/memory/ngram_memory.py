@@ -72,7 +72,8 @@ class NGramMemory(MatrixMemory):
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         size = self.heads * self.code
         x, *codes = x.split([self.dim, size, size], dim=-1)
-        keys, queries = (widened(split_heads(code, self.heads)) for code in codes)
+        # codes are constants, although x beside them is not
+        keys, queries = (widened(split_heads(code.detach(), self.heads)) for code in codes)
         values = widened(split_heads(self.value(x), self.heads))
         rates = split_heads(self.rate(self.choose_rate(x)), self.heads).squeeze(-1)
         return keys, values, queries, rates, torch.zeros_like(rates)
