@@ -131,7 +131,7 @@ class Training:
         losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
         loss = losses @ mine(window.weights).to(losses).flatten()
         # gradients of processes are averaged, so that each counts as many times as there are
-        total = window.weights.sum().item() * self.config.accumulate
+        total = max(1, window.weights.sum().item()) * self.config.accumulate
         (loss * (self.processes.count / total)).backward()
         self.carried = detached(state) if self.config.is_carried else None
         return self.processes.total(loss.item() / total)

@@ -39,8 +39,9 @@ class Windows:
     A piece has at most ``text_length`` tokens. The chance of a document is proportional to its
     tokens. With a ``text_length`` of one window each window is a text of its own.
 
-    A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew, whose answers
-    count more. Each window of these states facts and asks for them, because no gradient flows from
+    A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew. Only their
+    answers count in the loss, so that the model learns to recall facts and not to write them. Each
+    window of these states facts and asks for them, because no gradient flows from
     one window to another: a write whose question comes later would look useless. Recall has to be
     learned before it helps, and rare questions hardly teach it. So a training starts with texts of
     facts only. Their share goes down to ``facts`` within the first 5 % of its steps.
@@ -89,11 +90,11 @@ class Windows:
         while len(rows) < min(self.text_length, WINDOWS * self.length):
             room, unit, others = self.length - len(rows) % self.length, [], self._lines()
             for text, is_answer in fact_text(self.length, self._generator, others):
-                unit += self._weighted(text, ANSWERED if is_answer else 1)
+                unit += self._weighted(text, ANSWERED if is_answer else 0)
             if len(unit) > room and room < self.length:  # it goes into the next window
-                unit = self._weighted("".join(others) * room, 1)[:room]
+                unit = self._weighted("".join(others) * room, 0)[:room]
             rows += unit
-        return np.array([*rows, (special(self._coder, END), 1)]).T
+        return np.array([*rows, (special(self._coder, END), 0)]).T
 
     def _lines(self) -> list[str]:
         """Draw some lines of text. A memory that writes them has less room for facts."""

@@ -71,7 +71,8 @@ def fact_text(
 
     It has at most ``longest`` bytes, unless one fact needs more. All numbers of facts that fit are
     drawn equally often on a logarithmic scale. Returns the parts of the text, in order, and whether
-    each is an *answer*: the code of a fact. The words before an answer ask for it.
+    each is an *answer*: the code of a fact, to the end of its line. The words before an answer ask
+    for it.
     """
     count, chance = torch.rand(2, generator=generator).tolist()
     most = max(1, longest // (2 * LONGEST_FACT))
@@ -81,7 +82,7 @@ def fact_text(
     parts = [(stated(facts, needed + int(chance * room), generator, others), False)]
     for i in torch.randperm(len(facts), generator=generator).tolist():
         name, code = facts[i]
-        parts += [(ASKED.format(name), False), (f" {code}", True), (".\n", False)]
+        parts += [(ASKED.format(name), False), (f" {code}.\n", True)]
     return parts
 
 
