@@ -49,8 +49,8 @@ class TrainConfig:
     chunk: int = 64
     periods: tuple[int, ...] = (64,)
     hidden: int = 4
-    ngrams: tuple[int, ...] = (2, 3, 4, 5, 8)
-    recall: tuple[int, ...] = (12,)
+    ngrams: tuple[int, ...] = (2, 3, 4, 6)
+    recall: tuple[int, ...] = (6, 16)
     detach_every: int | None = None
     optimizer: str = "adamw"
     lr: float = 3e-3
