@@ -45,11 +45,12 @@ print("KING HENRY:\n" + "".join(text))
 # - *nothing*: the model is asked before it has read anything.
 
 # %%
-runs = [
-    recall_facts(model, coder, COUNT, SIZE, Generator().manual_seed(SEED + i)) for i in range(RUNS)
-]
+WAYS, runs = ("live", "frozen", "nothing"), []
+for i in range(RUNS):
+    generator = Generator().manual_seed(SEED + i)
+    runs.append(recall_facts(model, coder, COUNT, SIZE, generator, ways=WAYS))
 print(f"\nshare of {COUNT} facts in {SIZE:,} bytes that are recalled")
-for way in ("live", "frozen", "nothing"):
+for way in WAYS:
     shares = [run[way] for run in runs]
     print(f"  {way:8}{sum(shares) / RUNS:.2f}  ({min(shares):.2f} to {max(shares):.2f})")
 
@@ -79,7 +80,7 @@ for name, chosen in {"the memory of n-grams": recall, "all other levels": others
 generator, recalled = Generator().manual_seed(SEED), {"live": [], "frozen": []}
 for distance in DISTANCES:
     hay = fillers(32, distance, generator)
-    shares = recall_at(model, coder, distance, hay, generator)
+    shares = recall_at(model, coder, distance, hay, generator, ways=("live", "frozen"))
     for way in recalled:
         recalled[way].append(shares[way])
 print("\nshare of 32 facts that are recalled, by the bytes read since")

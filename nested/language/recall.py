@@ -21,6 +21,7 @@ from nested.tasks.facts import ASKED, STATED, draw_facts, stated
 
 PIECE = 512  # tokens read at once
 SURPRISE = 1.0  # bits, above which a token is memorised
+WAYS = ("nothing", "frozen", "live", "memorised")
 
 
 @torch.no_grad()
@@ -71,12 +72,13 @@ def recall_facts(
     size: int,
     generator: Generator,
     after: str = "",
+    ways: Sequence[str] = WAYS,
 ) -> dict[str, float]:
     """Tell ``count`` facts in a text of ``size`` bytes, then the text ``after``, and ask for each.
 
-    Returns the share of right answers in each way of ``_states``."""
+    Returns the share of right answers in each of ``ways``, which are some of ``WAYS``."""
     facts = draw_facts(count, generator)
-    states = _states(model, coder, [stated(facts, size, generator) + after])
+    states = _states(model, coder, [stated(facts, size, generator) + after], ways)
     copies = {way: pick(state, [0] * count) for way, state in states.items()}
     return {way: share_recalled(model, coder, state, facts) for way, state in copies.items()}
 
@@ -87,23 +89,31 @@ def recall_at(
     distance: int,
     haystack: Sequence[str],
     generator: Generator,
+    ways: Sequence[str] = WAYS,
 ) -> dict[str, float]:
     """Tell a fact, then ``distance`` bytes of each text of ``haystack``, and ask for the fact.
 
-    Returns the share of right answers in each way of ``_states``."""
+    Returns the share of right answers in each of ``ways``, which are some of ``WAYS``."""
     facts = draw_facts(len(haystack), generator)
     texts = [STATED.format(*fact) + text[:distance] + "\n" for fact, text in zip(facts, haystack)]
-    states = _states(model, coder, texts)
+    states = _states(model, coder, texts, ways)
     return {way: share_recalled(model, coder, state, facts) for way, state in states.items()}
 
 
-def _states(model: SequenceModel, coder: Coder, texts: Sequence[str]) -> dict[str, State]:
-    """The states (B, ...) in each way of ``_states``."""
-    rows = [coder.encode(text.encode()) for text in texts]
-    memorised = [memorise(model, None, row, surprise=SURPRISE) for row in rows]
-    return {
-        "nothing": model.init(len(texts)),
-        "frozen": read_texts(model, coder, texts, frozen=True),
-        "live": read_texts(model, coder, texts),
-        "memorised": stack_states(memorised),
+def _states(
+    model: SequenceModel, coder: Coder, texts: Sequence[str], ways: Sequence[str]
+) -> dict[str, State]:
+    """The states (B, ...) after nothing was read, after reading with frozen or with live memories,
+    and after ``memorise`` of what surprises."""
+
+    def memorised() -> State:
+        rows = (coder.encode(text.encode()) for text in texts)
+        return stack_states([memorise(model, None, row, surprise=SURPRISE) for row in rows])
+
+    make = {
+        "nothing": lambda: model.init(len(texts)),
+        "frozen": lambda: read_texts(model, coder, texts, frozen=True),
+        "live": lambda: read_texts(model, coder, texts),
+        "memorised": memorised,
     }
+    return {way: make[way]() for way in ways}
