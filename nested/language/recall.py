@@ -106,14 +106,13 @@ def _states(
     """The states (B, ...) after nothing was read, after reading with frozen or with live memories,
     and after ``memorise`` of what surprises."""
 
-    def memorised() -> State:
-        rows = (coder.encode(text.encode()) for text in texts)
-        return stack_states([memorise(model, None, row, surprise=SURPRISE) for row in rows])
+    def memorised(text: str) -> State:
+        return memorise(model, None, coder.encode(text.encode()), surprise=SURPRISE)
 
     make = {
         "nothing": lambda: model.init(len(texts)),
         "frozen": lambda: read_texts(model, coder, texts, frozen=True),
         "live": lambda: read_texts(model, coder, texts),
-        "memorised": memorised,
+        "memorised": lambda: stack_states([memorised(text) for text in texts]),
     }
     return {way: make[way]() for way in ways}
