@@ -97,5 +97,13 @@ panel.set(ylim=(-0.05, 1.05))
 panel.set_xticks(DISTANCES, DISTANCES)
 panel.minorticks_off()
 panel.legend()
-figure.suptitle("A memory that learns while it reads holds what frozen weights cannot know")
+figure.suptitle("Memories that learn while they read hold facts")
 save_figure(figure, folder / "lesson_13.png")
+
+# %% [markdown]
+# **Answer.** It remembers most of twenty facts that it has read once, and with frozen memories
+# none. One level holds them: the memory of n-grams, whose keys need no training. The other levels
+# help to write, and hold no facts. A fact fades while other text is written into the same memory.
+#
+# **Exercise.** Ask in other words than those that stated the facts: change `ASKED` in
+# `nested/tasks/facts.py` to "{} has the code". What is recalled now, and why?

@@ -59,10 +59,9 @@ def load(dir_or_name: Path | str = "nano") -> tuple[SequenceModel, Coder]:
     path = _path_of(dir_or_name)
     config, coder, content = read_model(path)
     try:
-        _check_shapes(config, coder, content["model"])
-        model = config.build(coder.vocab)
+        model = _empty_model(config, coder, content["model"])
         model.load_state_dict(content["model"])
-    except (KeyError, RuntimeError, TypeError, AttributeError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"{str(path)!r} holds other weights than its settings: {reason}"
@@ -70,15 +69,16 @@ def load(dir_or_name: Path | str = "nano") -> tuple[SequenceModel, Coder]:
     return model.eval(), coder
 
 
-def _check_shapes(config: TrainConfig, coder: Coder, weights: Params) -> None:
-    """Raise ``RuntimeError`` unless ``weights`` are those of a model of ``config``. It takes no
-    memory for that, because a file can ask for any size."""
-    if config.layers <= len(weights):
-        with torch.device("meta"):
-            wanted = config.build(coder.vocab).state_dict()
-        if all(name in weights and weights[name].shape == wanted[name].shape for name in wanted):
-            return
-    raise RuntimeError("other names or shapes")
+def _empty_model(config: TrainConfig, coder: Coder, weights: Params) -> SequenceModel:
+    """Build the model of ``config``, if ``weights`` have its shapes. A file can ask for any size,
+    so shapes are compared before memory is taken. Raises ``ValueError`` for other weights."""
+    if config.layers > len(weights):
+        raise ValueError("too few weights")
+    with torch.device("meta"):
+        wanted = config.build(coder.vocab).state_dict()
+    if any(weights[name].shape != wanted[name].shape for name in wanted):
+        raise ValueError("other shapes")
+    return config.build(coder.vocab)
 
 
 def _path_of(where: Path | str) -> Path:

@@ -90,8 +90,8 @@ def recalled(
     count: int,
     show: Callable[[str], None],
 ) -> Report:
-    """Ask for what was read after ever more bytes: 20 "facts" stated in 2,000 bytes, one fact in
-    ``texts`` (a "needle"), and one in a few sentences again and again (a "passkey").
+    """Ask for facts after ever more bytes. The "facts" are 20 in 2,000 bytes, a "needle" is one in
+    ``texts``, and a "passkey" is one in a few sentences again and again.
 
     Returns {name: {bytes: {way: share of right answers}}}."""
     prose = " ".join(text.decode("utf-8", "replace") for text in texts)

@@ -41,10 +41,10 @@ class Windows:
 
     A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew. Only their
     answers count in the loss, so that the model learns to recall facts and not to write them. Each
-    window of these states facts and asks for them, because no gradient flows from
-    one window to another: a write whose question comes later would look useless. Recall has to be
-    learned before it helps, and rare questions hardly teach it. So a training starts with texts of
-    facts only. Their share goes down to ``facts`` within the first 5 % of its steps.
+    window of these texts asks for the facts that it states. No gradient flows from one window to
+    another, and so a write whose question comes later would never pay. Recall has to be learned
+    before it helps, and rare questions hardly teach it. So a training starts with texts of facts
+    only. Their share goes down to ``facts`` within the first 5 % of its steps.
 
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
