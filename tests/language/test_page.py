@@ -75,15 +75,13 @@ def test_the_picture_has_a_row_for_each_level_and_turns_with_its_clock():
     from nested.models.movement import period_of
 
     talk = Talk(build())
-    assert list(talk.moved) == [
-        f"block {b} {part}"
-        for b in (1, 2)
-        for part in ("mixer", "continuum, level 1", "continuum, level 2")
-    ]
-    assert [period_of(build(), level) for level in talk.moved] == [1, 4, 8, 1, 4, 8]
+    parts = ("mixer", "continuum, level 1", "continuum, level 2")
+    wanted = [f"block {b} {part}" for b in (1, 2) for part in parts]
+    assert list(talk.moved) == ["block 1 recall", *wanted]
+    assert [period_of(build(), level) for level in talk.moved] == [1, 1, 4, 8, 1, 4, 8]
     talk.tokens, talk.moved["block 1 mixer"] = 6, 1.7
     drawn = picture(build(), talk)
-    assert drawn.count("<circle") == 6 and "block 1 mixer, every token: 170.0%" in drawn
+    assert drawn.count("<circle") == 7 and "block 1 mixer, every token: 170.0%" in drawn
     assert 'width="280.0"' in drawn  # a bar is never longer than its row
-    x, y = 16, 34 + 17
+    x, y = 16, 34 + 34 + 17
     assert f'<line x1="{x}" y1="{y}" x2="16.0" y2="{y + 12}.0"' in drawn  # half round
