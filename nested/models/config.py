@@ -22,8 +22,7 @@ class ModelConfig:
     """The sizes and parts of a model. Raises ``ValueError`` for a model that cannot be built.
 
     ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of heads of
-    attention or of memories; ``dim / heads`` is even. The first block of ``Hope`` can have another
-    number, ``first_heads``: one wide head binds more facts than four narrow ones.
+    attention or of memories; ``dim / heads`` is even.
     The ``mixer`` of ``Hope`` is a name in ``MIXERS``. It learns by its ``objective``, "l2" or "dot"
     (for "selfmod" and "linear"), and reads ``chunk`` tokens at a time. Mixer and objective can also
     be tuples with one name for each block. The mixers "linear" and "selfmod" make ``products``

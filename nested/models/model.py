@@ -26,7 +26,8 @@ class SequenceModel(nn.Module):
     {"blocks": (...)}, is everything the model remembers of earlier tokens; None starts anew. The
     model is causal, and reading a text in pieces gives the result of one call. The head starts
     small, so that the first loss is near ln V. With ``ngrams`` in its config, the vectors of the
-    n-grams that end at a token are added to its embedding. The state then has an entry "ngrams".
+    n-grams that end at a token are added to its embedding. With ``recall`` the first block gets the
+    codes of n-grams. With either one the state has an entry "ngrams".
 
     With ``lengths`` (B,) only the first ``lengths[b]`` tokens of sample b are there. What follows
     is padding: it leaves no trace, and its logits are 0. With a mask ``write`` (B, T) the memories

@@ -22,11 +22,15 @@ def codes_of(tokens, sizes=(3, 2)):
     return NGrams(DIM, (), sizes)(tokens)[1].double()
 
 
+def text(length):
+    """Two random texts: vectors (2, length, DIM), and the codes of their n-grams."""
+    tokens = torch.randint(4, (2, length), generator=generator())
+    x = torch.randn(2, length, DIM, generator=generator(), dtype=torch.float64)
+    return x, codes_of(tokens)
+
+
 def test_it_is_the_delta_rule_with_codes_as_keys():
-    memory = build()
-    tokens = torch.randint(4, (2, 30), generator=generator())
-    x = torch.randn(2, 30, DIM, generator=generator(), dtype=torch.float64)
-    codes = codes_of(tokens)
+    memory, (x, codes) = build(), text(30)
     y, state = memory(x, keys=codes)
     values = memory.value(x).unflatten(-1, (COUNT, -1))
     rates = memory.rate(memory.choose_rate(x))
@@ -47,10 +51,7 @@ def test_it_is_the_delta_rule_with_codes_as_keys():
 
 
 def test_parts_masks_and_lengths_give_what_one_call_gives():
-    memory = build()
-    tokens = torch.randint(4, (2, 20), generator=generator())
-    x = torch.randn(2, 20, DIM, generator=generator(), dtype=torch.float64)
-    codes = codes_of(tokens)
+    memory, (x, codes) = build(), text(20)
     whole, after = memory(x, keys=codes)
     first, state = memory(x[:, :7], keys=codes[:, :8])
     rest, state = memory(x[:, 7:], state, keys=codes[:, 7:])
