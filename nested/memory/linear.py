@@ -19,7 +19,7 @@ from nested.levels.forward import Params, State
 from nested.memory.gates import Gate, HardGate
 from nested.memory.heads import check_heads, join_heads, split_heads, split_rows
 from nested.memory.masks import Position, piece_sizes
-from nested.memory.net import inverse, unit, widened, zero_projection
+from nested.memory.net import solve_lower, unit, widened, zero_projection
 from nested.memory.scan import joined, scanned
 from nested.memory.sequence import SequenceMemory
 from nested.support.checks import check_counts
@@ -232,7 +232,7 @@ def by_chunks(
         u = n * v
         if objective == "l2":
             u = torch.baddbmm(u, -n * b * k, matrix.mT)
-            u = inverse((n * decay * (k @ k.mT)).tril(-1)) @ u
+            u = solve_lower(n * decay * (k @ k.mT), u)
         read = torch.baddbmm((decay * (q @ k.mT)) @ u, b * q, matrix.mT)  # y_t = M_t q_t
         return read, {"matrix": b[:, -1:] * matrix + u.mT @ (decay[:, -1, :, None] * k)}
 

@@ -69,16 +69,15 @@ def unit(x: Tensor) -> Tensor:
     return wide * clamp_min(squared(wide), 1e-8).rsqrt()
 
 
-def inverse(lower: Tensor) -> Tensor:
-    """Invert I + L for L = ``lower`` (..., C, C), which is zero on and above its diagonal.
+def solve_lower(lower: Tensor, right: Tensor) -> Tensor:
+    """Solve (I + L) X = ``right`` (..., C, E), where L is the part of ``lower`` (..., C, C) below
+    its diagonal.
 
     Works in float32 at least, because half precisions lack a triangular solver.
     """
-    wide = widened(lower)
-    identity = torch.eye(lower.shape[-1], dtype=wide.dtype, device=lower.device)
-    identity = identity.expand(lower.shape)
-    solution = torch.linalg.solve_triangular(wide, identity, upper=False, unitriangular=True)
-    return solution.to(lower.dtype)
+    wide = widened(lower), widened(right)
+    solution = torch.linalg.solve_triangular(*wide, upper=False, unitriangular=True)
+    return solution.to(right.dtype)
 
 
 def plus_product(old: Tensor, left: Tensor, right: Tensor) -> Tensor:

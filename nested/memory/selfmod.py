@@ -24,9 +24,9 @@ from nested.memory.net import (
     SHORTEST,
     clamp_min,
     damping,
-    inverse,
     random_matrix,
     silu_and_slope,
+    solve_lower,
     squared,
     unit,
     widened,
@@ -366,7 +366,8 @@ def written(
     """
     product = inputs @ matrix.mT if product is None else product
     lower = erased * decay.earlier_ratio * (inputs @ inputs.mT)
-    u = inverse(lower) @ torch.addcmul(gradients, -erased * decay.earlier_power, product)
+    right = torch.addcmul(gradients, -erased * decay.earlier_power, product)
+    u = solve_lower(lower, right)
     last_ratio = decay.ratio[..., -1, :, None]  # (..., C, 1)
     return u, decay.power[..., -1:, :] * matrix + u.mT @ (last_ratio * inputs)
 

@@ -21,10 +21,10 @@ from nested.memory.net import (
     SHORTEST,
     clamp_min,
     damping,
-    inverse,
     plus_product,
     random_matrix,
     silu_and_slope,
+    solve_lower,
     squared,
     unit,
     zero_projection,
@@ -148,7 +148,7 @@ class TitansMemory(ChunkedMemory):
         sizes = squared(units)  # (N, C, 1)
         n = rates / clamp_min(sizes, SHORTEST)
         errors = target + earlier(kept, 1) * (units @ now["w1"].mT)
-        errors = inverse(earlier(ratios, 0) * (units @ (n * units).mT)) @ errors
+        errors = solve_lower(earlier(ratios, 0) * (units @ (n * units).mT), errors)
         # the error goes back through W1 as it was at the start
         back = (errors @ start["w1"]) * slopes
         slower = rates * (1 - rates / 2) / self.chunk
