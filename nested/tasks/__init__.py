@@ -45,7 +45,9 @@ TASKS = {
         "parity": partial(WordProblem, "Z2"),
         "sums mod 5": partial(WordProblem, "Z5"),
         "S3": partial(WordProblem, "S3"),
-        "A5": partial(WordProblem, "A5"),
+        # of two letters that make all of A5: half and third turns of an icosahedron. With all 60
+        # elements as tokens, no model learned anything in 1,250 steps.
+        "A5": partial(WordProblem, "A5", letters=(3, 19)),
     },
     "mad": {
         "compression": Compression,

@@ -155,22 +155,37 @@ LANGUAGES = {
 class WordProblem(TextTask):
     """Read elements of a group; after each, name the product of all elements read.
 
-    Tokens and answers are the N elements, and every token is scored. Elements are drawn evenly, so
-    answers are equally frequent. ``group`` is "Zm", "Sn" or "An": sums modulo m ("Z2" is parity),
-    all permutations of n points, or the even ones. A product applies its left element first.
-    Raises ``ValueError`` for another group, and for one of under 2 or over 720 elements.
+    Tokens and answers are the N elements, and every token is scored. ``group`` is "Zm", "Sn" or
+    "An": sums modulo m ("Z2" is parity), all permutations of n points, or the even ones. A product
+    applies its left element first. Tokens are drawn evenly from all elements, so answers are
+    equally frequent, or from ``letters`` alone, elements by number. Raises ``ValueError`` for
+    another group, for one of under 2 or over 720 elements, and for letters that are none of them.
     """
 
-    def __init__(self, group: str = "S3", length: int = 40, batch_size: int = 64) -> None:
+    def __init__(
+        self,
+        group: str = "S3",
+        length: int = 40,
+        batch_size: int = 64,
+        *,
+        letters: tuple[int, ...] | None = None,
+    ) -> None:
         self.group, self.table = group, multiplication_table(group)
-        super().__init__(len(self.table), len(self.table), length, batch_size)
+        count = len(self.table)
+        self.letters = tuple(range(count)) if letters is None else tuple(letters)
+        if not self.letters or any(x not in range(count) for x in self.letters):
+            raise ValueError(
+                f"letters are one or more elements from 0 to {count - 1}, but got {letters}"
+            )
+        super().__init__(count, count, length, batch_size)
 
     def check_length(self, length: int) -> None:
         pass  # every length has words
 
     def texts(self, length: int, generator: Generator) -> tuple[Tensor, Tensor]:
         shape = (self.batch_size, length)
-        tokens = torch.randint(self.vocab, shape, generator=generator)
+        drawn = torch.randint(len(self.letters), shape, generator=generator)
+        tokens = torch.tensor(self.letters)[drawn]
         products, step = tokens, 1
         while step < length:  # products[:, t] has the last 2 x step elements up to t
             longer = self.table[products[:, :-step], products[:, step:]]

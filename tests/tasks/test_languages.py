@@ -8,6 +8,7 @@ from itertools import permutations, product
 import pytest
 import torch
 
+from nested.tasks import TASKS
 from nested.tasks.languages import LANGUAGES, Language, WordProblem, multiplication_table
 from tests.problems import generator
 from tests.tasks.solvers import is_even, legal_next
@@ -111,6 +112,18 @@ def test_tables_are_groups(group):
     assert all(torch.equal(row.sort().values, n) for row in (*table, *table.T))
 
 
+def test_the_letters_of_a5_make_the_whole_group():
+    task = TASKS["groups"]["A5"]()
+    made = {0}
+    for _ in range(60):
+        made |= {int(task.table[x, letter]) for x in made for letter in task.letters}
+    assert made == set(range(60))
+    turn, third = task.letters
+    assert task.table[turn, turn] == 0 and task.table[third, task.table[third, third]] == 0
+    tokens, _ = task.batch(generator())
+    assert set(tokens.flatten().tolist()) == {turn, third}
+
+
 def test_s3_and_a5_do_not_commute_and_sums_do():
     for group, commutes in {"Z2": True, "Z5": True, "S3": False, "A5": False}.items():
         table = multiplication_table(group)
@@ -138,3 +151,6 @@ def test_mistakes_are_said():
     for group in ("Z1", "Z721", "S1", "S7", "A2", "A7", "D4", "S", ""):
         with pytest.raises(ValueError, match="a group is Z2 to Z720 or S2 to S6 or A3 to A6, but"):
             WordProblem(group)
+    for letters in ((), (60,), (-1, 3), (0.5,)):
+        with pytest.raises(ValueError, match="letters are one or more elements from 0 to 59, but"):
+            WordProblem("A5", letters=letters)
