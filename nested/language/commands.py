@@ -30,7 +30,6 @@ from nested.language.run import train
 from nested.language.text import prepare
 from nested.language.writing import generate
 from nested.models.mixers import MIXERS
-from nested.models.token_reader import TokenReader
 from nested.support.device import find_device
 from nested.support.extras import needed
 from nested.support.files import prepare_folder
@@ -139,18 +138,10 @@ def _add_generate(parser: Parser) -> None:
 
 def _generate(args: argparse.Namespace) -> None:
     model, coder = load(args.checkpoint)
-    writing = generate(
-        TokenReader(model.to(find_device(args.device))),
-        coder,
-        args.prompt,
-        args.tokens,
-        temperature=args.temperature,
-        top_k=args.top_k,
-        top_p=args.top_p,
-        penalty=args.penalty,
-        stop=args.stop,
-        generator=Generator().manual_seed(args.seed),
-    )
+    model, generator = model.to(find_device(args.device)), Generator().manual_seed(args.seed)
+    names = ("temperature", "top_k", "top_p", "penalty", "stop")
+    settings = {name: getattr(args, name) for name in names}
+    writing = generate(model, coder, args.prompt, args.tokens, generator=generator, **settings)
     print(args.prompt, end="", flush=True)
     for piece in writing:
         print(piece, end="", flush=True)

@@ -20,6 +20,7 @@ from nested.models.token_reader import TokenReader
 from nested.support.stream import Stream
 
 COLDEST = 1e-6  # a lower temperature would make logits infinite
+RECORDED = 200  # tokens; to record a model takes as long as the record then saves
 
 
 @dataclass(frozen=True)
@@ -158,13 +159,16 @@ def generate(
     given.
 
     Returns an iterator over pieces of text, see ``Writing``. Its ``state`` goes on where the text
-    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. With a
-    ``TokenReader`` of the model the same text comes sooner. Raises ``ValueError`` for settings that
-    make no sense.
+    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. A ``model`` that
+    writes many tokens is recorded by a ``TokenReader`` first, which writes the same text sooner. To
+    write several texts, make one ``TokenReader`` and pass it as the model. Raises ``ValueError``
+    for settings that make no sense.
     """
     if not isinstance(tokens, int) or tokens < 1:
         raise ValueError(f"tokens is a whole number from 1, but got {tokens!r}")
     if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
         raise ValueError(f"stop is a list of texts that are not empty, but got {stop!r}")
     sampling = Sampling(temperature, top_k, top_p, penalty)
+    if tokens > RECORDED and not isinstance(model, TokenReader):
+        model = TokenReader(model)
     return Writing(coder, tokens, sampling, stop, generator).start(model, prompt, state)

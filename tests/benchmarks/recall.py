@@ -11,7 +11,8 @@ paper's, with no maps for keys and values (S = I). One reads by the weights of i
 
 It takes three hours on one core, and half of it on two (--jobs 2). Variants take 40 minutes more.
 What is in --runs is not run again, so delete that file after a change. The program exits non-zero
-when the delta rule is not clearly above the dot product on changing keys.
+unless the delta rule, at its worst, makes under half of the dot product's fewest mistakes on
+changing keys.
 """
 
 import argparse
@@ -201,7 +202,7 @@ def main():
     *_, (family, models) = found.items()
     delta, dot = min(models["delta rule"]["accuracy"]), max(models["dot product"]["accuracy"])
     print(f"\n{family}: delta rule at worst {delta:.3f}, dot product at best {dot:.3f}")
-    sys.exit(not (delta > dot + 0.05 or args.quick))
+    sys.exit(not (1 - delta < (1 - dot) / 2 or args.quick))
 
 
 if __name__ == "__main__":

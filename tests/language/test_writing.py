@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from nested.language.coder import ByteCoder
-from nested.language.writing import Sampling, generate
+from nested.language.writing import RECORDED, Sampling, generate
 from nested.models import Hope, ModelConfig, Transformer
 from nested.support.stream import Stream
 from tests.problems import generator
@@ -32,7 +32,7 @@ class Plays:
         return logits, at
 
 
-def play(text, tokens=1000, **settings):
+def play(text, tokens=RECORDED, **settings):
     return generate(Plays(text), ByteCoder(), b"x", tokens, temperature=0, **settings)
 
 
@@ -105,6 +105,17 @@ def test_the_same_generator_writes_the_same_text_and_greed_needs_none():
     assert texts[0] == texts[1] != texts[2]
     greedy = ["".join(generate(model, coder, "a", 20, temperature=0)) for _ in range(2)]
     assert greedy[0] == greedy[1]
+
+
+def test_a_long_text_is_that_of_the_model_token_by_token():
+    model, length = build(), RECORDED + 20
+    written = generate(model, ByteCoder(), "ab", length, temperature=0)
+    "".join(written)
+    tokens, (_, state) = [*b"ab"], model(torch.tensor([[*b"a"]]))
+    for _ in range(length):
+        logits, state = model(torch.tensor([tokens[-1:]]), state)
+        tokens.append(int(logits[0, -1].argmax()))
+    assert written.tokens == tokens[2:] and len(written.tokens) == length
 
 
 def test_only_the_most_likely_tokens_are_drawn():
