@@ -159,10 +159,10 @@ def generate(
     given.
 
     Returns an iterator over pieces of text, see ``Writing``. Its ``state`` goes on where the text
-    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. A ``model`` that
-    writes many tokens is recorded by a ``TokenReader`` first, which writes the same text sooner. To
-    write several texts, make one ``TokenReader`` and pass it as the model. Raises ``ValueError``
-    for settings that make no sense.
+    ends. Writing ends before a string of ``stop``, which is never shown, not even in part. For many
+    tokens a ``TokenReader`` records the model first, and writes the same text sooner. To write
+    several texts, make one ``TokenReader`` and pass it as the model. Raises ``ValueError`` for
+    settings that make no sense.
     """
     if not isinstance(tokens, int) or tokens < 1:
         raise ValueError(f"tokens is a whole number from 1, but got {tokens!r}")

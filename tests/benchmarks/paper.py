@@ -31,7 +31,7 @@ from torch import nn  # noqa: E402
 
 from nested.models import Hope, ModelConfig, Transformer, decay_groups  # noqa: E402
 from nested.support.files import prepare_folder  # noqa: E402
-from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure  # noqa: E402
+from nested.support.plots import TEXT_SIZE, new_figure, save_figure  # noqa: E402
 from nested.tasks import TASKS  # noqa: E402
 from nested.tasks.text_task import scores  # noqa: E402
 from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
@@ -44,6 +44,7 @@ WARM_UP, TEXTS = 50, 256
 TIMES, TUNING_TIMES = (1, 2, 4, 8), (1, 2, 4, 8, 16)  # the training length
 TUNING_SEED = 3
 EPSILON = 1e-6  # at Adam's 1e-8, a model that is right goes on with full steps along noise
+TITLES = {"languages": "Formal languages", "groups": "Word problems of groups", "mad": "MAD"}
 SCORE = {"languages": "whole", "groups": "accuracy", "mad": "accuracy"}
 WRITES = {
     "S3": 2,
@@ -220,31 +221,47 @@ def show(table):
 
 
 def draw(table, folder):
-    """A picture for each group: a panel a task, a line or a bar a model."""
+    """A picture for each group: a panel a task, a row a model, and a column a length of texts."""
     for group in dict.fromkeys(GROUP_OF[task] for task in table):
         tasks = [task for task in table if GROUP_OF[task] == group]
-        columns = min(3, len(tasks))
-        figure, axes = new_figure(-(-len(tasks) // columns), columns, width=3.2, height=2.8)
-        for panel in axes.flat[len(tasks) :]:
-            panel.set_axis_off()
-        for task, panel in zip(tasks, axes.flat):
-            for colour, (name, row) in zip(COLOURS, table[task].items()):
-                means = [statistics.mean(shares) for shares in row["shares"].values()]
-                if len(means) > 1:
-                    panel.plot(
-                        [int(t) for t in row["shares"]], means, "o-", color=colour, label=name
-                    )
-                    panel.set(xscale="log", xticks=TIMES, xticklabels=TIMES, ylim=(-0.03, 1.03))
-                else:
-                    panel.barh(name, means, color=colour)
-                    panel.set(xlim=(0, 1))
+        names = list(table[tasks[0]])
+        figure, (panels,) = new_figure(1, len(tasks), width=2.1, height=0.5 + 0.32 * len(names))
+        everything = {name: [] for name in names}
+        for task, panel in zip(tasks, panels):
+            rows = [mean_shares(table[task][name]) for name in names]
+            for name, row in zip(names, rows):
+                everything[name] += row
+            draw_shares(panel, rows)
             panel.set_title(task, fontsize=TEXT_SIZE)
-            panel.tick_params(labelsize=TEXT_SIZE)
+            lengths = [f"{times}x" for times in table[task][names[0]]["shares"]]
+            lengths = lengths if len(lengths) > 1 else []
+            panel.set_xticks(range(len(lengths)), lengths, fontsize=TEXT_SIZE)
+            panel.set_yticks(range(len(names)), names, fontsize=TEXT_SIZE)
+            if panel is not panels[0]:
+                panel.set_yticks([])
+        best = max(names, key=lambda name: statistics.mean(everything[name]))
+        what = "whole strings" if SCORE[group] == "whole" else "answers"
+        share = statistics.mean(everything[best])
+        figure.suptitle(
+            f'{TITLES[group]}: "{best}" is best, with {share:.2f} of {what} right on average',
+            fontsize=TEXT_SIZE + 2,
+        )
         if group != "mad":
-            axes.flat[0].legend(fontsize=7)
-            figure.supxlabel("length of a text, in training lengths")
-        figure.suptitle(f"{group}: {'whole strings' if group == 'languages' else 'answers'} right")
+            figure.supxlabel("length of a text, in training lengths", fontsize=TEXT_SIZE)
         save_figure(figure, folder / f"paper_{group}.png")
+
+
+def mean_shares(row):
+    return [statistics.mean(shares) for shares in row["shares"].values()]
+
+
+def draw_shares(panel, rows):
+    """A table of shares: the darker, the more is right."""
+    panel.imshow(rows, cmap="Blues", vmin=0, vmax=1.2, aspect="auto")
+    for y, row in enumerate(rows):
+        for x, share in enumerate(row):
+            colour = "white" if share > 0.7 else "black"
+            panel.text(x, y, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
 
 
 def main():
