@@ -2,6 +2,7 @@
 
 import json
 import time
+from concurrent.futures import as_completed
 from pathlib import Path
 
 from nested.support.files import prepare_folder, save_json
@@ -34,7 +35,9 @@ def run_all(pool, train, jobs, known, path, describe):
     """Let ``train`` take each job that is not ``known`` yet; say and save each, with time left."""
     new = [job for job in dict.fromkeys(jobs) if key_of(job) not in known]
     started = time.monotonic()
-    for done, (job, result) in enumerate(zip(new, pool.map(train, new)), start=1):
+    runs = {pool.submit(train, job): job for job in new}
+    for done, run in enumerate(as_completed(runs), start=1):
+        job, result = runs[run], run.result()
         known[key_of(job)] = result
         left = (time.monotonic() - started) / done * (len(new) - done)
         line = f"  {done}/{len(new)}, {left / 60:.0f} min left  {job}: {describe(job, result)}"

@@ -37,6 +37,7 @@ from nested.tasks.text_task import scores  # noqa: E402
 from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
 
 PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 32
+SHORT_CHUNK = 16  # of self-modifying Titans: in training, too, their rules move within a text
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
 SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
 STEPS = {"languages": 1500, "groups": 1500, "mad": 600, "S3": 2500, "A5": 2500}
@@ -89,7 +90,8 @@ def build(name, task, vocab):
 def build_wide(name, task, vocab, width):
     if name in ("GRU", "LSTM"):
         return Recurrent(getattr(nn, name), vocab, width)
-    sizes = {"vocab": vocab, "dim": width, "layers": LAYERS, "chunk": CHUNK, "periods": PERIODS}
+    chunk = SHORT_CHUNK if name == "self-modifying" else CHUNK
+    sizes = {"vocab": vocab, "dim": width, "layers": LAYERS, "chunk": chunk, "periods": PERIODS}
     sizes |= {"heads": heads_of(name), "products": products_of(name, task)}
     kind = Transformer if name == "Transformer" else Hope
     return kind(ModelConfig(**sizes, **MIXERS.get(name, {})))
