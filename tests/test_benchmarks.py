@@ -13,11 +13,13 @@ ROOT = Path(__file__).parents[1]
 QUICK = {
     "paper": [
         "--tasks",
-        "parity",
+        "S3",
+        "(aa)*",
         "in-context recall",
         "--models",
-        "delta rule",
-        "GRU",
+        "Transformer",
+        "self-modifying",
+        "LSTM",
         "--out",
         ".",
     ],

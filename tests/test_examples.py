@@ -206,8 +206,9 @@ def test_lesson_12_errors_track_a_state_and_a_sum_counts(tmp_path):
     names += ("self-modifying", "sum, then delta")
     state, count = {}, {}  # in texts of twice the training length
     for name in names:
-        _, state[name], trained, count[name] = numbers(text, f"{name:<20}")
-        assert trained > 0.7
+        shares = numbers(text, f"{name:<20}")
+        state[name], trained, count[name] = shares[1], shares[4], shares[5]
+        assert trained > 0.7 and shares[7] < 0.1  # nobody counts on the longest texts
     for name in ("Transformer", "sum", "delta rule, rates to 1"):
         assert state[name] < 0.1
     for name in ("delta rule, rates to 2", "self-modifying", "sum, then delta"):

@@ -76,8 +76,9 @@ class HardGate(nn.Module):
     (straight-through). So a gate near its end can leave it again: with a slope of 0 there, a rate
     of 0 would stay 0 for ever. In evaluation mode slopes are those of the equation.
 
-    Raw numbers (...) come in and gates (...) go out, in float32 at least. The shift is set so that
-    a sum of 0 gives ``start``, and the parameter ``offset`` (size,) starts at 0, as in ``Gate``.
+    Raw numbers (...) come in and gates (...) go out, in float32 at least; a float gives (1,). The
+    shift is set so that a sum of 0 gives ``start``, and the parameter ``offset`` (size,) starts at
+    0, as in ``Gate``.
     Source: stretched and cut sigmoids, Louizos et al. 2018 (arXiv 1712.01312); straight-through
     slopes, Bengio et al. 2013 (arXiv 1308.3432). Raises ``ValueError`` unless 0 < start < top.
     """
@@ -88,8 +89,9 @@ class HardGate(nn.Module):
             raise ValueError(f"a gate has 0 < start < top, but got {start}, {top}")
         self.top, self.shift, self.offset = top, _logit((start / top + 0.25) / 1.5), _offset(size)
 
-    def forward(self, raw: Tensor) -> Tensor:
-        smooth = 1.5 * torch.sigmoid(3 * (widened(raw) + widened(self.offset)) + self.shift) - 0.25
+    def forward(self, raw: Tensor | float) -> Tensor:
+        raw = widened(raw) if isinstance(raw, Tensor) else raw
+        smooth = 1.5 * torch.sigmoid(3 * (raw + widened(self.offset)) + self.shift) - 0.25
         if not self.training:
             return self.top * smooth.clamp(0, 1)
         # the difference is 0, exactly: it adds a slope and no value

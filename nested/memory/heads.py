@@ -1,6 +1,6 @@
 """Heads: H memories of width E = D / H side by side, each with tokens of its own.
 
-Letters: B samples, T tokens, D width, H heads, E = D / H, N = B H.
+Letters: B samples, T tokens, D width, H heads, E = D / H, K numbers of a key, N = B H.
 Source: Vaswani et al. 2017 (arXiv 1706.03762); for memories, as in Yang et al. 2024 (arXiv
 2406.06484).
 """
@@ -27,7 +27,7 @@ def join_heads(x: Tensor, heads: int) -> Tensor:
 
 
 def split_rows(matrix: Tensor, heads: int) -> Tensor:
-    """Split matrices (B, D, E), the heads one above the other, into (N, E, E)."""
+    """Split matrices (B, H E, K), the heads one above the other, into (N, E, K)."""
     return matrix if heads == 1 else matrix.unflatten(1, (heads, -1)).flatten(0, 1)
 
 

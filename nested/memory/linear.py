@@ -90,11 +90,9 @@ class LinearMemory(MatrixMemory):
     over 1 give (I - n k k^T) a negative eigenvalue, so that a state can flip: the memory can then
     count to two (Grazzi et al. 2025).
 
-    With "l2" the first M is a parameter, which starts at zero. A write at rate 2 reflects the state
-    M k about the value v. If M began at zero for ever, only values could make a state that differs
-    from its reflection. Values of one token differ a little with its neighbours, so such a state
-    drifts over a long text. A learned first M can be reflected about zero. With "dot" the first M
-    is zero: a sum counts from there.
+    With "l2" the first M is a parameter, which starts at zero. A write at rate 2 and value 0 turns
+    the state M k into -M k. A state of zero would not change. So training learns a first M that is
+    not zero at such a key. With "dot" the first M is zero: a sum counts from there.
 
     ``heads`` = H splits the width: H matrices of D / H, each with keys, values and gates of its
     own. With ``products`` = P a token makes P writes, each with its own key, value and rate, and

@@ -27,7 +27,12 @@ def present_tokens(x: Tensor, lengths: Lengths | None) -> Tensor | None:
     if lengths is None:
         return None
     samples, tokens = x.shape[:2]
-    lengths = torch.as_tensor(lengths, device=x.device)
+    try:
+        lengths = torch.as_tensor(lengths, device=x.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"lengths are whole numbers, one for each of {samples} samples, but got {lengths!r}"
+        ) from None
     if lengths.shape != (samples,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(
             f"lengths are whole numbers, one for each of {samples} samples, but got"

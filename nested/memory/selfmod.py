@@ -2,8 +2,9 @@
 
 State: five small nets per sample.  It sees: tokens, and its own answers to their values.  Clock:
 every token, with gradients at the weights from the start of its chunk.
-Letters: B samples, T tokens, D width, C tokens of a chunk, M = 5 memories. The first is the main
-memory, which is read. The others make a token's key, value, rate and forgetting, in this order.
+Letters: B samples, T tokens, D width, H heads, E = D / H, N = B H, C tokens of a chunk, P writes of
+a token, M = 5 memories. The first is the main memory, which is read. The others make a token's key,
+value, rate and forgetting, in this order.
 Source: Behrouz et al. 2025 (arXiv 2512.24695), eq. 82-93.
 """
 
@@ -76,14 +77,13 @@ class SelfModifyingTitans(ChunkedMemory):
     maps S of its own, and the rules see the token plus ``shifts`` (P, D) of the write. ``heads`` =
     H splits the width, E = D / H, and each head has five nets of its own.
 
-    The rate of the rules starts at 0.19 / ``chunk`` (0.003 for 64), or at E / 4,096 if that is
-    less, and stays under 1 / ``chunk``, all divided by P. Forgetting starts at 5e-5 and stays under
-    0.05. With D = 32 and chunks of 16, 4,096 random tokens leave 0.4 to 0.5 of each W2. The first
-    weights ``w2`` (M, D, E), ``w1`` (3, D, E), ``rate_gates`` and ``decay_gates`` (H, 1, E) are
-    parameters. The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates":
-    (B, ...)}. Raises ``ValueError`` for another objective or ``reads``, for ``products`` under 1,
-    and as ``SequenceMemory`` does. Raises it too for a ``detach_every`` that divides ``chunk``,
-    because the first weights of the rules would then have a gradient from the first chunk only.
+    The rate of the rules starts at the smaller of 0.19 / ``chunk`` and E / 4,096, divided by P. It
+    stays under 1 / (P ``chunk``). Forgetting starts at 5e-5 and stays under 0.05. The first weights
+    ``w2`` (M, D, E), ``w1`` (3, D, E), ``rate_gates`` and ``decay_gates`` (H, 1, E) are parameters.
+    The state is {"position", "memory": {"start", "now"}}, each {"w1", "w2", "gates": (B, ...)}.
+    Raises ``ValueError`` for another objective or ``reads``, for ``products`` under 1, unless D is
+    a multiple of ``heads``, and as ``SequenceMemory`` does. It refuses a ``detach_every`` that
+    divides ``chunk``: the first weights of the rules would learn from the first chunk only.
     """
 
     has_keys = True

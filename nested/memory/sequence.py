@@ -63,11 +63,13 @@ class SequenceMemory(nn.Module):
     constants. Values stay the same.
 
     A subclass writes ``begin`` and ``read``; one with several levels, or a slow one, also
-    ``clocks`` and ``describe``. Raises ``ValueError`` for a ``dim`` or ``detach_every`` under 1.
-    Raises it too for an x that is empty, not (B, T, D) or not floating point, and for a state with
-    other shapes or dtypes. A state of a memory with other chunks or weights is not detected.
-    Raises it too for ``keys`` that have another shape than x.
-    Raises it too for ``lengths`` outside 0 to T, and for a ``write`` that is no mask (B, T).
+    ``clocks`` and ``describe``. Raises ``ValueError`` for
+
+    - a ``dim`` or ``detach_every`` under 1;
+    - an x that is empty, not (B, T, D) or not floating point;
+    - a state with other shapes or dtypes (of other chunks or weights it cannot tell);
+    - ``keys`` of another shape or dtype than x;
+    - ``lengths`` outside 0 to T, and a ``write`` that is no mask (B, T).
     """
 
     sees = "keys and values of tokens"  # as describe(model) prints it
@@ -161,12 +163,16 @@ class SequenceMemory(nn.Module):
 
     def _with_keys(self, x: Tensor, keys: Tensor | None) -> Tensor:
         """Join x and ``keys`` (B, T, D) to (B, T, 2 D), for ``read`` of a memory that has keys.
-        Raises ``ValueError`` unless both have one shape."""
+        Raises ``ValueError`` unless both have one shape and one dtype."""
         if keys is None:
             return x
-        if not isinstance(keys, Tensor) or keys.shape != x.shape:
-            got = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
-            raise ValueError(f"keys have the shape of the tokens, {tuple(x.shape)}, but got {got}")
+        if not isinstance(keys, Tensor) or (keys.shape, keys.dtype) != (x.shape, x.dtype):
+            is_tensor = isinstance(keys, Tensor)
+            got = f"{tuple(keys.shape)}, {keys.dtype}" if is_tensor else type(keys).__name__
+            raise ValueError(
+                f"keys have the shape and dtype of the tokens, {tuple(x.shape)}, {x.dtype}, but got"
+                f" {got}"
+            )
         return torch.cat([x, keys], dim=-1) if self.has_keys else x
 
     def forward(

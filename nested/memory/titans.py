@@ -43,19 +43,20 @@ class TitansMemory(ChunkedMemory):
         W2 <- a W2 + S                                 hidden units move slowly
         y_t = M_t(q_t)
 
-    with q, k, v = unit(W x). The hidden units i = silu(W2 k) are those of the weights from the
-    start of a chunk of ``chunk`` tokens, and a read uses the weights after its token. A write to W1
-    brings M(k) to v at a rate n of 1, and reflects M(k) about v at 2. The gradient of W2 is
-    h = n (1 - n / 2) c dL/d(W2 k) / ``chunk``, where L = 1/2 |e|^2 goes back through the W1 of the
-    chunk's start. The ``damping`` c keeps the writes bounded for all gates and weights, also if one
-    key comes for ever. Gates of x choose n in [0, 2], the momentum mu in (0.001, 0.8) and the
-    retention a = 1 - forgetting, with forgetting in (1e-6, 0.1).
+    with q, k, v = unit(W x). Hidden units are i = silu(W2 k), with W2 from the start of a chunk of
+    ``chunk`` tokens. A read uses the weights after its token. A write to W1 brings M(k) to v at a
+    rate n of 1, and reflects M(k) about v at 2. Gates of x choose n in [0, 2], the momentum mu in
+    (0.001, 0.8) and the retention a = 1 - forgetting, with forgetting in (1e-6, 0.1).
 
-    In the paper both matrices take the gradients of the chunk's start with momentum, at a rate that
-    has to stay under 1 / ``chunk`` to be stable. With chunks of 8 tokens, a fact that came once was
-    then stored at an eighth of its size. W1 has no momentum here. Under rates up to 2, a momentum
-    of 0.1 erased a state that flips within 320 tokens. And momentum that changes from token to
-    token can drive a memory: gates that alternate made it grow 1.7 times a token.
+    The gradient of W2 is h = n (1 - n / 2) c dL/d(W2 k) / ``chunk``. The loss is L = 1/2 |e|^2, and
+    its error goes back through the W1 of the chunk's start. The ``damping`` c bounds the writes to
+    W2. At a rate of 2, the writes of values that alternate at one key add up, and only forgetting
+    bounds their sum.
+
+    In the paper both matrices take gradients of the chunk's start, with momentum. Their rate has to
+    stay under 1 / ``chunk``, so a fact that comes once is stored in part only. W1 has no momentum
+    here. With rates up to 2, momentum erases a state that flips, and momentum that changes from
+    token to token can make a memory grow.
 
     ``heads`` = H splits the width: H nets of width E = D / H, each with keys, values and gates of
     its own. The first weights ``w1``, ``w2`` (D, E) are parameters, heads one above the other. They

@@ -60,12 +60,8 @@ class ModelConfig:
                 raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {mixer!r}")
         for objective in self._names("objective"):
             check_objective(objective)
-        if self.products > 1 and not any(MIXERS[m].has_products for m in self._names("mixer")):
-            able = tuple(name for name, mixer in MIXERS.items() if mixer.has_products)
-            raise ValueError(
-                f"products over 1 need a mixer that makes them, one of {able}, but got"
-                f" {self.mixer!r} with products={self.products}"
-            )
+        self._check_mixers("products", self.products > 1)
+        self._check_mixers("objective", "dot" in self._names("objective"))
         check_periods(self.periods, "sequential")
         object.__setattr__(self, "periods", tuple(self.periods))  # from a list, if read from a file
         if self.detach_every is not None:
@@ -90,6 +86,15 @@ class ModelConfig:
             all_sizes = sizes if isinstance(sizes, (tuple, list)) else (None,)
             if any(type(n) is not int or n < 2 for n in all_sizes):
                 raise ValueError(f"{name} are whole numbers from 2, but got {sizes!r}")
+
+    def _check_mixers(self, name: str, is_set: bool) -> None:
+        """Refuse the setting ``name`` if none of the mixers can take it."""
+        able = tuple(mixer for mixer in MIXERS if getattr(MIXERS[mixer], f"has_{name}"))
+        if is_set and not set(able) & set(self._names("mixer")):
+            raise ValueError(
+                f"{name}={getattr(self, name)!r} needs a mixer that can take it, one of {able}, but"
+                f" got mixer={self.mixer!r}"
+            )
 
     def for_block(self, i: int) -> ModelConfig:
         """Return these settings with the mixer and the objective of block ``i``."""

@@ -20,7 +20,8 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     without.
 
     Matrices decay, and so do the gates by which a memory forgets. Rates, embeddings, norms and the
-    first weights of memories do not.
+    first weights of a block's mixer do not. The first weights of a continuum memory are matrices
+    like those of a plain net, and decay.
     """
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():

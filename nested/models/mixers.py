@@ -26,12 +26,13 @@ class Mixer(NamedTuple):
 
     ``needs_chunk_ends``: its first weights learn only through what is written at the end of a
     chunk, so ``detach_every`` must not divide ``chunk``. ``has_products``: it can make several
-    writes for each token.
+    writes for each token. ``has_objective``: it can learn by a dot product.
     """
 
     build: Callable[[ModelConfig], nn.Module]
     needs_chunk_ends: bool = False
     has_products: bool = False
+    has_objective: bool = False
 
 
 def _selfmod(config: ModelConfig) -> nn.Module:
@@ -79,8 +80,8 @@ def _started_alike(mixer: nn.Module, queries: Tensor, keys: Tensor) -> nn.Module
 
 
 MIXERS = {  # a new mixer is one line here
-    "selfmod": Mixer(_selfmod, needs_chunk_ends=True, has_products=True),
+    "selfmod": Mixer(_selfmod, needs_chunk_ends=True, has_products=True, has_objective=True),
     "titans": Mixer(_titans),
-    "linear": Mixer(_linear, has_products=True),
+    "linear": Mixer(_linear, has_products=True, has_objective=True),
     "attention": Mixer(_attention),
 }

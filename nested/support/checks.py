@@ -15,5 +15,5 @@ def check_counts(**counts: int) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise ``ValueError`` unless ``seed`` is one that PyTorch takes."""
-    if not 0 <= seed < 2**63:
-        raise ValueError(f"a seed is a whole number from 0 to 2^63 - 1, but got {seed}")
+    if type(seed) is not int or not 0 <= seed < 2**63:
+        raise ValueError(f"a seed is a whole number from 0 to 2^63 - 1, but got {seed!r}")

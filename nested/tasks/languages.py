@@ -37,7 +37,7 @@ class Language(TextTask):
     """
 
     def __init__(self, name: str = "a^n b^n", length: int = 40, batch_size: int = 64) -> None:
-        if name not in LANGUAGES:
+        if not isinstance(name, str) or name not in LANGUAGES:
             raise ValueError(f"a language is one of {tuple(LANGUAGES)}, but got {name!r}")
         self.name = name
         self.letters, self.legal, self.shortest, self._write = LANGUAGES[name]
@@ -172,11 +172,13 @@ class WordProblem(TextTask):
     ) -> None:
         self.group, self.table = group, multiplication_table(group)
         count = len(self.table)
-        self.letters = tuple(range(count)) if letters is None else tuple(letters)
-        if not self.letters or any(x not in range(count) for x in self.letters):
+        letters = tuple(range(count)) if letters is None else letters
+        is_list = isinstance(letters, (tuple, list)) and len(letters) > 0
+        if not is_list or any(type(x) is not int or x not in range(count) for x in letters):
             raise ValueError(
-                f"letters are one or more elements from 0 to {count - 1}, but got {letters}"
+                f"letters are one or more elements from 0 to {count - 1}, but got {letters!r}"
             )
+        self.letters = tuple(letters)
         super().__init__(count, count, length, batch_size)
 
     def check_length(self, length: int) -> None:
@@ -199,7 +201,7 @@ def multiplication_table(group: str) -> Tensor:
 
     Permutations are in the order of ``itertools``. Raises ``ValueError`` as ``WordProblem`` does.
     """
-    match = re.fullmatch("([ZSA])([0-9]+)", group)
+    match = re.fullmatch("([ZSA])([0-9]+)", str(group))
     kind, n = (match[1], int(match[2])) if match else ("Z", 0)
     low, high = SIZES[kind]
     if not low <= n <= high:

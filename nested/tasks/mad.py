@@ -1,9 +1,9 @@
 """The six tasks of MAD: small ones that predict how well a layer serves a large language model.
 
 Letters: B texts of a batch, T tokens of a text, V tokens, P pairs of a text, M motifs.
-Source: Poli et al. 2024 (arXiv 2403.17844), with the sizes of its easiest setting. Its code trains
-on a fixed set of 256 to 12,800 texts, and recall on every next token. Here texts are always new,
-and training scores the tokens that testing scores. The classes name further differences.
+Source: Poli et al. 2024 (arXiv 2403.17844), with the sizes of its easiest setting. MAD trains on a
+fixed set of 256 to 12,800 texts. Its recall tasks train on every next token. Here texts are always
+new, and training scores what testing scores. The classes name further differences.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from nested.support.checks import check_counts
+from nested.support.checks import check_counts, check_seed
 from nested.tasks.family import draw_uniform
 from nested.tasks.sequences import UNSCORED
 from nested.tasks.text_task import TextTask
@@ -24,9 +24,10 @@ from nested.tasks.text_task import TextTask
 class InContextRecall(TextTask):
     """Read key, value, key, value, ...; at each key that came before, name its value.
 
-    A text has T / 2 pairs. Keys are the first half of the tokens, values the other half, and each
-    text gives every key another value. With ``noise``, that share of pairs is two noise tokens
-    instead, out of the last ``noise_vocab`` of the V tokens. The last key always came before.
+    A text has T / 2 pairs. Keys are the first half of the tokens, values the other half. In each
+    text the values of keys are drawn anew, and two keys may share one. With ``noise``, that share
+    of pairs is two noise tokens instead, out of the last ``noise_vocab`` of the V tokens. The last
+    key always came before.
     Raises ``ValueError`` for an odd T or one under 4, and for noise without tokens for it.
     """
 
@@ -40,10 +41,12 @@ class InContextRecall(TextTask):
         noise_vocab: int = 0,
     ) -> None:
         check_counts(vocab=vocab)
-        if not 0 <= noise < 1 or noise_vocab < 0 or (noise > 0) != (noise_vocab > 0):
+        are_numbers = isinstance(noise, (int, float)) and type(noise_vocab) is int
+        is_share = are_numbers and 0 <= noise < 1
+        if not is_share or noise_vocab < 0 or (noise > 0) != (noise_vocab > 0):
             raise ValueError(
                 "noise and noise_vocab are both 0, or a share under 1 and a number of tokens, but"
-                f" got {noise} and {noise_vocab}"
+                f" got {noise!r} and {noise_vocab!r}"
             )
         _check_halves("vocab - noise_vocab", vocab - noise_vocab)
         self.noise, self.noise_vocab = noise, noise_vocab
@@ -91,11 +94,11 @@ class FuzzyRecall(TextTask):
     """``InContextRecall`` with keys and values of 1 to ``longest`` tokens each, called motifs.
 
     Where a known key ends, name the first token of its value, and after each token of the value
-    the next. The tokens of a motif differ. A text has ``keys`` keys, so that they come again; MAD
-    draws every key anew, and tests on the longest alone. There, texts are filled up with an extra
-    token; here they are cut at T. A text starts with a key. Raises ``ValueError`` for an odd
-    ``vocab``, for motifs longer than half of it, for too many keys, and for a T that may hold no
-    known key.
+    the next. The tokens of a motif differ. A text starts with a key and has ``keys`` of them, so
+    that they come again. MAD draws a new key for every pair, and tests keys of the greatest length
+    only. There, texts are filled up with an extra token; here they are cut at T. Raises
+    ``ValueError`` for an odd ``vocab``, for motifs longer than half of it and for too many keys. It
+    refuses a T that may hold no known key.
     """
 
     def __init__(
@@ -240,7 +243,7 @@ class Memorisation(TextTask):
 
     No text gives values: each key has one value for ever, which ``seed`` draws, so the weights have
     to learn it. Keys and values are (V - 1) / 2 tokens each, and the blank is V - 1. Raises
-    ``ValueError`` for a ``vocab`` under 3 and an odd T.
+    ``ValueError`` for a ``vocab`` under 3, an odd T and a ``seed`` that PyTorch does not take.
     """
 
     def __init__(
@@ -249,6 +252,7 @@ class Memorisation(TextTask):
         check_counts(vocab=vocab)
         if vocab < 3:
             raise ValueError(f"vocab is a key, a value and a blank at least, but got {vocab}")
+        check_seed(seed)
         keys = (vocab - 1) // 2
         generator = Generator().manual_seed(seed)
         self.value_of = torch.randperm(keys, generator=generator) + keys

@@ -78,8 +78,13 @@ def scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
 
     "accuracy" counts every scored token, "last" the last scored one of each text, and "whole" the
     texts in which every answer is right. Texts that ask nothing do not count; if all do not, the
-    shares are NaN.
+    shares are NaN. Raises ``ValueError`` for logits and targets of different B or T.
     """
+    if logits.dim() != 3 or logits.shape[:2] != targets.shape:
+        raise ValueError(
+            "logits are (texts, tokens, vocab) for targets (texts, tokens), but got"
+            f" {tuple(logits.shape)} and {tuple(targets.shape)}"
+        )
     asked = targets != UNSCORED
     right = (logits.argmax(-1) == targets) & asked
     last = targets.shape[1] - 1 - asked.flip(1).int().argmax(1, keepdim=True)

@@ -10,7 +10,6 @@ is not run again, so delete that file after a change. ``--quick`` trains for 5 s
 """
 
 import argparse
-import math
 import os
 import statistics
 import time
@@ -24,7 +23,14 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from nested.models import Hope, ModelConfig  # noqa: E402
 from nested.tasks.sequences import UNSCORED  # noqa: E402
-from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
+from tests.benchmarks.jobs import (  # noqa: E402
+    add_arguments,
+    count,
+    finished_runs,
+    fit,
+    key_of,
+    run_all,
+)
 
 GAPS, FACTS = (64, 512, 4096), 8  # facts a gap
 SLOTS = 64  # of 4 tokens each: all facts are stated in these
@@ -34,8 +40,9 @@ VOCAB = ASK + 1
 TAUGHT = (1, 2, 1, 2, 3)  # the number of gaps in texts of training, in turn
 OTHERS = 0.25  # share of slots that state a fact nobody asks for
 DIM, LAYERS, CHUNK, PERIODS = 48, 2, 32, (16, 64, 256)
-BATCH, STEPS, WARM_UP, RATE, SEEDS, TESTS = 4, 500, 50, 3e-3, (0, 1, 2), 16
+BATCH, STEPS, RATE, SEEDS, TESTS = 4, 500, 3e-3, (0, 1, 2), 16
 MIXERS = {
+    "dot product": {"mixer": "linear", "objective": "dot"},
     "delta rule": {"mixer": "linear"},
     "Titans": {"mixer": "titans"},
     "self-modifying": {"mixer": "selfmod"},
@@ -106,10 +113,6 @@ def with_nets(mixer, hidden):
     return model
 
 
-def count(model):
-    return sum(p.numel() for p in model.parameters())
-
-
 def flops(model):
     """Of a forward and backward pass, over one text of 512 tokens."""
     tokens = torch.zeros(1, 512, dtype=torch.int64)
@@ -126,18 +129,15 @@ def train(job):
     model, generator = build(mixer, form), torch.Generator().manual_seed(seed)
     sizes = {"parameters": count(model), "flops": flops(model)}
     optimizer, started = torch.optim.AdamW(model.parameters(), RATE), time.monotonic()
-    for step in range(1, steps + 1):
-        left = 0.5 + 0.5 * math.cos(math.pi * step / steps)
-        optimizer.param_groups[0]["lr"] = RATE * min(1, step / WARM_UP) * left
+
+    def loss_of(step):
         tokens, targets, _ = texts(generator, GAPS[: TAUGHT[step % len(TAUGHT)]])
-        optimizer.zero_grad()
         logits = model(tokens)[0].flatten(0, 1)
-        loss = nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=UNSCORED)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        return nn.functional.cross_entropy(logits, targets.flatten(), ignore_index=UNSCORED)
+
+    *_, (_, loss) = fit(model, optimizer, RATE, steps, loss_of)
     seconds = time.monotonic() - started
-    return {"shares": unseen(model), "seconds": seconds, "loss": loss.item(), **sizes}
+    return {"shares": unseen(model), "seconds": seconds, "loss": loss, **sizes}
 
 
 @torch.no_grad()

@@ -1,9 +1,12 @@
 """Many training runs: several at once, each saved when it ends, and none made twice."""
 
 import json
+import math
 import time
 from concurrent.futures import as_completed
 from pathlib import Path
+
+from torch import nn
 
 from nested.support.files import prepare_folder, save_json
 
@@ -48,3 +51,23 @@ def run_all(pool, train, jobs, known, path, describe):
 
 def key_of(job):
     return json.dumps(job)
+
+
+def fit(model, optimizer, rate, steps, loss_of, warm_up=50):
+    """Train ``model`` with a warm-up, a cosine to 0 and clipped gradients, and yield after each
+    step (its number from 1, its loss). ``loss_of(step)`` computes the loss."""
+    for step in range(1, steps + 1):
+        left = 0.5 + 0.5 * math.cos(math.pi * step / steps)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1, step / warm_up) * left
+        optimizer.zero_grad()
+        loss = loss_of(step)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        yield step, loss.item()
+
+
+def count(model):
+    """The number of parameters that are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

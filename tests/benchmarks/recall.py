@@ -11,8 +11,8 @@ paper's, with no maps for keys and values (S = I). One reads by the weights of i
 
 It takes three hours on one core, and half of it on two (--jobs 2). Variants take 40 minutes more.
 What is in --runs is not run again, so delete that file after a change. The program exits non-zero
-unless the delta rule, at its worst, makes under half of the dot product's fewest mistakes on
-changing keys.
+unless, on changing keys, Titans and self-modifying Titans reach 0.95 with every seed, and the delta
+rule at its worst makes under half of the dot product's fewest mistakes.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import math
 import os
 import statistics
 import sys
+import warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -33,12 +34,12 @@ from nested.support.files import prepare_folder  # noqa: E402
 from nested.support.plots import COLOURS, new_figure, save_figure  # noqa: E402
 from nested.tasks import AssociativeRecall, ChangingKeys  # noqa: E402
 from nested.tasks.sequences import accuracy  # noqa: E402
-from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
+from tests.benchmarks.jobs import add_arguments, finished_runs, fit, key_of, run_all  # noqa: E402
 
 SYMBOLS, BATCH, LAYERS, CHUNK = 32, 32, 2, 8
 PERIODS = (256,)  # longer than a text: the continuum is a plain net here, for all the same
 PARAMETERS = 100_000  # each model is as wide as comes nearest
-RATES, SEEDS = (3e-3, 1e-2), (0, 1, 2)
+RATES, SEEDS, LEAST = (3e-3, 1e-2), (0, 1, 2), 0.95
 CHANGES = {2: 2, 4: 4, 8: 6}  # by pairs of a text: how often half of its keys come again
 FAMILIES = {
     "recall": AssociativeRecall,
@@ -83,6 +84,7 @@ def train(job):
     """(accuracy on 1,024 unseen texts, its course) of one model on one family at one rate."""
     name, family_name, rate, seed, steps = job
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", "texts of .* tokens end")  # before the continuum moves
     width = width_of(name)
     tasks = []
     for pairs in CHANGES:  # the same symbols for all: of one seed
@@ -98,15 +100,13 @@ def train(job):
     model.load_state_dict(task.init(generator))
     optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=0.01)
     course = []
-    for step in range(1, steps + 1):
-        warm, left = min(1, step / 50), 0.5 + 0.5 * math.cos(math.pi * step / steps)
-        optimizer.param_groups[0]["lr"] = rate * warm * left
+
+    def loss_of(step):
         symbols, answers = tasks[step % len(tasks)].batch(generator)
-        optimizer.zero_grad()
         logits, _ = model(symbols)
-        torch.nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), answers.flatten())
+
+    for step, _ in fit(model, optimizer, rate, steps, loss_of):
         if step % max(20, steps // 20) == 0 or step == steps:
             course.append((step, unseen(model, task, 4)))
     return unseen(model, task, 32), course
@@ -202,7 +202,9 @@ def main():
     *_, (family, models) = found.items()
     delta, dot = min(models["delta rule"]["accuracy"]), max(models["dot product"]["accuracy"])
     print(f"\n{family}: delta rule at worst {delta:.3f}, dot product at best {dot:.3f}")
-    sys.exit(not (1 - delta < (1 - dot) / 2 or args.quick))
+    deep = min(min(models[name]["accuracy"]) for name in ("Titans", "self-modifying"))
+    print(f"Titans and self-modifying Titans at worst {deep:.3f}, of {LEAST} at least")
+    sys.exit(not args.quick and (1 - delta >= (1 - dot) / 2 or deep < LEAST))
 
 
 if __name__ == "__main__":

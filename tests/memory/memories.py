@@ -13,12 +13,15 @@ MEMORIES = {
     "linear": lambda dim, chunk: LinearMemory(dim, "l2", chunk),
     "dot": lambda dim, chunk: LinearMemory(dim, "dot", chunk),
     "linear, 3 products": lambda dim, chunk: LinearMemory(dim, "l2", chunk, heads=2, products=3),
-    "dot, 2 heads": lambda dim, chunk: LinearMemory(dim, "dot", chunk, heads=2),
+    "dot, 2 products": lambda dim, chunk: LinearMemory(dim, "dot", chunk, heads=2, products=2),
     "titans": lambda dim, chunk: TitansMemory(dim, chunk),
     "titans, 2 heads": lambda dim, chunk: TitansMemory(dim, chunk, heads=2),
     "selfmod": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk),
     "selfmod, start": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk, reads="start"),
     "selfmod, dot": lambda dim, chunk: SelfModifyingTitans(dim, "dot", chunk),
+    "selfmod, start, 2 products": lambda dim, chunk: SelfModifyingTitans(
+        dim, "dot", chunk, reads="start", products=2
+    ),
     "selfmod, 2 heads": lambda dim, chunk: SelfModifyingTitans(dim, "l2", chunk, heads=2),
     "selfmod, 3 products": lambda d, chunk: SelfModifyingTitans(
         d, "l2", chunk, heads=2, products=3

@@ -11,12 +11,13 @@ LOOPS = {
     "linear": loops.linear,
     "dot": loops.linear,
     "linear, 3 products": loops.linear,
-    "dot, 2 heads": loops.linear,
+    "dot, 2 products": loops.linear,
     "titans": loops.titans,
     "titans, 2 heads": loops.titans,
     "selfmod": loops.self_modifying,
     "selfmod, start": loops.self_modifying,
     "selfmod, dot": loops.self_modifying,
+    "selfmod, start, 2 products": loops.self_modifying,
     "selfmod, 2 heads": loops.self_modifying,
     "selfmod, 3 products": loops.self_modifying,
     "sequential": loops.continuum,
@@ -62,7 +63,7 @@ def test_keys_made_from_other_vectors_equal_the_loop_at_any_cut(name):
 def test_keys_from_the_tokens_are_the_default_and_a_wrong_shape_is_refused():
     memory, x = LinearMemory(6), torch.randn(2, 5, 6)
     assert torch.allclose(memory(x, keys=x)[0], memory(x)[0], atol=1e-6)
-    with pytest.raises(ValueError, match="keys have the shape of the tokens"):
+    with pytest.raises(ValueError, match="keys have the shape and dtype of the tokens"):
         memory(x, keys=x[:, 1:])
 
 
