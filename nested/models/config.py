@@ -24,9 +24,9 @@ class ModelConfig:
     ``vocab`` is the number of tokens, ``dim`` the width and ``heads`` the number of heads of
     attention or of memories; ``dim / heads`` is even.
     The ``mixer`` of ``Hope`` is a name in ``MIXERS``. It learns by its ``objective``, "l2" or "dot"
-    (for "selfmod" and "linear"), and reads ``chunk`` tokens at a time. Mixer and objective can also
-    be tuples with one name for each block. The mixers "linear" and "selfmod" make ``products``
-    writes for each token.
+    ("selfmod" and "linear"; others have one way to learn), and reads ``chunk`` tokens at a time.
+    Mixer and objective can also be tuples with one name for each block. The mixers "linear" and
+    "selfmod" make ``products`` writes for each token.
     ``periods`` are the clocks of the continuum memory, in tokens. With ``hidden`` = H over 0 each
     block of ``Hope`` ends with a net of H x ``dim`` hidden units, as a block of a Transformer does.
     Only training moves the weights of this net. ``ngrams`` are the sizes n, from 2, of the n-grams
@@ -60,8 +60,12 @@ class ModelConfig:
                 raise ValueError(f"mixer is one of {tuple(MIXERS)}, but got {mixer!r}")
         for objective in self._names("objective"):
             check_objective(objective)
-        self._check_mixers("products", self.products > 1)
-        self._check_mixers("objective", "dot" in self._names("objective"))
+        if self.products > 1 and not any(MIXERS[m].has_products for m in self._names("mixer")):
+            able = tuple(name for name, mixer in MIXERS.items() if mixer.has_products)
+            raise ValueError(
+                f"products over 1 need a mixer that makes them, one of {able}, but got"
+                f" {self.mixer!r} with products={self.products}"
+            )
         check_periods(self.periods, "sequential")
         object.__setattr__(self, "periods", tuple(self.periods))  # from a list, if read from a file
         if self.detach_every is not None:
@@ -86,15 +90,6 @@ class ModelConfig:
             all_sizes = sizes if isinstance(sizes, (tuple, list)) else (None,)
             if any(type(n) is not int or n < 2 for n in all_sizes):
                 raise ValueError(f"{name} are whole numbers from 2, but got {sizes!r}")
-
-    def _check_mixers(self, name: str, is_set: bool) -> None:
-        """Refuse the setting ``name`` if none of the mixers can take it."""
-        able = tuple(mixer for mixer in MIXERS if getattr(MIXERS[mixer], f"has_{name}"))
-        if is_set and not set(able) & set(self._names("mixer")):
-            raise ValueError(
-                f"{name}={getattr(self, name)!r} needs a mixer that can take it, one of {able}, but"
-                f" got mixer={self.mixer!r}"
-            )
 
     def for_block(self, i: int) -> ModelConfig:
         """Return these settings with the mixer and the objective of block ``i``."""

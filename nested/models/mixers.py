@@ -26,13 +26,12 @@ class Mixer(NamedTuple):
 
     ``needs_chunk_ends``: its first weights learn only through what is written at the end of a
     chunk, so ``detach_every`` must not divide ``chunk``. ``has_products``: it can make several
-    writes for each token. ``has_objective``: it can learn by a dot product.
+    writes for each token.
     """
 
     build: Callable[[ModelConfig], nn.Module]
     needs_chunk_ends: bool = False
     has_products: bool = False
-    has_objective: bool = False
 
 
 def _selfmod(config: ModelConfig) -> nn.Module:
@@ -80,8 +79,8 @@ def _started_alike(mixer: nn.Module, queries: Tensor, keys: Tensor) -> nn.Module
 
 
 MIXERS = {  # a new mixer is one line here
-    "selfmod": Mixer(_selfmod, needs_chunk_ends=True, has_products=True, has_objective=True),
+    "selfmod": Mixer(_selfmod, needs_chunk_ends=True, has_products=True),
     "titans": Mixer(_titans),
-    "linear": Mixer(_linear, has_products=True, has_objective=True),
+    "linear": Mixer(_linear, has_products=True),
     "attention": Mixer(_attention),
 }

@@ -65,6 +65,8 @@ def test_keys_from_the_tokens_are_the_default_and_a_wrong_shape_is_refused():
     assert torch.allclose(memory(x, keys=x)[0], memory(x)[0], atol=1e-6)
     with pytest.raises(ValueError, match="keys have the shape and dtype of the tokens"):
         memory(x, keys=x[:, 1:])
+    with pytest.raises(ValueError, match="but got .2, 5, 6., torch.float64"):
+        memory(x, keys=x.double())
 
 
 @pytest.mark.parametrize("objective", ["l2", "dot"])

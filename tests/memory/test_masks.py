@@ -98,6 +98,8 @@ def mask(*shape):
     [
         ({"lengths": [3, 6]}, "lengths are from 0 to 5 tokens, but got 3 to 6"),
         ({"lengths": [-1, 5]}, "lengths are from 0 to 5 tokens, but got -1 to 5"),
+        ({"lengths": "ab"}, "lengths are whole numbers, one for each of 2 samples, but got 'ab'"),
+        ({"lengths": [None, 3]}, r"one for each of 2 samples, but got \[None, 3\]"),
         ({"lengths": [3]}, r"one for each of 2 samples, but got torch.int64 \(1,\)"),
         ({"lengths": torch.tensor([3.0, 2.0])}, "lengths are whole numbers, .* got torch.float32"),
         ({"write": mask(2, 4)}, r"write is a bool mask \(2, 5\), but got torch.bool \(2, 4\)"),

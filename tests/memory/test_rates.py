@@ -15,6 +15,7 @@ from nested.tasks.languages import WordProblem
 def test_a_hard_gate_reaches_both_its_ends_and_comes_back_from_them(start, top):
     raw = torch.tensor([-5.0, 0.0, 5.0])
     assert torch.allclose(HardGate(start, top, 3)(raw), torch.tensor([0.0, start, top]))
+    assert torch.allclose(HardGate(start, top)(0.0), torch.tensor([start]))
     assert HardGate(start, top)(raw[::2]).tolist() == [0, torch.tensor(top).item()]  # exactly
     raw = torch.linspace(-0.6, 0.6, 13, requires_grad=True)
     (slope,) = torch.autograd.grad(HardGate(start, top)(raw).sum(), raw)

@@ -151,6 +151,11 @@ def test_mistakes_are_said():
     for group in ("Z1", "Z721", "S1", "S7", "A2", "A7", "D4", "S", ""):
         with pytest.raises(ValueError, match="a group is Z2 to Z720 or S2 to S6 or A3 to A6, but"):
             WordProblem(group)
-    for letters in ((), (60,), (-1, 3), (0.5,)):
+    for name in (["a"], None):
+        with pytest.raises(ValueError, match="a language is one of"):
+            Language(name)
+        with pytest.raises(ValueError, match="a group is Z2"):
+            WordProblem(name)
+    for letters in ((), (60,), (-1, 3), (1.0,), (True,), 3):
         with pytest.raises(ValueError, match="letters are one or more elements from 0 to 59, but"):
             WordProblem("A5", letters=letters)

@@ -120,6 +120,12 @@ def test_scores_count_tokens_last_tokens_and_whole_texts():
     assert all(math.isnan(share) for share in nothing.values())
 
 
+@pytest.mark.parametrize("shape", [(2, 3), (2, 4, 5), (2, 0, 5)])
+def test_scores_refuse_logits_of_other_texts(shape):
+    with pytest.raises(ValueError, match="logits are .texts, tokens, vocab. for targets"):
+        scores(torch.zeros(shape), torch.zeros(2, 3, dtype=torch.int64))
+
+
 def test_mistakes_are_said(task):
     with pytest.raises(ValueError, match="split is one of .* but got 'test'"):
         task.batch(generator(), "test")
