@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 12. HOPE: what does each part buy? (140 s)
+# # 12. HOPE: what does each part buy? (160 s)
 #
 # HOPE is a model whose blocks hold a memory that learns while it reads. Such a memory can add up
 # what it reads, learn from its errors, or change its own learning rule. Each of these costs more
@@ -158,9 +158,9 @@ save_figure(figure, folder / "lesson_12.png")
 
 # %% [markdown]
 # **Answer.** Once its rates reach 2, the delta rule tracks a state. Self-modifying memories track
-# it as well, and a step of theirs takes about four times as long. A sum counts further, and cannot
-# flip a bit. One block of each does both on texts of 48 tokens. No model counts on texts of 192
-# tokens after these 500 steps ([more steps](results.md)).
+# it as well, and a step of theirs takes four to five times as long. A sum counts further, and
+# cannot flip a bit. One block of each does both on texts of 48 tokens. No model counts on texts of
+# 192 tokens after these 500 steps ([more steps](results.md)).
 #
 # **Exercise.** Swap the two blocks: `objective=("l2", "dot")`. At which length does each task get
 # better, and at which worse?
