@@ -158,7 +158,7 @@ save_figure(figure, folder / "lesson_12.png")
 
 # %% [markdown]
 # **Answer.** Once its rates reach 2, the delta rule tracks a state. Self-modifying memories track
-# it as well, and a step of theirs takes four to five times as long. A sum counts further, and
+# it as well, and a step of theirs takes about five times as long. A sum counts further, and
 # cannot flip a bit. One block of each does both on texts of 48 tokens. No model counts on texts of
 # 192 tokens after these 500 steps ([more steps](results.md)).
 #
