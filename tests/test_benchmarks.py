@@ -15,7 +15,7 @@ QUICK = {
         "--tasks",
         "S3",
         "(aa)*",
-        "in-context recall",
+        "memorisation",
         "--models",
         "Transformer",
         "self-modifying",

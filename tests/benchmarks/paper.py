@@ -55,7 +55,7 @@ SHORT_CHUNK = 16  # of self-modifying Titans: in training, too, their rules move
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
 SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
 STEPS = {"languages": 1500, "groups": 1500, "mad": 600, "S3": 2500, "A5": 2500}
-TEXTS = 256
+TEXTS, QUICK = 256, 30  # texts of a score; steps of --quick, whose scores are of one batch
 TIMES, TUNING_TIMES = (1, 2, 4, 8), (1, 2, 4, 8, 16)  # the training length
 TUNING_SEED = 3
 EPSILON = 1e-6  # at Adam's 1e-8, a model that is right goes on with full steps along noise
@@ -145,19 +145,24 @@ def train(job):
     *_, (_, loss) = fit(model, optimizer, rate, steps, loss_of)
     seconds = time.process_time() - started
     loss = loss if math.isfinite(loss) else None  # JSON has no NaN
-    results = {"scores": unseen(model, task, task_name, seed), "loss": loss, "seconds": seconds}
+    texts = TEXTS if steps > QUICK else BATCH
+    results = {
+        "scores": unseen(model, task, task_name, seed, texts),
+        "loss": loss,
+        "seconds": seconds,
+    }
     return {**results, "parameters": count(model)}
 
 
 @torch.no_grad()
-def unseen(model, task, name, seed):
+def unseen(model, task, name, seed, texts):
     """{times the training length: {score: share right}}; MAD has one length."""
     shares = {}
     lengths, text_seed = (TUNING_TIMES, 8) if seed == TUNING_SEED else (TIMES, 7)
     for times in lengths if GROUP_OF[name] != "mad" else TIMES[:1]:
         generator = torch.Generator().manual_seed(text_seed)
         results = []
-        for _ in range(TEXTS // BATCH):
+        for _ in range(texts // BATCH):
             tokens, targets = task.batch(generator, "query", times * task.length)
             results.append(scores(model(tokens)[0], targets))
         shares[str(times)] = {key: statistics.mean(r[key] for r in results) for key in results[0]}
@@ -176,7 +181,7 @@ def measure(args, known):
     """{task: {model: {"setting", "parameters", "seconds", "shares", "last"}}}, where "shares" and
     "last" (the last answer of a text) are {times: [one for each seed]}."""
     settings, seeds = (SETTINGS[:1], SEEDS[:1]) if args.quick else (SETTINGS, SEEDS)
-    steps = {t: 30 if args.quick else STEPS.get(t, STEPS[GROUP_OF[t]]) for t in args.tasks}
+    steps = {t: QUICK if args.quick else STEPS.get(t, STEPS[GROUP_OF[t]]) for t in args.tasks}
     pairs = [(task, model) for task in args.tasks for model in args.models]
 
     def trial(task, model, setting):
