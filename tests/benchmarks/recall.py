@@ -173,6 +173,7 @@ def draw(found, path):
         panel.set(xlabel="training steps, 32 texts each", ylim=(0, 1.02))
     panels[0].set(ylabel="right answers (dotted: by chance)")
     panels[-1].legend(fontsize=7)
+    figure.suptitle("Memories that correct what they hold learn changing keys first", fontsize=11)
     save_figure(figure, path)
 
 

@@ -1,9 +1,12 @@
-"""Put the best model of a training into the package.   python -m tests.benchmarks.ship RUN
+"""Put the best model of a training into the package.   python -m tests.benchmarks.ship [RUN]
 
 RUN is a folder that ``python -m nested.language train --out RUN`` wrote. The weights are saved in
-half precision. Then the model is loaded again. The program prints its size, its bits a byte of
-held-out plays, the facts that it recalls, and the seconds until ``chat`` has answered. The last
-board of the training becomes examples/pictures/board.svg.
+half precision, and the last board of the training becomes examples/pictures/board.svg. Without RUN
+the shipped model stays as it is.
+
+Then the program loads the model and prints its size, its bits a byte of held-out plays and the
+facts that it recalls. It also prints the bytes a second that it writes on one core, at the start
+and after 30,000 bytes, and the seconds until ``chat`` has answered.
 """
 
 import argparse
@@ -19,26 +22,27 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from nested.language import load, prepare
+from nested.language import generate, load, prepare
 from nested.language.checkpoint import BEST, SHIPPED, read_model, save_model
 from nested.language.dashboard import Dashboard
 from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.recall import recall_facts
 from nested.language.run import LOG
+from nested.models.token_reader import TokenReader
 from nested.support.files import write_whole
 
 BOARD = Path(__file__).parents[2] / "examples" / "pictures" / "board.svg"
 PIECES, SIZE, FACTS, BYTES, RUNS = 64, 1024, 20, 2000, 9
+NAME = "nano"
+WRITTEN, FAR = 1000, 30_000  # bytes
 
 
-def ship(run: Path, name: str = "nano") -> Path:
-    """Save the best model of ``run`` as the shipped model ``name``. Returns its path."""
+def ship(run: Path) -> None:
+    """Save the best model of ``run`` as the shipped model."""
     config, coder, content = read_model(run / BEST)
     halves = {key: weight.half() for key, weight in content["model"].items()}
-    path = SHIPPED / f"{name}.pt"
-    path.parent.mkdir(exist_ok=True)
-    save_model(path, config, coder, halves)
-    return path
+    SHIPPED.mkdir(exist_ok=True)
+    save_model(SHIPPED / f"{NAME}.pt", config, coder, halves)
 
 
 def draw_board(run: Path, path: Path) -> None:
@@ -60,14 +64,32 @@ def answer_seconds() -> float:
     return time.perf_counter() - started
 
 
+def bytes_a_second(model, coder) -> list[float]:
+    """Write WRITTEN bytes anew, and as many after FAR bytes, at the speed of a recorded model."""
+    reader, speeds = TokenReader(model), []
+    text = torch.randint(97, 123, (1, FAR), generator=torch.Generator().manual_seed(0))
+    far = None
+    for part in text.split(SIZE, dim=1):
+        far = reader(part, far)[1]
+    for state in (None, None, far):  # the first one records the model
+        generator = torch.Generator().manual_seed(0)
+        settings = {"state": state, "temperature": 0.8, "top_p": 0.95, "generator": generator}
+        started = time.perf_counter()
+        "".join(written := generate(reader, coder, "\n", WRITTEN, **settings))
+        speeds.append(len(written.tokens) / (time.perf_counter() - started))
+    return speeds[1:]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
+    parser.add_argument("run", type=Path, nargs="?")
     run = parser.parse_args().run
-    path = ship(run)
-    draw_board(run, BOARD)
+    if run:
+        ship(run)
+        draw_board(run, BOARD)
+    path = SHIPPED / f"{NAME}.pt"
     print(f"{path.name}: {path.stat().st_size:,} bytes")
-    model, coder = load("nano")
+    model, coder = load(NAME)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     with tempfile.TemporaryDirectory() as folder:
         held_out = prepare(["shakespeare"], Path(folder) / "text", show=lambda line: None).held_out
@@ -81,6 +103,9 @@ def main():
         shares = sorted(run[way] for run in runs)
         mean, low, high = sum(shares) / RUNS, shares[0], shares[-1]
         print(f"{FACTS} facts, {way:9} {mean:.2f} ({low:.2f} to {high:.2f})")
+    torch.set_num_threads(1)
+    near, far = bytes_a_second(model, coder)
+    print(f"{near:.0f} bytes a second on one core, {far:.0f} after {FAR:,} bytes")
     print(f"chat has answered after {answer_seconds():.1f} s")
 
 
