@@ -26,7 +26,7 @@ STEPS, RATE, DECAY = 500, 0.005, 1.0
 TIMES = (1, 2, 4, 8)  # lengths of the test texts, in lengths of a training text
 SEED = 0
 folder = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
-warnings.filterwarnings("ignore", "texts of .* tokens end")  # on purpose: see the models
+warnings.filterwarnings("ignore", "texts of .* tokens end")  # the continuum, on purpose
 
 # %% [markdown]
 # **Two tasks.** Both need a memory of everything that was read, and they need different ones.

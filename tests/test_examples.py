@@ -224,9 +224,8 @@ def test_lesson_13_live_memories_hold_what_frozen_ones_cannot_know(tmp_path):
     )
     assert live >= 0.6 and max(frozen, nothing) <= 0.02
     assert numbers(text, "  the memory of n-grams")[0] > numbers(text, "  all other levels")[0]
-    near, *_, far = [float(x) for x in re.findall(r"\d+: ([\d.]+)", text.split("read since")[1])][
-        :4
-    ]
+    shares = re.findall(r"\d+: ([\d.]+)", text.split("read since")[1])[:4]  # of live memories
+    near, *_, far = map(float, shares)
     assert near > 0.9 and far <= near
 
 

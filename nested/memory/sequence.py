@@ -63,13 +63,12 @@ class SequenceMemory(nn.Module):
     constants. Values stay the same.
 
     A subclass writes ``begin`` and ``read``; one with several levels, or a slow one, also
-    ``clocks`` and ``describe``. Raises ``ValueError`` for
+    ``clocks`` and ``describe``.
 
-    - a ``dim`` or ``detach_every`` under 1;
-    - an x that is empty, not (B, T, D) or not floating point;
-    - a state with other shapes or dtypes (of other chunks or weights it cannot tell);
-    - ``keys`` of another shape or dtype than x;
-    - ``lengths`` outside 0 to T, and a ``write`` that is no mask (B, T).
+    Raises ``ValueError`` for a ``dim`` or ``detach_every`` under 1, and for an x that is empty, not
+    (B, T, D) or not floating point. Refuses a state with other shapes or dtypes, and cannot tell
+    one of other chunks or weights. Refuses ``keys`` of another shape or dtype than x, ``lengths``
+    outside 0 to T, and a ``write`` that is no mask (B, T).
     """
 
     sees = "keys and values of tokens"  # as describe(model) prints it
