@@ -124,10 +124,12 @@ class Training:
         window, mine = self.windows.draw(self.step / self.total), self.processes.rows
         tokens, targets = mine(window.tokens).to(self.device), mine(window.targets).to(self.device)
         lengths = None if (window.lengths == self.config.length).all() else mine(window.lengths)
+        write = None if window.write is None else mine(window.write).to(self.device)
         with torch.autocast(
             self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"
         ):
-            logits, state = self._read(tokens, self._continued(window.is_new), lengths=lengths)
+            state = self._continued(window.is_new)
+            logits, state = self._read(tokens, state, lengths=lengths, write=write)
         losses = cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
         loss = losses @ mine(window.weights).to(losses).flatten()
         # gradients of processes are averaged, so that each counts as many times as there are

@@ -24,13 +24,14 @@ LINE = 80  # characters of a line between facts
 class Window(NamedTuple):
     """One batch. ``targets`` (B, T) are the tokens that follow ``tokens`` (B, T), and each counts
     ``weights`` (B, T) times in the loss. ``lengths`` (B,) count the tokens that are there.
-    ``is_new`` (B,) marks texts that begin here."""
+    ``is_new`` (B,) marks texts that begin here. ``write`` (B, T) marks tokens to write."""
 
     tokens: Tensor
     targets: Tensor
     weights: Tensor
     lengths: Tensor
     is_new: Tensor
+    write: Tensor | None
 
 
 class Windows:
@@ -44,7 +45,8 @@ class Windows:
     window of these texts asks for the facts that it states. No gradient flows from one window to
     another, and so a write whose question comes later would never pay. Recall has to be learned
     before it helps, and rare questions hardly teach it. So a training starts with texts of facts
-    only. Their share goes down to ``facts`` within the first 5 % of its steps.
+    only. Their share goes down to ``facts`` within the first 5 % of its steps. As many other texts
+    leave random tokens unwritten, so that a model can read a text of which only some are written.
 
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """
@@ -116,11 +118,14 @@ class Windows:
             count = lengths[b] = row.shape[1] - 1
             tokens[b, :count], targets[b, :count] = row[0, :-1], row[0, 1:]
             weights[b, :count] = row[1, 1:]
-            rest = left[:, count:]
-            self._is_new[b] = rest.shape[1] < 2
-            rows.append(self._text(b, len(self._left)) if self._is_new[b] else rest)
+            self._is_new[b] = left.shape[1] - count < 2
+            rows.append(self._text(b, shape[0]) if self._is_new[b] else left[:, count:])
         self._left = rows
-        return Window(tokens, targets, weights, lengths, is_new)
+        chances = torch.rand(shape[0], self.length + 1, generator=self._generator)
+        chances[: shape[0] - round(self._facts * shape[0]), 0] = 1
+        chances[(weights[:, 0] == 0) | (weights == ANSWERED).any(1), 0] = 1  # facts are written
+        write = chances[:, 1:] < chances[:, :1] if self._facts else None
+        return Window(tokens, targets, weights, lengths, is_new, write)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next windows depend on: tensors (...) and lists."""

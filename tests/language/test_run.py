@@ -139,6 +139,18 @@ def test_windows_read_texts_on_and_mark_their_beginnings(text):
     assert b"The code of " in text.coder.decode(sum(texts[0], []))
 
 
+def test_some_texts_leave_tokens_unwritten_but_no_facts(text):
+    windows, shares = Windows(text.train, text.coder, 8, 50, 400, 0.25, generator()), []
+    for _ in range(40):
+        window = windows.draw()
+        assert window.write[:6].all()  # two rows of facts, four of text
+        shares += window.write[6:].double().mean(dim=1).tolist()
+    assert min(shares) < 0.1 and max(shares) > 0.9 and 0.4 < sum(shares) / len(shares) < 0.6
+    first = Windows(text.train, text.coder, 8, 50, 400, 0.25, generator()).draw(0.0)
+    assert (first.write | (first.weights == 1)).all()  # at first all rows have facts
+    assert Windows(text.train, text.coder, 8, 50, 400, 0.0, generator()).draw().write is None
+
+
 def test_a_training_starts_with_facts_only(text):
     rows, windows = [], Windows(text.train, text.coder, 8, 200, 1600, 0.25, generator())
     for progress in (0.0, 0.025, 0.5):
