@@ -37,9 +37,9 @@ class NGramMemory(MatrixMemory):
     forgotten. Before training all rates are 0.1, and W_o is zero. The first M is zero.
 
     In training mode each write has a price, because it takes room from later writes. Later windows
-    of a text miss that room, and no gradient comes back from them. So the backward pass adds
-    ``PRICE`` times the rate to the loss, as a mean over the tokens of a call. Without the price, a
-    long training writes letters that help little, until digits are lost among them.
+    of a text miss that room, and no gradient comes back from them. So each backward
+    pass adds ``PRICE`` times the rate to the loss, as a mean over the tokens of a call. Without the
+    price, a long training writes letters that help little, until digits are lost among them.
 
     ``y, state = memory(x, state=None, keys=codes)`` with x and y (B, T, D) and codes (B, T + 1, N,
     K), of which codes[:, t] belongs to the tokens before token t. The state is {"position",
