@@ -19,13 +19,13 @@ from nested.language.choices import class_incremental, multiple_choice
 from nested.language.coder import Coder
 from nested.language.measures import bits_of_bytes, bits_per_byte, even_pieces, token_losses
 from nested.language.recall import recall_at, recall_facts
-from nested.language.sources import documents
 from nested.language.text import ABOUT, Documents, Text, prepare
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
 from nested.support.files import prepare_folder, save_json
 from nested.support.plots import COLOURS, new_figure, save_figure
 from nested.tasks.facts import fillers
+from nested.tasks.sources import documents
 
 EDGES = (0, 64, 256, 512, 1024, 2048, 4096, 8192)  # positions in a text, in tokens
 DISTANCES = (128, 512, 2048, 8192)  # bytes between a fact and its question

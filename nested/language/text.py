@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from nested.language.coder import END, ByteCoder, Coder, coder_from, special, train_pairs
-from nested.language.sources import documents
 from nested.support.checks import check_counts
 from nested.support.files import prepare_folder, save_json, write_whole
 from nested.support.filters import FilterConfig, Filters
+from nested.tasks.sources import documents
 
 VERSION, ABOUT = 1, "about.json"
 SHARD = 1 << 26  # tokens, after which a new file begins

@@ -21,11 +21,13 @@ from nested.language.text import Text
 from nested.language.windows import Windows
 from nested.levels.detach import detached
 from nested.levels.forward import State
+from nested.memory.ngram_memory import set_price
 from nested.models.model import start_anew
 from nested.models.processes import Processes, whole
 from nested.support.device import find_device
 
 LOWEST = 0.1  # of the rate, at the end
+WRITE_PRICE = 0.03  # nats that a write to a memory of n-grams costs
 SPIKE, SNAPSHOT_EVERY = 2.0, 50  # nats above the running mean; steps
 MOST_FAILURES = 20  # steps that explode between two snapshots
 
@@ -52,6 +54,8 @@ class Training:
         self.device = self.processes.device
         torch.manual_seed(config.seed)
         self.model = config.build(text.coder.vocab).to(self.device)
+        tokens = config.batch_size * config.length * config.accumulate // self.processes.count
+        set_price(self.model, WRITE_PRICE / tokens)
         self._read = self.processes.wrap(self.model)
         if config.compile:
             self._read = torch.compile(self._read)

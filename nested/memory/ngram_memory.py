@@ -20,7 +20,6 @@ from nested.memory.linear import MatrixMemory
 from nested.memory.net import widened, zero_projection
 
 WIDTH = 48  # numbers of a value
-PRICE = 0.03  # nats that a write costs in training
 
 
 class NGramMemory(MatrixMemory):
@@ -36,10 +35,10 @@ class NGramMemory(MatrixMemory):
     replaces what followed the same n-gram before, and at 0 it is not written. Nothing else is
     forgotten. Before training all rates are 0.1, and W_o is zero. The first M is zero.
 
-    In training mode each write has a price, because it takes room from later writes. Later windows
-    of a text miss that room, and no gradient comes back from them. So each backward
-    pass adds ``PRICE`` times the rate to the loss, as a mean over the tokens of a call. Without the
-    price, a long training writes letters that help little, until digits are lost among them.
+    A memory holds a few hundred n-grams, so a write that helps little leaves less room for later
+    ones. Training does not see that cost, because gradients end at the window. So a write can have
+    a ``price``, which is 0 unless ``set_price`` sets it. Each backward pass then adds the price
+    times the rate to the loss, for each token.
 
     ``y, state = memory(x, state=None, keys=codes)`` with x and y (B, T, D) and codes (B, T + 1, N,
     K), of which codes[:, t] belongs to the tokens before token t. The state is {"position",
@@ -59,7 +58,7 @@ class NGramMemory(MatrixMemory):
         detach_every: int | None = None,
     ) -> None:
         super().__init__(dim, chunk=chunk, heads=count, detach_every=detach_every)
-        self.code = code
+        self.code, self.price = code, 0.0
         self.value = nn.Linear(dim, count * WIDTH, bias=False)
         self.out = zero_projection(count * WIDTH, dim)  # what nothing was learned for is noise
         self.choose_rate, self.rate = zero_projection(dim, count), HardGate(0.1, 1.0, count)
@@ -69,47 +68,52 @@ class NGramMemory(MatrixMemory):
         return {"matrix": widened(weight.new_zeros(batch_size, len(weight), self.code))}
 
     def _with_keys(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """Join x (B, T, D) with the codes before and after each token, and with the price of
-        its write, (B, T, D + 2 N K + 1)."""
+        """Join x (B, T, D) with the codes before and after each token, (B, T, D + 2 N K)."""
         shape = (x.shape[0], x.shape[1] + 1, self.heads, self.code)
         if not isinstance(keys, Tensor) or keys.shape != shape:
             got = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
             raise ValueError(f"codes of n-grams are {shape} here, but got {got}")
         codes = keys.flatten(2).to(x.dtype)
-        price = PRICE / max(1, x.shape[0] * x.shape[1]) if self.training else 0.0
-        prices = x.new_full((*x.shape[:2], 1), price)
-        return torch.cat([x, codes[:, :-1], codes[:, 1:], prices], dim=-1)
+        return torch.cat([x, codes[:, :-1], codes[:, 1:]], dim=-1)
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         size = self.heads * self.code
-        x, *codes, prices = x.split([self.dim, size, size, 1], dim=-1)
+        x, *codes = x.split([self.dim, size, size], dim=-1)
         # codes are constants, although x beside them is not
         keys, queries = (widened(split_heads(code.detach(), self.heads)) for code in codes)
         values = widened(split_heads(self.value(x), self.heads))
-        rates = self.rate(self.choose_rate(x))
-        rates = Priced.apply(rates, prices) if self.training else rates
-        rates = split_heads(rates, self.heads).squeeze(-1)
+        rates = split_heads(self.rate(self.choose_rate(x)), self.heads).squeeze(-1)
         return keys, values, queries, rates, torch.zeros_like(rates)
 
     def _read_tokens(self, projected: tuple[Tensor, ...], memory: State) -> tuple[Tensor, State]:
+        if self.training and self.price:
+            *vectors, rates, log_kept = projected
+            projected = (*vectors, Priced.apply(rates, self.price), log_kept)
         y, memory = super()._read_tokens(projected, memory)
         return self.out(y.to(self.out.weight.dtype)), memory
 
 
+def set_price(module: nn.Module, price: float) -> None:
+    """Set what a write costs in training, for each ``NGramMemory`` in ``module``."""
+    for part in module.modules():
+        if hasattr(part, "price"):
+            part.price = price
+
+
 class Priced(torch.autograd.Function):
-    """Return ``rates`` (B, T, N) as they are. The backward pass adds ``prices`` (B, T, 1) to their
-    gradient, as if the loss contained the sum of ``prices * rates``."""
+    """Return ``rates`` (N, T) as they are. The backward pass adds ``price`` to their gradient, as
+    if the loss contained their sum times ``price``."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(rates: Tensor, prices: Tensor) -> Tensor:
+    def forward(rates: Tensor, price: float) -> Tensor:
         return rates.view_as(rates)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1])
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float], output: Tensor) -> None:
+        ctx.price = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, slopes: Tensor) -> tuple[Tensor, None]:
-        return slopes + ctx.saved_tensors[0], None
+        return slopes + ctx.price, None

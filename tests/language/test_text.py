@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as some
 
 from nested.language.coder import END, ByteCoder, coder_from, special, train_pairs
-from nested.language.sources import documents
 from nested.language.text import Text, prepare
 from nested.support.filters import FilterConfig, Filters, signature
+from nested.tasks.sources import documents
 
 PLAY = "HAMLET:\nTo be, or not to be: that is the question.\n"
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from nested.memory import NGramMemory, by_tokens, ngram_memory
+from nested.memory import NGramMemory, by_tokens
+from nested.memory.ngram_memory import set_price
 from nested.models.ngrams import CODE, NGrams
 from tests.problems import generator
 
@@ -80,19 +81,19 @@ def test_it_tells_eighty_n_grams_apart_that_it_never_saw_in_training():
 
 
 @pytest.mark.parametrize("lengths", [None, [9, 4]])
-def test_in_training_each_write_adds_its_price_to_the_loss(lengths):
+def test_a_price_adds_the_rates_of_what_is_written_to_the_loss(lengths):
     memory, (x, codes) = build(), text(9)
+    set_price(memory, 0.03)
     memory(x, keys=codes, lengths=lengths)[0].square().sum().backward()
     priced = [p.grad.clone() for p in memory.choose_rate.parameters()]
     rates = memory.rate(memory.choose_rate(x))
     present = torch.arange(9) < torch.tensor(lengths or [9, 9])[:, None]
     memory.zero_grad()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ngram_memory, "PRICE", 0.0)
-        loss = memory(x, keys=codes, lengths=lengths)[0].square().sum()
-    (loss + ngram_memory.PRICE * (rates * present[..., None]).sum() / 18).backward()
-    for p, gradient in zip(memory.choose_rate.parameters(), priced):
-        assert (p.grad - gradient).abs().max() < 1e-9 and ngram_memory.PRICE > 0
+    set_price(memory, 0.0)
+    loss = memory(x, keys=codes, lengths=lengths)[0].square().sum()
+    (loss + 0.03 * (rates * present[..., None]).sum()).backward()
+    for p, gradient in zip(memory.choose_rate.parameters(), priced, strict=True):
+        assert (p.grad - gradient).abs().max() < 1e-9
 
 
 def test_other_codes_are_refused():

@@ -39,7 +39,7 @@ def test_a_second_backward_through_a_state_says_what_to_do(kind, name, first, se
 @pytest.mark.parametrize("kind, name", ALL)
 def test_usual_backwards_go_through(kind, name):
     """One backward through both texts; two with the graph kept; two with the state detached."""
-    memory = build(kind, name).eval()  # in training each backward adds the price of writes
+    memory = build(kind, name)
     x, later = draw(kind, 18), draw(kind, 7, seed=1)
     parameters = list(memory.parameters())
     y, state = memory(x)
