@@ -1,8 +1,9 @@
 """Give somebody else's model a memory: a ``TitansMemory`` beside the attention of a frozen
 ``nn.TransformerEncoder``. (40 s)
 
-The encoder sees 12 tokens back. It reads 8 keys and their values, and is asked for each value, up
-to 22 tokens later. Its own weights never change; only the memories learn.
+Each of the encoder's two layers sees 12 tokens, the current one included. It reads 8 keys and their
+values, and is asked for each value, up to 22 tokens later. First the encoder is trained alone. Then
+its weights are frozen, and only the memories learn.
 """
 
 import torch

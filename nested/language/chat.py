@@ -13,13 +13,13 @@ from torch import Generator, Tensor
 
 from nested.language.checkpoint import load_state, save_state
 from nested.language.coder import Coder
-from nested.language.dashboard import visible
 from nested.language.remembering import memorise
 from nested.language.writing import generate
 from nested.memory.state import count_numbers
 from nested.models.model import SequenceModel
 from nested.models.movement import movement
 from nested.models.token_reader import TokenReader
+from nested.support.progress import visible
 
 HELP = """/remember TEXT   read TEXT into the memory
 /ask TEXT        what most likely comes after TEXT, to the end of the line
@@ -89,7 +89,7 @@ class Chat:
                 self.show(f"there is no command {command}\n{HELP}\n")
             elif command:
                 self.answer(line.strip())
-        except (ValueError, RuntimeError) as error:  # the talk goes on
+        except (ValueError, RuntimeError, OSError) as error:  # the talk goes on
             self.show(f"error: {error}\n")
         return True
 

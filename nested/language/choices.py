@@ -84,33 +84,42 @@ def class_incremental(
 
     ``path`` is a JSONL file of {"text": ..., "label": ...}. The model reads four of five texts of
     each class with their labels, a few classes at a time. Returns after each task how many
-    "classes" there were so far, and the accuracy on their other texts, with the memory "live" and
-    "frozen". Raises ``ValueError`` for other lines."""
+    "classes" there were so far, and the accuracy on their other texts, with the memory "live", or
+    "frozen" so that it writes nothing. Raises ``ValueError`` for other lines."""
     rows = _rows(path, {"text": str, "label": str})
     texts: dict[str, list[str]] = {}
     for number, row in rows:
         if not row["label"]:
             raise ValueError(f"{str(path)!r}, line {number}: the label is empty")
         texts.setdefault(row["label"], []).append(row["text"])
-    labels, results, state = list(texts), [], None
+    labels, results = list(texts), []
+    states: dict[str, State | None] = {"live": None, "frozen": None}
     for at in range(0, len(labels), classes_per_task):
         for label in labels[at : at + classes_per_task]:
             for number, text in enumerate(texts[label]):
                 if number % TESTED:
-                    told = LABELLED.format(text) + f"{label}\n\n"
-                    tokens = torch.tensor([coder.encode(told.encode())])
-                    with torch.no_grad():
-                        _, state = model(tokens.to(next(model.parameters()).device), state)
-        seen = labels[: at + classes_per_task]
-        tests = [(text, i) for i, label in enumerate(seen) for text in texts[label][::TESTED]]
-        result = {"classes": len(seen)}
-        for way, memory in (("live", state), ("frozen", None)):
+                    tokens = coder.encode((LABELLED.format(text) + f"{label}\n\n").encode())
+                    for way, state in states.items():
+                        states[way] = _read(model, tokens, state, is_frozen=way == "frozen")
+        so_far = labels[: at + classes_per_task]
+        tests = [(text, i) for i, label in enumerate(so_far) for text in texts[label][::TESTED]]
+        result = {"classes": len(so_far)}
+        for way, state in states.items():
             chosen = [
-                best_choice(model, coder, LABELLED.format(text), seen, memory) for text, _ in tests
+                best_choice(model, coder, LABELLED.format(text), so_far, state) for text, _ in tests
             ]
             result[way] = sum(c == i for c, (_, i) in zip(chosen, tests)) / len(tests)
         results.append(result)
     return results
+
+
+@torch.no_grad()
+def _read(
+    model: SequenceModel, tokens: list[int], state: State | None, *, is_frozen: bool
+) -> State:
+    row = torch.tensor([tokens], device=next(model.parameters()).device)
+    write = torch.zeros_like(row, dtype=torch.bool) if is_frozen else None
+    return model(row, state, write=write)[1]
 
 
 def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[int, dict[str, Any]]]:
@@ -140,9 +149,11 @@ def lm_eval_model(model: SequenceModel, coder: Coder) -> Any:
 
         def generate_until(self, requests: list[Any]) -> list[str]:
             texts = []
-            for context, how in (request.args for request in requests):
-                more = {"temperature": how.get("temperature", 0.0), "stop": how.get("until", [])}
-                limit = how.get("max_gen_toks", 256)
+            for context, settings in (request.args for request in requests):
+                stop = settings.get("until", [])
+                stop = [stop] if isinstance(stop, str) else stop
+                more = {"temperature": settings.get("temperature", 0.0), "stop": stop}
+                limit = settings.get("max_gen_toks", 256)
                 texts.append("".join(generate(model, coder, context, limit, **more)))
             return texts
 

@@ -115,9 +115,11 @@ def _train(args: argparse.Namespace) -> None:
     settings = settings_from(args.config) if args.config else {}
     config = preset(args.preset, **{**settings, **flags})
     more = {name: getattr(args, name) for name in ("resume", "keep", "parallel")}
-    out = sys.stdout if os.environ.get("RANK", "0") == "0" else open(os.devnull, "w")
+    is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
+    out = sys.stdout if is_first else open(os.devnull, "w")
     with Dashboard(f"{args.preset}, {config.mixer}, {config.optimizer}", out) as board:
-        shows = [board.show, *(log_to(name, prepare_folder(args.out)) for name in args.log)]
+        logs = args.log if is_first else []
+        shows = [board.show, *(log_to(name, prepare_folder(args.out)) for name in logs)]
         history = train(config, args.out, **more, show=lambda r: [show(r) for show in shows])
     if history.finished:
         print(f"{history.best:.3f} bits a byte at best; the model is in {args.out}", file=out)
@@ -238,8 +240,9 @@ def _serve(args: argparse.Namespace) -> None:
     limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
     model, coder = load(args.checkpoint)
     engine = Engine(model.to(find_device(args.device)), coder, limits)
-    name = Path(args.checkpoint).stem
-    serve(engine, name, host=args.host, port=args.port, token=args.token, mount=mount)
+    path = Path(args.checkpoint)
+    name = path.resolve().name if path.is_dir() else path.stem
+    serve(engine, name, host=args.host, port=args.port, token=args.token or None, mount=mount)
 
 
 COMMANDS = {

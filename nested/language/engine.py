@@ -29,7 +29,7 @@ SIZES = (1, 4, 16, 64)  # texts side by side for which the model is recorded
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes on. Raises ``ValueError`` for a limit that is not above 0.
+    """The limits of a server. Raises ``ValueError`` for a limit that is not above 0.
 
     ``together`` texts are written side by side, and ``waiting`` more may wait for ``patience``
     seconds. An answer has at most ``tokens`` tokens, its prompt included, and ``seconds`` of time.
@@ -98,7 +98,7 @@ class Engine:
     """Works on jobs in a thread of its own, until ``close``. ``model`` is used by nobody else. Jobs
     are ``waiting`` or ``active``.
 
-    All jobs at hand take their next token, or the next piece of their prompt, in one call of the
+    All active jobs take their next token, or the next piece of their prompt, in one call of the
     model. A job that comes later joins at the next call. The texts are those of each job alone.
     """
 

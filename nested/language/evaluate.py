@@ -63,8 +63,8 @@ def evaluate(
         report["classes"] = class_incremental(model, coder, classes)
     if choices:
         report["choices"] = multiple_choice(model, coder, choices)
-    for name, found in report.items():
-        show(f"{name}: {found}")
+    for name, result in report.items():
+        show(f"{name}: {result}")
     report["bits a byte"] = bits_per_byte(model, coder, pieces[:, : SCORED + 1])
     show(f"{report['bits a byte']:.3f} bits a byte of held-out text")
     longest = min(1024 if quick else EDGES[-1], max(ours.lengths) - 1)
@@ -99,7 +99,7 @@ def recalled(
     for distance in (0, *DISTANCES)[: 5 if count > 4 else 3]:
         after = fillers(count, distance, source)
         runs = [
-            recall_facts(model, coder, 20, 2000, source, text[:distance])
+            recall_facts(model, coder, 20, 2000, source, text[:distance] + "\n" * (distance > 0))
             for text in after[: max(1, count // 3)]
         ]
         report["facts"][distance] = {
@@ -144,8 +144,8 @@ def by_position(
 def forgetting(
     model: SequenceModel, coder: Coder, ours: Documents, theirs: Documents, count: int, read: int
 ) -> dict[str, float]:
-    """Compute bits a byte of new text of ``ours`` with the memory of four moments: "at first",
-    after ``read`` tokens of "ours", then of "theirs", then of "ours again"."""
+    """Compute bits a byte of one new text of ``ours`` at four moments. "At first" nothing was read.
+    Then come ``read`` tokens of "ours", of "theirs", and of "ours again"."""
     pieces = even_pieces(ours, count, 2 * read + SCORED)
     first, new, again = pieces.split([read, SCORED + 1, read], dim=1)
     other = even_pieces(theirs, len(pieces), read)[:, :read]

@@ -65,4 +65,4 @@ def bits_per_byte(model: SequenceModel, coder: Coder, pieces: Tensor) -> float:
 def bits_of_bytes(losses: Tensor, coder: Coder, tokens: Tensor) -> float:
     """Compute the bits a byte of ``tokens`` (B, T), whose ``losses`` (B, T) are in nats."""
     size = sum(len(coder.decode(piece)) for piece in tokens.tolist())
-    return losses.double().sum().item() / math.log(2) / max(1, size)
+    return losses.cpu().double().sum().item() / math.log(2) / max(1, size)

@@ -17,8 +17,8 @@ from torch import Generator
 
 from nested.language.chat import speeches
 from nested.language.engine import Engine, Refused
-from nested.language.replies import Answer
-from nested.language.writing import Draft, Sampling, first_tokens
+from nested.language.replies import Answer, tokens_of
+from nested.language.writing import Draft, Sampling
 from nested.models.model import SequenceModel
 from nested.models.movement import movement, period_of
 
@@ -39,22 +39,22 @@ class Talk:
         """Read ``text``, yield ``draft`` piece by piece, and keep the new memory. Raises an
         ``Error`` if the engine takes no more."""
         before = self.state
-        tokens = first_tokens(engine.coder, text.encode("utf-8", "replace"))
         try:
+            tokens, _ = tokens_of(engine, text.encode("utf-8", "replace"), 0)
             answer = Answer(engine, tokens, draft, before, partial(setattr, self, "state"))
             await answer.start()
-            self.tokens += len(tokens)
+            self.tokens = count = self.tokens + len(tokens)
             async for piece in answer.pieces():
+                self.tokens = count + (len(draft.tokens) if draft else 0)
                 yield piece
         except Refused as error:
             raise gr.Error(str(error)) from None
-        self.tokens += len(draft.tokens) if draft else 0
         self.moved = movement(engine.model, before, self.state)
 
 
 def build_page(engine: Engine) -> gr.Blocks:
     """Build the page of the model that ``engine`` runs."""
-    model, coder = engine.model, engine.coder
+    model, coder, together = engine.model, engine.coder, engine.limits.together
 
     async def answer(words: str, shown: list, talk: Talk | None, temperature: float) -> Any:
         talk, source = talk or Talk(model), Generator()
@@ -84,10 +84,12 @@ def build_page(engine: Engine) -> gr.Blocks:
                 heat = gr.Slider(0, 1.5, 0.8, label="Temperature")
             with gr.Column(scale=2):
                 levels = gr.HTML(picture(model, Talk(model)))
-                told = gr.Textbox(label="Remember", lines=3, max_length=5000)
-                gr.Button("Remember").click(remember, [told, talk], [told, talk, levels])
+                note = gr.Textbox(label="Remember", lines=3, max_length=5000)
+                remembering = [remember, [note, talk], [note, talk, levels]]
+                gr.Button("Remember").click(*remembering, concurrency_limit=together)
                 gr.Button("Forget all").click(forget, None, [shown, talk, levels])
-        words.submit(answer, [words, shown, talk, heat], [words, shown, talk, levels])
+        answering = [answer, [words, shown, talk, heat], [words, shown, talk, levels]]
+        words.submit(*answering, concurrency_limit=together)
     return page
 
 

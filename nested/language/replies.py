@@ -108,7 +108,7 @@ def draft_of(ask: Ask, engine: Engine, limit: int, stop: list[str]) -> Draft:
     return Draft(engine.coder, limit, sampling, stop, Generator().manual_seed(seed))
 
 
-def tokens_of(engine: Engine, prompt: str, limit: int | None) -> tuple[list[int], int]:
+def tokens_of(engine: Engine, prompt: str | bytes, limit: int | None) -> tuple[list[int], int]:
     """Return the tokens (T,) of ``prompt``, and how many may follow: ``limit``, or all that fit.
 
     Raises ``Refused`` if these are more tokens than the server reads."""

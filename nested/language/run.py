@@ -33,11 +33,11 @@ from nested.models.shards import load_shards, save_shards
 from nested.support.device import peak_memory
 from nested.support.files import prepare_folder, write_whole
 
-LOG, TEXT, STEP, SHARDS = "log.jsonl", "text", "step-{:0>8}.pt", "shards-{:0>8}"
+LOG, TEXT, STEP, SHARDS = "log.jsonl", "text", "step-{:0>8}.pt", "shards-{:0>8}-{}"
 MEASURES = 40  # of held-out text, over a whole training
 PIECES, PIECE = 16, 1024  # of held-out text, in tokens
 SAMPLE = 160  # tokens
-SAVE_EVERY = 5.0  # seconds
+SAVE_EVERY, SAVE_SHARE = 5.0, 20  # seconds, and at least as many times what a save took
 TRIAL_STEPS, RESERVE = 12, 0.9  # steps that measure the speed; share of the minutes for steps
 CHOSEN_LATER = {"steps", "device", "compile"}  # settings that a resumed run may change
 
@@ -65,16 +65,19 @@ def train(
     """Train a model by ``config`` in the folder ``out``.
 
     Held-out text is measured 40 times, and each record goes to log.jsonl and to ``show``. The file
-    last.pt is saved every five seconds, and best.pt after the best measure. The models of the last
-    ``keep`` measures are kept too. Ctrl-C ends training after its step, and saves; a second one
-    raises ``KeyboardInterrupt``. With ``resume`` a training goes on, bit for bit on a CPU.
+    last.pt is saved every five seconds, or less often if a save takes long. The file best.pt is
+    saved after the best measure. The models of the last ``keep`` measures are kept too. Ctrl-C ends
+    training after its step, and saves; a second one raises ``KeyboardInterrupt``. With ``resume`` a
+    training goes on, bit for bit on a CPU.
 
     Under torchrun all processes train one model, as ``parallel`` says: "ddp" or "fsdp". They share
     the texts of each batch, and save in shards; any number of processes can resume.
 
     Raises ``ValueError`` if there is a training in ``out`` already, none to resume, or one with
-    other settings.
+    other settings or tokens, and for a ``keep`` under 0.
     """
+    if keep < 0:
+        raise ValueError(f"keep is 0 models or more, but got {keep}")
     with joined(parallel, config.device) as processes, _interruptible() as is_interrupted:
         if processes.rank == 0:
             prepare_folder(out)
@@ -102,11 +105,14 @@ class _Session:
         saved = _saved(folder, config, processes) if resume else _nothing_in(folder)
         processes.wait()
         self.text = _text(config, folder, processes)
+        if saved and saved["coder"] != self.text.coder.about():
+            raise ValueError(f"the text was prepared anew, with other tokens than {str(folder)!r}")
         longest = int(self.text.held_out.lengths.max()) - 1
         self.pieces = even_pieces(self.text.held_out, PIECES, min(PIECE, longest))
         total = config.steps or (saved["training"]["total"] if saved else self._steps())
         self.run, self.records = Training(config, self.text, total, processes), []
         self.started = self.saved_at = time.monotonic()
+        self.saved, self.pause = None, SAVE_EVERY
         if saved:
             self._go_on(saved)
 
@@ -119,7 +125,7 @@ class _Session:
                 where, *parts, saved["shards"], self.config.batch_size, self.processes
             )
             self.run.load_progress(saved["training"])
-        self.records = saved["records"]
+        self.records, self.saved = saved["records"], self._moment()
         self.started -= saved["seconds"]
         self._write_log()
 
@@ -135,7 +141,8 @@ class _Session:
 
     @property
     def best(self) -> float:
-        return min((record["bits"] for record in self.records), default=math.inf)
+        bits = (record["bits"] for record in self.records)
+        return min((number for number in bits if math.isfinite(number)), default=math.inf)
 
     def take_step(self) -> None:
         """Make a step; measure, show and save when it is time."""
@@ -144,7 +151,7 @@ class _Session:
             self._say(result)
         elif self.run.step % -(-self.run.total // MEASURES) == 0 or self.run.step == self.run.total:
             self._measure(result)
-        if self.processes.first(time.monotonic() > self.saved_at + SAVE_EVERY):
+        if self.processes.first(time.monotonic() > self.saved_at + self.pause):
             self.save()
 
     def _say(self, record: Record) -> None:
@@ -194,13 +201,16 @@ class _Session:
         return "".join(generate(model, self.text.coder, "\n", SAMPLE, top_p=0.9, generator=source))
 
     def save(self) -> None:
-        """Save all that a resumed training needs."""
-        more = {"records": self.records, "seconds": time.monotonic() - self.started}
+        """Save all that a resumed training needs, unless that was saved already."""
+        if self.saved == self._moment():
+            return
+        began = time.monotonic()
+        more = {"records": self.records, "seconds": began - self.started}
         weights: dict[str, Tensor] = {}
         if self.processes.kind is None:
             weights, more["training"] = self.run.model.state_dict(), self.run.state_dict()
         else:
-            more["folder"], more["training"] = SHARDS.format(self.run.step), self.run.progress()
+            more["folder"], more["training"] = SHARDS.format(*self._moment()), self.run.progress()
             if self.is_first:  # what a save left here that did not end
                 shutil.rmtree(self.folder / more["folder"], ignore_errors=True)
             self.processes.wait()
@@ -211,7 +221,12 @@ class _Session:
             for old in set(self.folder.glob("shards-*")) - {self.folder / more.get("folder", "")}:
                 shutil.rmtree(old)
         self.processes.wait()
-        self.saved_at = time.monotonic()
+        self.saved_at, self.saved = time.monotonic(), self._moment()
+        self.pause = max(SAVE_EVERY, SAVE_SHARE * (self.saved_at - began))
+
+    def _moment(self) -> tuple[int, int]:
+        """Where the training stands: after a return to a good step, its step comes again."""
+        return self.run.step, self.run.restarts
 
     def _write_log(self) -> None:
         if not self.is_first:
@@ -238,8 +253,8 @@ def _saved(folder: Path, config: TrainConfig, processes: Processes) -> dict[str,
     ours, theirs = plain(config), plain(before)
     different = sorted(n for n in ours.keys() - CHOSEN_LATER if ours[n] != theirs[n])
     if different:
-        said = ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in different)
-        raise ValueError(f"the training in {str(folder)!r} has other settings: {said}")
+        listed = ", ".join(f"{name} {theirs[name]} (now {ours[name]})" for name in different)
+        raise ValueError(f"the training in {str(folder)!r} has other settings: {listed}")
     if ("shards" in content) != (processes.kind is not None):
         way = "with" if "shards" in content else "without"
         raise ValueError(f"the training in {str(folder)!r} was made {way} --parallel: so resume it")

@@ -25,6 +25,7 @@ from nested.language.sessions import Sessions
 
 LOCAL = ("127.0.0.1", "::1", "localhost")
 GRACE = 5  # seconds for the last words of answers, after Ctrl-C
+CONNECTIONS = 1000  # at once; uvicorn answers 503 to more
 
 
 def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI:
@@ -37,8 +38,9 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
     _add_errors(app)
 
     def check_token(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token is not None and not hmac.compare_digest(given.encode(), token.encode()):
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(key.encode("latin-1"), (token or "").encode())
+        if token is not None and not (is_right and kind.lower() == "bearer"):
             raise Refused(401, "the bearer token is missing or wrong")
 
     async def answer(ask: Ask, prompt: str, limit: int | None, stop: list[str], request: Request):
@@ -155,7 +157,7 @@ class WholeBody:
         await self._app(scope, receive_whole, send)
 
     async def _read(self, receive: Callable) -> dict[str, Any]:
-        body = b""
+        body = bytearray()
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
@@ -164,7 +166,7 @@ class WholeBody:
             if len(body) > self._limit:
                 raise Refused(413, f"a request has at most {self._limit} bytes")
             if not message.get("more_body", False):
-                return {"type": "http.request", "body": body, "more_body": False}
+                return {"type": "http.request", "body": bytes(body), "more_body": False}
 
 
 class Server(uvicorn.Server):
@@ -204,6 +206,7 @@ def serve(
         app = build_app(engine, name, token=token)
         app = mount(app, engine, token) if mount else app
         settings = {"timeout_graceful_shutdown": GRACE, "access_log": False}
+        settings["limit_concurrency"] = CONNECTIONS
         server = Server(uvicorn.Config(app, log_level="warning", **settings))
         server.engine = engine
         print(f"{name} at http://{host}:{listener.getsockname()[1]}/v1, Ctrl-C ends", flush=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -95,21 +96,23 @@ def prepare(
 ) -> Text:
     """Turn the documents of ``sources`` into tokens in the folder ``out``, and show statistics.
 
-    Tokens are bytes, or with ``vocab`` those of a BPE that is learned from the first 32 MiB. A
-    document is held out if a hash of its bytes, from 0 to 1, is under ``held_out``. So it stays on
-    its side, whatever comes with it. If no document is, the one with the smallest hash is held out.
-    Of a single document, the last part is. ``limit`` ends after that many documents. Raises
-    ``ValueError`` for a share not between 0 and 1, and when no document is left.
+    Tokens are bytes, or with ``vocab`` those of a BPE. It is learned from the first 32 MiB of the
+    documents that are kept and not held out. A document is held out if a hash of its bytes, from 0
+    to 1, is under ``held_out``. So it stays on its side, whatever comes with it. If no document is,
+    the one with the smallest hash is held out. Of a single document, the last part is. ``limit``
+    ends after that many documents. Raises ``ValueError`` for a share not between 0 and 1, and when
+    one side has no text.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"held_out is a share between 0 and 1, but got {held_out}")
     check_counts(limit=1 if limit is None else limit)
     sources, folder = list(sources), prepare_folder(out)
     (folder / ABOUT).unlink(missing_ok=True)
-    kept = Filters(filters or FilterConfig())
-    coder = ByteCoder() if vocab is None else _learned(sources, vocab, limit)
-    writer, hashes, size = _Writer(folder, coder), [], 0
-    for _, document in _all(sources, limit):
+    read, settings = partial(_all, sources, limit), filters or FilterConfig()
+    learn_from = _to_learn_from(read(), Filters(settings), held_out)
+    coder = ByteCoder() if vocab is None else train_pairs(learn_from, vocab)
+    kept, writer, hashes, size = Filters(settings), _Writer(folder, coder), [], 0
+    for _, document in read():
         text = kept.keep(document)
         if text is not None:
             writer.add(coder.encode(text) + [special(coder, END)])
@@ -119,6 +122,7 @@ def prepare(
         raise ValueError(f"no document of {', '.join(sources)} is left: {_counted(kept)}")
     shards, index = writer.finish(), np.array(writer.index, dtype=np.int64)
     sides = dict(zip(SIDES, _split(index, np.array(hashes), held_out)))
+    _check_sides(sides)
     for side, rows in sides.items():
         write_whole(folder / f"{side}.npy", lambda path, rows=rows: np.save(path, rows))
     about = {"version": VERSION, "coder": coder.about(), "shards": shards, "sources": sources}
@@ -139,16 +143,15 @@ def _counted(filters: Filters) -> str:
     return ", ".join(f"{count:,} {reason}" for reason, count in filters.counts.most_common())
 
 
-def _learned(sources: list[str], vocab: int, limit: int | None) -> Coder:
-    def texts() -> Iterator[str]:
-        left = LEARN_FROM
-        for _, document in _all(sources, limit):
-            yield document[:left].decode("utf-8", "ignore")
-            left -= len(document)
-            if left <= 0:
-                return
-
-    return train_pairs(texts(), vocab)
+def _to_learn_from(
+    found: Iterable[tuple[str, bytes]], filters: Filters, held_out: float
+) -> Iterator[str]:
+    left = LEARN_FROM
+    for _, document in found:
+        text = filters.keep(document)
+        if left > 0 and text is not None and _share(text) >= held_out:
+            yield text[:left].decode("utf-8", "ignore")
+            left -= len(text)
 
 
 def _share(text: bytes) -> float:
@@ -166,6 +169,14 @@ def _split(index: np.ndarray, hashes: np.ndarray, share: float) -> tuple[np.ndar
     if not is_out.any() or is_out.all():
         is_out = hashes == hashes.min()
     return index[~is_out], index[is_out]
+
+
+def _check_sides(sides: dict[str, np.ndarray]) -> None:
+    for side, rows in sides.items():
+        if not len(rows) or rows[:, 2].max() < 2:
+            raise ValueError(
+                f"the side {side} has no text: give more or longer documents, or another held_out"
+            )
 
 
 class _Writer:

@@ -51,7 +51,9 @@ class Training:
                 f"a batch of {config.batch_size} texts cannot be shared by"
                 f" {self.processes.count} processes: take a multiple"
             )
-        self.device = self.processes.device
+        self.device, is_half = self.processes.device, config.precision == "bfloat16"
+        if is_half and self.device.type == "cuda" and not torch.cuda.is_bf16_supported():
+            raise ValueError("this GPU does not compute in bfloat16: take --precision float32")
         torch.manual_seed(config.seed)
         self.model = config.build(text.coder.vocab).to(self.device)
         tokens = config.batch_size * config.length * config.accumulate // self.processes.count
@@ -96,9 +98,11 @@ class Training:
             return {**result, "back_to": self.step}
         if not self._good or self.step == self._good["step"] + SNAPSHOT_EVERY:
             self._good, self._failures = copy.deepcopy(self._weights()), 0
-        for optimizer in self.optimizers:
-            optimizer.step()
         self.step += 1
+        for optimizer in self.optimizers:
+            optimizer.step(lambda: loss)
+            if self.step == self.total and hasattr(optimizer, "flush"):
+                optimizer.flush()
         share = max(0.02, 1 / self.step)
         old = loss if self.step == 1 else self.mean_loss
         self.mean_loss = old + share * (loss - old)

@@ -42,11 +42,11 @@ class Windows:
 
     A share ``facts`` of the texts of a batch are texts of facts instead, drawn anew. Only their
     answers count in the loss, so that the model learns to recall facts and not to write them. Each
-    window of these texts asks for the facts that it states. No gradient flows from one window to
-    another, and so a write whose question comes later would never pay. Recall has to be learned
-    before it helps, and rare questions hardly teach it. So a training starts with texts of facts
-    only. Their share goes down to ``facts`` within the first 5 % of its steps. As many other texts
-    leave random tokens unwritten, so that a model can read a text of which only some are written.
+    window of these texts asks for the facts that it states. Gradients end at the window, so a
+    question must stand in the window of its fact. Few questions teach recall slowly. So a training
+    starts with texts of facts only. Their share goes down to ``facts`` within the first 5 % of its
+    steps. In as many other texts random tokens are not written. The model so learns to read texts
+    of which ``memorise`` writes only a part.
 
     Everything is drawn from ``generator``; ``state_dict`` and ``load_state_dict`` continue exactly.
     """

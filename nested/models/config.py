@@ -14,6 +14,7 @@ from nested.memory.sequence import check_truncation
 from nested.models.mixers import MIXERS
 from nested.support.checks import check_counts
 
+LONGEST = 64  # tokens of an n-gram
 MOST_LAYERS = 10_000  # a larger number is a mistake, and would take for ever
 
 
@@ -88,8 +89,8 @@ class ModelConfig:
         for name in ("ngrams", "recall"):
             sizes = getattr(self, name)
             all_sizes = sizes if isinstance(sizes, (tuple, list)) else (None,)
-            if any(type(n) is not int or n < 2 for n in all_sizes):
-                raise ValueError(f"{name} are whole numbers from 2, but got {sizes!r}")
+            if any(type(n) is not int or not 2 <= n <= LONGEST for n in all_sizes):
+                raise ValueError(f"{name} are numbers from 2 to {LONGEST}, but got {sizes!r}")
 
     def for_block(self, i: int) -> ModelConfig:
         """Return these settings with the mixer and the objective of block ``i``."""

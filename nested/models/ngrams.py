@@ -28,9 +28,9 @@ class NGrams(nn.Module):
     Each n has 4,096 vectors, and n-grams with one hash share theirs. From the start n-grams have
     different vectors, also those of names that training never showed.
 
-    For each n in ``coded`` the last n tokens also have a code: a unit vector of 512 signs, not
-    learned, the product of three rows that their hash chooses. Codes of different n-grams are
-    nearly orthogonal, as keys of an ``NGramMemory`` should be.
+    For each n in ``coded`` the last n tokens also have a code. It is a unit vector of 512 signs
+    that is not learned. Its factors are three rows, chosen by the hash of the tokens. Codes of
+    different n-grams are nearly orthogonal, as keys of an ``NGramMemory`` should be.
 
     ``y, codes, state = ngrams(tokens, state=None)`` with tokens (B, T), y (B, T, D) and codes (B, T
     + 1, N, 512), of which codes[:, t] belongs to the tokens before token t. Without ``sizes`` y is

@@ -42,10 +42,15 @@ def save_shards(
     """Save a model, its optimizers and the state ``carried`` (B, ...) between its windows in a new
     ``folder``: each process writes its share.
 
-    Returns plain data for ``load_shards``."""
+    Returns plain data for ``load_shards``. Raises ``ValueError`` if the files cannot be written."""
     copied = tree_map_only(Tensor, torch.clone, carried)  # because levels share tensors
     tensors, plain = _parts(model, optimizers, copied, processes)
-    checkpoint.save(tensors, storage_writer=Writer(str(folder), save_distributed=True))
+    try:
+        checkpoint.save(tensors, storage_writer=Writer(str(folder), save_distributed=True))
+    except (Exception, checkpoint.CheckpointException) as error:
+        raise ValueError(
+            f"the checkpoint {str(folder)!r} cannot be written: {_reason(error)}"
+        ) from error
     return {"plain": plain, "empty": None if carried is None else pick(carried, [])}
 
 
@@ -69,13 +74,18 @@ def load_shards(
     try:
         checkpoint.load(tensors, storage_reader=Reader(str(folder)))
     except (Exception, checkpoint.CheckpointException) as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise ValueError(f"the checkpoint {str(folder)!r} cannot be read: {reason}") from error
+        raise ValueError(
+            f"the checkpoint {str(folder)!r} cannot be read: {_reason(error)}"
+        ) from error
     for number, optimizer in enumerate(optimizers):
         start, parts = f"optimizer {number}.", {**tensors, **about["plain"]}
         ours = {name[len(start) :]: x for name, x in parts.items() if name.startswith(start)}
         set_optimizer_state_dict(model, optimizer, ours, options=FLAT)
     return carried
+
+
+def _reason(error: BaseException) -> str:
+    return str(error).strip().splitlines()[-1]
 
 
 def _parts(

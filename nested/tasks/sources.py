@@ -5,6 +5,7 @@ Source: the file formats; streaming of data sets by the library ``datasets``.
 
 from __future__ import annotations
 
+import os
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,8 +32,8 @@ def documents(source: str) -> Iterator[tuple[str, bytes]]:
     if source.startswith(HUB):
         yield from _hub_documents(source)
         return
-    path = NAMED.get(source, Path(source).expanduser())
-    if not path.exists():
+    path = NAMED.get(source, Path(os.path.expanduser(source)))
+    if not source or not path.exists():
         raise ValueError(
             f"there is no text at {source!r}: give a file, a folder, {' or '.join(NAMED)}, or"
             f" {HUB}PATH for a data set"

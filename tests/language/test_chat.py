@@ -227,6 +227,8 @@ def test_why_names_the_words_at_which_levels_moved():
     [
         ("/fly", "there is no command /fly\n/remember TEXT"),
         ("/load nowhere.pt", "error: there is no checkpoint at 'nowhere.pt'"),
+        (f"/save {'x' * 300}", "error: "),
+        (f"/load {'x' * 300}", "error: "),
         ("/help", "/forget          start with an empty memory"),
     ],
 )

@@ -89,7 +89,7 @@ def test_processes_are_as_one(trained, mixer, kind, name):
     assert max(apart.values()) < 1e-5, {n: x for n, x in apart.items() if x > 1e-6}
     bits = [read_model(trained / f / "last.pt")[2]["records"][-1] for f in (name, f"alone {mixer}")]
     assert bits[0]["step"] == 6 and abs(bits[0]["bits"] - bits[1]["bits"]) < 1e-4
-    assert [p.name for p in (trained / name).glob("shards-*")] == ["shards-00000006"]
+    assert [p.name for p in (trained / name).glob("shards-*")] == ["shards-00000006-0"]
 
 
 @pytest.mark.lessons
@@ -99,7 +99,7 @@ def test_a_broken_shard_is_refused_and_nothing_is_lost(trained):
     whole = part.read_bytes()
     part.write_bytes(whole[: len(whole) // 2])
     try:
-        with pytest.raises(Exception, match="shards-00000006' cannot be read: "):
+        with pytest.raises(Exception, match="shards-00000006-0' cannot be read: "):
             start(1, trained, [("fsdp linear", "fsdp", "linear", True)])
     finally:
         part.write_bytes(whole)

@@ -15,7 +15,7 @@ from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, pres
 from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.run import train
 from nested.language.text import Text, prepare
-from nested.language.training import SNAPSHOT_EVERY, Training
+from nested.language.training import SNAPSHOT_EVERY, WRITE_PRICE, Training
 from nested.language.windows import ANSWERED, Windows
 from nested.support.settings import settings_from
 from tests.problems import generator
@@ -88,6 +88,39 @@ def test_every_optimizer_trains_and_goes_on(optimizer, folder, tmp_path):
     train(settings, tmp_path / "parts", show=stop)
     assert comparable(train(settings, tmp_path / "parts", resume=True)) == comparable(whole)
     assert all(math.isfinite(record["bits"]) for record in whole.records)
+
+
+def test_the_price_of_a_write_is_that_of_all_windows_of_a_step(folder):
+    for more in ({}, {"length": 48}, {"accumulate": 2}):
+        settings = config(folder, recall=(3,), **more)
+        run = Training(settings, Text(folder), 9)
+        tokens = settings.batch_size * settings.length * settings.accumulate
+        assert run.model.blocks[0].recall.price == pytest.approx(WRITE_PRICE / tokens)
+
+
+def test_nothing_is_saved_twice(folder, tmp_path):
+    train(config(folder), tmp_path)
+    before = (tmp_path / "last.pt").stat()
+    assert train(config(folder), tmp_path, resume=True).finished
+    after = (tmp_path / "last.pt").stat()
+    assert (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns)
+
+
+def test_a_number_of_models_under_zero_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="keep is 0 models or more, but got -1"):
+        train(config(folder), tmp_path, keep=-1)
+
+
+def test_a_text_that_was_prepared_anew_with_other_tokens_is_refused(tmp_path):
+    pytest.importorskip("tokenizers", reason="the extra [language] is not installed")
+    (tmp_path / "a.txt").write_text("To be, or not to be, that is the question.\n" * 90)
+    sources, quiet = [str(tmp_path / "a.txt")], {"show": lambda line: None}
+    prepare(sources, tmp_path / "text", **quiet)
+    settings = config(str(tmp_path / "text"), facts=0.0)
+    train(settings, tmp_path / "run")
+    prepare(sources, tmp_path / "text", vocab=270, **quiet)
+    with pytest.raises(ValueError, match="the text was prepared anew, with other tokens"):
+        train(settings, tmp_path / "run", resume=True)
 
 
 def test_dgd_says_what_it_cannot_train(folder, tmp_path):
@@ -191,7 +224,7 @@ def test_the_carried_state_is_that_of_the_text_so_far(folder):
     run = Training(config(folder, carry=True, facts=0.0), Text(folder), 100)
     parts = [[] for _ in range(3)]
     for optimizer in run.optimizers:
-        optimizer.step = lambda: None  # the same weights for all windows
+        optimizer.step = lambda closure: None  # the same weights for all windows
     draw, kept = run.windows.draw, []
     run.windows.draw = lambda progress: kept.append(draw(progress)) or kept[-1]
     for _ in range(12):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from nested.language import text as text_module
 from nested.language.coder import END, ByteCoder, coder_from, special, train_pairs
 from nested.language.text import Text, prepare
 from nested.support.filters import FilterConfig, Filters, signature
@@ -193,6 +194,8 @@ def test_a_line_of_json_is_a_document(tmp_path):
     "source, message",
     [
         ("nowhere/at/all", "there is no text at 'nowhere/at/all': give a file, a folder"),
+        ("~nobody-of-this-name/x", "there is no text at '~nobody-of-this-name/x'"),
+        ("", "there is no text at ''"),
         ("hub:", "a data set is hub:path"),
         ("hub:a:b:c:d:e", "a data set is hub:path"),
     ],
@@ -216,6 +219,29 @@ def test_a_data_set_streams_from_a_local_folder(tmp_path):
     assert [text.decode() for _, text in found] == [words(30, seed) for seed in range(3)]
     with pytest.raises(ValueError, match=r"has no text in 'text'; its columns: \['body'\]"):
         list(documents(f"hub:{tmp_path}"))
+
+
+def test_a_side_without_text_is_refused(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.txt").write_text("To be, or not to be, that is the question.\n" * 2)
+    same = {"filters": FilterConfig(max_alike=1.0), "show": lambda line: None}
+    with pytest.raises(ValueError, match="the side train has no text: give more"):
+        prepare([str(tmp_path)], tmp_path / "out", **same)
+    with pytest.raises(ValueError, match="the side held_out has no text: give more"):
+        prepare([str(tmp_path / "a.txt")], tmp_path / "out", held_out=0.01, show=lambda line: None)
+
+
+def test_pairs_are_learned_from_what_is_kept_and_not_held_out(tmp_path, monkeypatch):
+    pytest.importorskip("tokenizers", reason="the extra [language] is not installed")
+    for seed in range(12):
+        (tmp_path / f"{seed}.txt").write_text(words(60, seed))
+    (tmp_path / "x.bin").write_bytes(b"\0" * 500)
+    learned, train = [], text_module.train_pairs
+    keep = lambda texts, vocab: learned.extend(texts) or train(learned, vocab)  # noqa: E731
+    monkeypatch.setattr(text_module, "train_pairs", keep)
+    text = prepare([str(tmp_path)], tmp_path / "out", vocab=300, show=lambda line: None)
+    ours = {text.coder.decode(text.train.tokens(i)).decode() for i in range(len(text.train))}
+    assert set(learned) == ours and len(text.held_out) > 0
 
 
 def test_when_nothing_is_left_the_reasons_are_said(tmp_path):

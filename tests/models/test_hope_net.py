@@ -129,7 +129,7 @@ def test_equal_n_grams_have_equal_codes_and_all_others_are_nearly_orthogonal():
 @pytest.mark.parametrize("wrong", [3, (1,), (2.0,), "ab", None])
 def test_sizes_of_n_grams_are_checked(wrong):
     for name in ("ngrams", "recall"):
-        with pytest.raises(ValueError, match=f"{name} are whole numbers from 2, but got"):
+        with pytest.raises(ValueError, match=f"{name} are numbers from 2 to 64, but got"):
             ModelConfig(**{name: wrong})
 
 
