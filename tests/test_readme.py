@@ -31,6 +31,13 @@ def test_its_code_runs_and_gives_level_4_a_gradient():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in names["rule"].parameters())
 
 
+def test_the_code_of_the_language_page_recalls_a_fact():
+    (code,) = blocks("python", PAGES[1].read_text())
+    names = {}
+    exec(code, names)
+    assert names["answer"] == " 4821." and names["state"] is not None
+
+
 UNTESTED = {  # they need packages that nothing else needs, or write to the repository
     "pip install jupytext jupyterlab",
     "jupyter lab examples",
