@@ -25,7 +25,6 @@ from nested.language.config import (
 )
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
-from nested.language.evaluate import evaluate
 from nested.language.run import train
 from nested.language.text import prepare
 from nested.language.writing import generate
@@ -194,6 +193,8 @@ def _add_evaluate(parser: Parser) -> None:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
+    from nested.language.evaluate import evaluate  # its pictures are slow to import
+
     model, coder = load(args.checkpoint)
     names = ("data", "classes", "choices", "quick", "seed")
     more = {name: getattr(args, name) for name in names}

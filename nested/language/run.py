@@ -29,7 +29,6 @@ from nested.language.training import Training
 from nested.language.writing import generate
 from nested.models.movement import movement
 from nested.models.processes import Processes, joined
-from nested.models.shards import load_shards, save_shards
 from nested.support.device import peak_memory
 from nested.support.files import prepare_folder, write_whole
 
@@ -120,6 +119,8 @@ class _Session:
         if self.processes.kind is None:
             self.run.load_state_dict(saved["training"])
         else:
+            from nested.models.shards import load_shards  # slow to import
+
             parts, where = (self.run.model, self.run.optimizers), self.folder / saved["folder"]
             self.run.carried = load_shards(
                 where, *parts, saved["shards"], self.config.batch_size, self.processes
@@ -211,6 +212,8 @@ class _Session:
             weights, more["training"] = self.run.model.state_dict(), self.run.state_dict()
         else:
             more["folder"], more["training"] = SHARDS.format(*self._moment()), self.run.progress()
+            from nested.models.shards import save_shards  # slow to import
+
             if self.is_first:  # what a save left here that did not end
                 shutil.rmtree(self.folder / more["folder"], ignore_errors=True)
             self.processes.wait()

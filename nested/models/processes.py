@@ -10,19 +10,19 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
 from nested.support.device import find_device
+
+if TYPE_CHECKING:  # shards take almost a second to import, and few programs use them
+    from torch.distributed.device_mesh import DeviceMesh
 
 KINDS = ("ddp", "fsdp")
 
@@ -46,6 +46,8 @@ class Processes:
             ids = [self.device.index] if self.device.type == "cuda" else None
             return DistributedDataParallel(model, device_ids=ids)
         if self.kind == "fsdp":
+            from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
             for block in model.blocks:
                 fully_shard(block, mesh=self.mesh)
                 register_fsdp_forward_method(block, "init")
@@ -55,12 +57,16 @@ class Processes:
     @property
     def mesh(self) -> DeviceMesh:
         """The processes, in one dimension."""
+        from torch.distributed.device_mesh import init_device_mesh
+
         return init_device_mesh(self.device.type, (self.count,))
 
     def weights(self, model: SequenceModel) -> dict[str, Tensor]:
         """Gather the weights of ``model`` in the first process: {name: tensor (...)}."""
         if self.kind != "fsdp":
             return model.state_dict()
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         return get_model_state_dict(model, options=options)
 
@@ -99,7 +105,7 @@ def _use_all_weights(block: nn.Module, inputs: tuple, output: tuple[Tensor, Stat
 
 def whole(tensor: Tensor) -> Tensor:
     """Gather a tensor (...) of which each process may have a share."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """The model that ships: small, it recalls what it was told, and a memory outlives the program."""
 
+import re
 import subprocess
 import sys
 
@@ -34,25 +35,31 @@ def test_live_memories_recall_facts_and_frozen_ones_guess(nano):
 
 
 def test_facts_outlive_the_program_bit_for_bit(nano, tmp_path):
-    """Told in a chat, saved, and asked in chats of two new programs."""
+    """Told, saved and asked in a chat, and asked again in one of a new program."""
     facts = draw_facts(FACTS, generator(5))
     text = stated(facts, SIZE, generator(6)).replace("\n", " ")
-    told = "\n".join([f"/remember {text}", "/save m.pt", "/quit"])
-    asked = "\n".join(
-        [line for name, _ in facts for line in ("/load m.pt", f"/ask {ASKED.format(name)}")]
-    )
+    asks = [f"/ask {ASKED.format(name)}" for name, _ in facts]
+    first = [f"/remember {text}", "/save m.pt", *(x for ask in asks for x in (ask, "/load m.pt"))]
+    second = [x for ask in asks for x in ("/load m.pt", ask)]
 
-    def chat(words):
+    def answers_to(lines):
         command = [sys.executable, "-m", "nested.language", "chat"]
+        words = "\n".join([*lines, "/quit"])
         done = subprocess.run(command, input=words, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
-        return done.stdout
+        return re.findall(r"The code of \w+ is.*", done.stdout)
 
-    chat(told)
-    first, second = chat(asked), chat(asked)
-    assert first == second
-    right = sum(f"{ASKED.format(name)} {code}" in first for name, code in facts)
+    before, after = answers_to(first), answers_to(second)
+    assert before == after and len(before) == FACTS
+    right = sum(f"{ASKED.format(name)} {code}" in before[i] for i, (name, code) in enumerate(facts))
     assert right >= 0.6 * FACTS
+
+
+def test_a_chat_imports_nothing_that_is_slow_and_not_needed():
+    slow = "matplotlib", "torch.distributed.fsdp", "torch.distributed.checkpoint", "fastapi"
+    code = f"import nested.language.commands, sys; print([m for m in {slow} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
 
 
 def test_unknown_names_are_recalled_too(nano):
