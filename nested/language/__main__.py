@@ -12,6 +12,7 @@ import sys
 from nested.language.commands import COMMANDS
 from nested.support.checks import check_seed
 
+CHECKPOINT_HELP = "a folder, a file, or a shipped name; default nano"
 NO_MEMORY = ("out of memory", "allocate memory")  # in the errors of PyTorch
 
 
@@ -27,6 +28,8 @@ def main(arguments: list[str] | None = None) -> int:
         sub.add_argument("--device", help="auto, cpu, cuda or mps; default auto")
         if name != "train":  # whose settings can come from a file
             sub.set_defaults(seed=0, device="auto")
+        if name not in ("prepare", "train"):
+            sub.add_argument("--checkpoint", default="nano", help=CHECKPOINT_HELP)
         command.add_arguments(sub)
     args = parser.parse_args(arguments)
     try:

@@ -117,8 +117,8 @@ def _train(args: argparse.Namespace) -> None:
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
     out = sys.stdout if is_first else open(os.devnull, "w")
     with Dashboard(f"{args.preset}, {config.mixer}, {config.optimizer}", out) as board:
-        logs = args.log if is_first else []
-        shows = [board.show, *(log_to(name, prepare_folder(args.out)) for name in logs)]
+        logs = (log_to(name, prepare_folder(args.out)) for name in args.log if is_first)
+        shows = [board.show, *logs]
         history = train(config, args.out, **more, show=lambda r: [show(r) for show in shows])
     if history.finished:
         print(f"{history.best:.3f} bits a byte at best; the model is in {args.out}", file=out)
@@ -126,13 +126,16 @@ def _train(args: argparse.Namespace) -> None:
         print("stopped; go on with the same flags and --resume", file=out)
 
 
-def _add_generate(parser: Parser) -> None:
-    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
-    parser.add_argument("--prompt", default="\n", help="the text to go on from")
-    parser.add_argument("--tokens", type=int, default=500, help="tokens to write at most")
+def _add_sampling(parser: Parser) -> None:
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float, default=0.95)
+    parser.add_argument("--top-p", type=float, default=0.9)
+
+
+def _add_generate(parser: Parser) -> None:
+    parser.add_argument("--prompt", default="\n", help="the text to go on from")
+    parser.add_argument("--tokens", type=int, default=500, help="tokens to write at most")
+    _add_sampling(parser)
     parser.add_argument("--penalty", type=float, default=1.0, help="on tokens written before")
     parser.add_argument("--stop", nargs="+", default=[], help="texts before which it ends")
 
@@ -150,13 +153,10 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _add_chat(parser: Parser) -> None:
-    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
     parser.add_argument("--you", default=YOU, help="the name in front of your words")
     parser.add_argument("--them", default=THEM, help="the name in front of the answers")
     parser.add_argument("--tokens", type=int, default=300, help="tokens of an answer at most")
-    parser.add_argument("--temperature", type=float, default=0.8)
-    parser.add_argument("--top-k", type=int)
-    parser.add_argument("--top-p", type=float, default=0.9)
+    _add_sampling(parser)
 
 
 def _chat(args: argparse.Namespace) -> None:
@@ -182,7 +182,6 @@ def _chat(args: argparse.Namespace) -> None:
 
 
 def _add_evaluate(parser: Parser) -> None:
-    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
     parser.add_argument(
         "--data", nargs="+", default=["shakespeare"], help="texts; a part of them is measured"
     )
@@ -199,11 +198,10 @@ def _evaluate(args: argparse.Namespace) -> None:
     names = ("data", "classes", "choices", "quick", "seed")
     more = {name: getattr(args, name) for name in names}
     evaluate(model.to(find_device(args.device)), coder, args.out, **more)
-    print(f"report.json and report.png are in {args.out}")
+    print(f"report.json, report.md and report.png are in {args.out}")
 
 
 def _add_serve(parser: Parser) -> None:
-    parser.add_argument("--checkpoint", default="nano", help="a folder, a file, or a shipped name")
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in"
     )
@@ -241,8 +239,7 @@ def _serve(args: argparse.Namespace) -> None:
     limits = Limits(**{name: getattr(args, name) for name in vars(Limits())})
     model, coder = load(args.checkpoint)
     engine = Engine(model.to(find_device(args.device)), coder, limits)
-    path = Path(args.checkpoint)
-    name = path.resolve().name if path.is_dir() else path.stem
+    name = Path(args.checkpoint).resolve().name.removesuffix(".pt")
     serve(engine, name, host=args.host, port=args.port, token=args.token or None, mount=mount)
 
 

@@ -22,7 +22,7 @@ from nested.language.recall import recall_at, recall_facts
 from nested.language.text import ABOUT, Documents, Text, prepare
 from nested.levels.forward import State
 from nested.models.model import SequenceModel
-from nested.support.files import prepare_folder, save_json
+from nested.support.files import prepare_folder, save_json, write_whole
 from nested.support.plots import COLOURS, new_figure, save_figure
 from nested.tasks.facts import fillers
 from nested.tasks.sources import documents
@@ -49,12 +49,12 @@ def evaluate(
     show: Callable[[str], None] = print,
 ) -> Report:
     """Measure ``model`` on what ``prepare`` holds out of ``data``, and save the report in the
-    folder ``out``: report.json and report.png.
+    folder ``out``: report.json, report.md with its tables, and report.png.
 
     ``classes`` and ``choices`` are files of ``class_incremental`` and ``multiple_choice``.
     ``quick`` takes a quarter of the texts, and short ones. Raises ``ValueError`` for files that
     cannot be read, and for held-out text that is too short."""
-    prepare_folder(out, "report.json", "report.png")
+    prepare_folder(out, "report.json", "report.md", "report.png")
     texts, source = held_out_texts(data, out / "text"), Generator().manual_seed(seed)
     ours, count = encoded(coder, texts), 4 if quick else 16
     pieces = even_pieces(ours, count, 2 * SCORED)  # refuses a short text before any work
@@ -78,8 +78,26 @@ def evaluate(
         report["forgetting"][domain] = forgetting(model, coder, ours, theirs, count // 4, read)
         show(f"bits a byte, read on to {domain}: {_listed(report['forgetting'][domain])}")
     save_json(out / "report.json", report)
+    pages = tables(report)
+    write_whole(out / "report.md", lambda path: path.write_text(pages, encoding="utf-8"))
     draw(report, out / "report.png")
     return report
+
+
+def tables(report: Report) -> str:
+    """Write ``report`` in Markdown: a table for each measure."""
+    pages = ""
+    for name, result in report.items():
+        result = dict(enumerate(result, 1)) if isinstance(result, list) else result
+        rows = result if isinstance(result, dict) else {"": {"": result}}
+        rows = rows if isinstance(next(iter(rows.values())), dict) else {"": rows}
+        head = [name, *map(str, next(iter(rows.values())))]
+        lines = [head, ["---"] * len(head)]
+        lines += [
+            [str(row), *(f"{x:.3f}" for x in values.values())] for row, values in rows.items()
+        ]
+        pages += "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+    return pages
 
 
 def recalled(

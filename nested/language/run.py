@@ -142,8 +142,7 @@ class _Session:
 
     @property
     def best(self) -> float:
-        bits = (record["bits"] for record in self.records)
-        return min((number for number in bits if math.isfinite(number)), default=math.inf)
+        return min((x["bits"] for x in self.records if x["bits"] < math.inf), default=math.inf)
 
     def take_step(self) -> None:
         """Make a step; measure, show and save when it is time."""

@@ -174,9 +174,7 @@ def _split(index: np.ndarray, hashes: np.ndarray, share: float) -> tuple[np.ndar
 def _check_sides(sides: dict[str, np.ndarray]) -> None:
     for side, rows in sides.items():
         if not len(rows) or rows[:, 2].max() < 2:
-            raise ValueError(
-                f"the side {side} has no text: give more or longer documents, or another held_out"
-            )
+            raise ValueError(f"the side {side} has no text: give more, or longer, documents")
 
 
 class _Writer:

@@ -166,6 +166,10 @@ def test_a_report_has_all_that_was_asked_for(tmp_path):
     assert set(saved) >= {"by position", "facts", "needle", "passkey", "forgetting", "classes"}
     assert set(saved["forgetting"]) == {"stdlib", "spanish"}
     assert (tmp_path / "report.png").stat().st_size > 10_000
+    page = (tmp_path / "report.md").read_text()
+    assert f"| {saved['bits a byte']:.3f} |" in page
+    shares = " | ".join(f"{saved['facts']['128'][way]:.3f}" for way in WAYS)
+    assert f"| facts | {' | '.join(WAYS)} |" in page and f"| 128 | {shares} |" in page
     assert lines[0].startswith("classes: ")
     assert lines[1].endswith("bits a byte of held-out text") and len(lines) == 13
 
