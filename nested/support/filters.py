@@ -95,9 +95,10 @@ def signature(text: str) -> np.ndarray:
     The share of equal numbers in two signatures estimates the share of common runs of five words.
     """
     words = text.split() or [""]
-    runs = {" ".join(words[i : i + WORDS]) for i in range(max(1, len(words) - WORDS + 1))}
-    digests = (hashlib.blake2b(run.encode(), digest_size=8).digest() for run in runs)
-    values = np.array([int.from_bytes(digest, "big") for digest in digests], dtype=np.uint64)
+    starts = range(max(1, len(words) - WORDS + 1))
+    runs = (" ".join(words[i : i + WORDS]).encode() for i in starts)
+    digests = (hashlib.blake2b(run, digest_size=8).digest() for run in runs)
+    values = np.fromiter((int.from_bytes(digest, "big") for digest in digests), dtype=np.uint64)
     drawn = np.random.default_rng(0).integers(1 << 63, size=(HASHES, 2), dtype=np.uint64)
     # a v + b modulo 2^64, for odd a
     return np.array([(a * values + b).min() for a, b in drawn * np.uint64(2) + np.uint64(1)])
