@@ -13,11 +13,9 @@ ROOT = Path(__file__).parents[1]
 QUICK = {
     "paper": [
         "--tasks",
-        "S3",
         "(aa)*",
         "memorisation",
         "--models",
-        "Transformer",
         "self-modifying",
         "LSTM",
         "--out",
