@@ -3,7 +3,7 @@
 Every task of ``nested.tasks.TASKS`` is learned by models of about as many parameters, from equally
 many tokens. Each model is tuned alike. Each of three settings of rate and weight decay is tried
 with half of the steps, and with a seed that is not used again. The one with the best mean score is
-trained with three seeds. A5 is trained for more steps than the other tasks.
+trained with three seeds. S3 and A5 are trained for more steps than the other tasks.
 
 Memories have one head, attention two. Self-modifying Titans read 16 tokens at a time, so that their
 rules move within a text of training. In texts of 32 tokens (compression, memorisation) they move
@@ -54,7 +54,7 @@ PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 32
 SHORT_CHUNK = 16  # of self-modifying Titans: in training, too, their rules move within a text
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
 SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
-STEPS = {"languages": 1500, "groups": 1500, "mad": 600, "A5": 2500}
+STEPS = {"languages": 1500, "groups": 1500, "mad": 600, "S3": 2500, "A5": 2500}
 TEXTS, QUICK = 256, 30  # texts of a score; steps of --quick, whose scores are of one batch
 TIMES, TUNING_TIMES = (1, 2, 4, 8), (1, 2, 4, 8, 16)  # the training length
 TUNING_SEED = 3

@@ -112,16 +112,17 @@ def test_tables_are_groups(group):
     assert all(torch.equal(row.sort().values, n) for row in (*table, *table.T))
 
 
-def test_the_letters_of_a5_make_the_whole_group():
-    task = TASKS["groups"]["A5"]()
+@pytest.mark.parametrize("group", ["S3", "A5"])
+def test_two_letters_make_the_whole_group(group):
+    task = TASKS["groups"][group]()
     made = {0}
     for _ in range(60):
         made |= {int(task.table[x, letter]) for x in made for letter in task.letters}
-    assert made == set(range(60))
-    turn, third = task.letters
-    assert task.table[turn, turn] == 0 and task.table[third, task.table[third, third]] == 0
+    assert made == set(range(len(task.table)))
+    half, third = task.letters
+    assert task.table[half, half] == 0 and task.table[third, task.table[third, third]] == 0
     tokens, _ = task.batch(generator())
-    assert set(tokens.flatten().tolist()) == {turn, third}
+    assert set(tokens.flatten().tolist()) == {half, third}
 
 
 def test_s3_and_a5_do_not_commute_and_sums_do():
