@@ -71,7 +71,8 @@ def train(job):
     while training.step < steps:
         training.take_step()
     seconds = time.process_time() - started
-    pieces = even_pieces(text.held_out, PIECES, LONG)
+    is_quick = amount not in (STEPS, MINUTES)
+    pieces = even_pieces(text.held_out, 1 if is_quick else PIECES, LONG)
     short = pieces[:, :-1].reshape(-1, WINDOW)
     model = training.model.eval()
     bits = {str(WINDOW): bits_per_byte(model, text.coder, short)}
@@ -81,7 +82,8 @@ def train(job):
     result = {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed}
     result |= {"parameters": count(model), "memory": peak_memory()}
     if kind == "tokens":
-        result["by position"] = by_position(model, text.coder, text.held_out, LONG_TEXTS, EDGES[-1])
+        count = 1 if is_quick else LONG_TEXTS
+        result["by position"] = by_position(model, text.coder, text.held_out, count, EDGES[-1])
     return result
 
 
