@@ -82,8 +82,10 @@ def train(job):
     result = {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed}
     result |= {"parameters": count(model), "memory": peak_memory()}
     if kind == "tokens":
-        count = 1 if is_quick else LONG_TEXTS
-        result["by position"] = by_position(model, text.coder, text.held_out, count, EDGES[-1])
+        pieces_read = 1 if is_quick else LONG_TEXTS
+        result["by position"] = by_position(
+            model, text.coder, text.held_out, pieces_read, EDGES[-1]
+        )
     return result
 
 
