@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +109,8 @@ def prepare(
     sources, folder = list(sources), prepare_folder(out)
     (folder / ABOUT).unlink(missing_ok=True)
     read, settings = partial(_all, sources, limit), filters or FilterConfig()
-    learn_from = _to_learn_from(read(), Filters(settings), held_out)
-    coder = ByteCoder() if vocab is None else train_pairs(learn_from, vocab)
+    learn_from = partial(_to_learn_from, read(), Filters(settings), held_out)
+    coder = ByteCoder() if vocab is None else train_pairs(learn_from(), vocab)
     kept, writer, hashes, size = Filters(settings), _Writer(folder, coder), [], 0
     for _, document in read():
         text = kept.keep(document)
@@ -145,13 +145,14 @@ def _counted(filters: Filters) -> str:
 
 def _to_learn_from(
     found: Iterable[tuple[str, bytes]], filters: Filters, held_out: float
-) -> Iterator[str]:
-    left = LEARN_FROM
-    for _, document in found:
-        text = filters.keep(document)
-        if left > 0 and text is not None and _share(text) >= held_out:
-            yield text[:left].decode("utf-8", "ignore")
-            left -= len(text)
+) -> list[str]:
+    """The texts for training, or all if there are none: a single document has both sides."""
+    sides, left = ([], []), LEARN_FROM
+    for _, document in takewhile(lambda _: left > 0, found):
+        text = filters.keep(document) or b""
+        sides[_share(text) < held_out].append(text[:left].decode("utf-8", "ignore"))
+        left -= len(text)
+    return [text for text in sides[0] if text] or sides[1]
 
 
 def _share(text: bytes) -> float:

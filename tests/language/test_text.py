@@ -244,6 +244,15 @@ def test_pairs_are_learned_from_what_is_kept_and_not_held_out(tmp_path, monkeypa
     assert set(learned) == ours and len(text.held_out) > 0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_pairs_of_a_single_document_are_learned_from_it(seed, tmp_path):
+    """Also if its hash would hold it out."""
+    pytest.importorskip("tokenizers", reason="the extra [language] is not installed")
+    (tmp_path / "a.txt").write_text(words(300, seed))
+    settings = {"vocab": 300, "held_out": 0.9, "show": lambda line: None}
+    assert prepare([str(tmp_path / "a.txt")], tmp_path / "out", **settings).coder.vocab == 300
+
+
 def test_when_nothing_is_left_the_reasons_are_said(tmp_path):
     (tmp_path / "a.bin").write_bytes(b"\0" * 100)
     with pytest.raises(ValueError, match="no document of .* is left: 1 binary"):
