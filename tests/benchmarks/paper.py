@@ -1,9 +1,9 @@
 """State tracking, recall and compression, by nine models.   python -m tests.benchmarks.paper [...]
 
 Every task of ``nested.tasks.TASKS`` is learned by models of about as many parameters, from equally
-many tokens. Each model is tuned alike. Each of three settings of rate and weight decay is tried
-with half of the steps, and with a seed that is not used again. The one with the best mean score is
-trained with three seeds. S3 and A5 are trained for more steps than the other tasks.
+many tokens. Each model is tuned alike. Three settings of rate and weight decay are tried in turn
+with half of the steps, and with a seed that is not used again. A setting that is right everywhere
+ends the search. The one with the best mean score is trained with three seeds.
 
 Memories have one head, attention two. Self-modifying Titans read 16 tokens at a time, so that their
 rules move within a text of training. In texts of 32 tokens (compression, memorisation) they move
@@ -53,8 +53,8 @@ from tests.benchmarks.jobs import (  # noqa: E402
 PARAMETERS, LAYERS, BATCH, CHUNK = 40_000, 2, 32, 32
 SHORT_CHUNK = 16  # of self-modifying Titans: in training, too, their rules move within a text
 PERIODS = (4096,)  # longer than a text of training: the continuum is a plain net, for all the same
-SEEDS, SETTINGS = (0, 1, 2), ((3e-3, 0.01), (3e-3, 1.0), (1e-2, 1.0))  # (rate, weight decay)
-STEPS = {"languages": 1500, "groups": 1500, "mad": 600, "S3": 2500, "A5": 2500}
+SEEDS, SETTINGS = (0, 1, 2), ((1e-2, 1.0), (3e-3, 0.01), (3e-3, 1.0))  # (rate, weight decay)
+STEPS = {"languages": 1500, "groups": 1500, "mad": 600}
 TEXTS, QUICK = 256, 30  # texts of a score; steps of --quick, whose scores are of one batch
 TIMES, TUNING_TIMES = (1, 2, 4, 8), (1, 2, 4, 8, 16)  # the training length
 TUNING_SEED = 3
@@ -181,7 +181,7 @@ def measure(args, known):
     """{task: {model: {"setting", "parameters", "seconds", "shares", "last"}}}, where "shares" and
     "last" (the last answer of a text) are {times: [one for each seed]}."""
     settings, seeds = (SETTINGS[:1], SEEDS[:1]) if args.quick else (SETTINGS, SEEDS)
-    steps = {t: QUICK if args.quick else STEPS.get(t, STEPS[GROUP_OF[t]]) for t in args.tasks}
+    steps = {t: QUICK if args.quick else STEPS[GROUP_OF[t]] for t in args.tasks}
     pairs = [(task, model) for task in args.tasks for model in args.models]
 
     def trial(task, model, setting):
@@ -196,9 +196,13 @@ def measure(args, known):
         return task, model, best[task, model], seed, steps[task]
 
     with ProcessPoolExecutor(args.jobs) as pool:
-        trials = [trial(t, m, setting) for t, m in pairs for setting in settings]
-        run_all(pool, train, trials, known, args.runs, describe)
-        best = {(t, m): max(settings, key=lambda s: rank(t, m, s)) for t, m in pairs}
+        open_pairs, best = pairs, {}
+        for tried, setting in enumerate(settings, start=1):
+            trials = [trial(t, m, setting) for t, m in open_pairs]
+            run_all(pool, train, trials, known, args.runs, describe)
+            for t, m in open_pairs:
+                best[t, m] = max(settings[:tried], key=lambda s: rank(t, m, s))
+            open_pairs = [(t, m) for t, m in open_pairs if rank(t, m, best[t, m])[0] < 1]
         jobs = [job(t, m, seed) for t, m in pairs for seed in seeds]
         run_all(pool, train, jobs, known, args.runs, describe)
     table = {}
