@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from nested.language.coder import Coder, side_by_side
+from nested.language.recall import read_texts
 from nested.language.writing import first_tokens, generate
 from nested.levels.forward import State
 from nested.memory import pick
@@ -98,9 +99,10 @@ def class_incremental(
         for label in labels[at : at + classes_per_task]:
             for number, text in enumerate(texts[label]):
                 if number % TESTED:
-                    tokens = coder.encode((LABELLED.format(text) + f"{label}\n\n").encode())
+                    told = [LABELLED.format(text) + f"{label}\n\n"]
                     for way, state in states.items():
-                        states[way] = _read(model, tokens, state, is_frozen=way == "frozen")
+                        frozen = way == "frozen"
+                        states[way] = read_texts(model, coder, told, state, frozen=frozen)
         so_far = labels[: at + classes_per_task]
         tests = [(text, i) for i, label in enumerate(so_far) for text in texts[label][::TESTED]]
         result = {"classes": len(so_far)}
@@ -111,15 +113,6 @@ def class_incremental(
             result[way] = sum(c == i for c, (_, i) in zip(chosen, tests)) / len(tests)
         results.append(result)
     return results
-
-
-@torch.no_grad()
-def _read(
-    model: SequenceModel, tokens: list[int], state: State | None, *, is_frozen: bool
-) -> State:
-    row = torch.tensor([tokens], device=next(model.parameters()).device)
-    write = torch.zeros_like(row, dtype=torch.bool) if is_frozen else None
-    return model(row, state, write=write)[1]
 
 
 def _rows(path: Path, kinds: dict[str, type]) -> list[tuple[int, dict[str, Any]]]:

@@ -16,13 +16,7 @@ from torch import Generator
 
 from nested.language.chat import THEM, YOU, Chat
 from nested.language.checkpoint import load
-from nested.language.config import (
-    OPTIMIZERS,
-    PRESETS,
-    TRANSFORMER,
-    TrainConfig,
-    preset,
-)
+from nested.language.config import OPTIMIZERS, PRESETS, TRANSFORMER, TrainConfig, preset
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
 from nested.language.run import train

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import sys
-from types import TracebackType
 from typing import Any, TextIO
 
 from rich.console import Console, Group
@@ -23,7 +22,7 @@ class Dashboard:
     """Shows the records of ``train`` while a ``with`` block runs; pass its ``show`` on."""
 
     def __init__(self, title: str, out: TextIO | None = None) -> None:
-        self.title, self.records, self.notes = title, [], []
+        self.title, self.bits, self.notes, self.last = title, [], [], {}
         self.console = Console(file=out or sys.stdout)
         self.live = Live(console=self.console, refresh_per_second=4)
 
@@ -32,44 +31,41 @@ class Dashboard:
             self.live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.live.stop()
 
     def show(self, record: dict[str, Any]) -> None:
-        """Show one more record."""
-        if "back_to" in record:
+        """Show one more record. One without "bits" only moves the live board."""
+        is_note, is_measure = "back_to" in record, "bits" in record
+        if is_note:
             note = f"step {record['step']}: loss {record['loss']:.3g}, back to {record['back_to']}"
             self.notes.append(note)
         else:
-            self.records.append(record)
+            self.last |= record
+            self.bits += [record["bits"]] if is_measure else []
         if self.console.is_interactive:
             self.live.update(self._board())
-        else:
-            line = note if "back_to" in record else line_of(record)
+        elif is_note or is_measure:
+            line = note if is_note else line_of(record)
             self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _board(self) -> Group | Panel:
-        if not self.records:
-            return Panel("\n".join(self.notes), title=self.title)
-        last, table = self.records[-1], Table.grid(padding=(0, 2))
-        heights = curve([record["bits"] for record in self.records])
-        rows = {
-            "step": f"{last['step']:,} of {last['total']:,}, {time_left(last)} left",
-            "held out": f"{last['bits']:.3f} bits a byte  {heights}",
-            "training": f"{last['mean_loss'] / math.log(2):.3f} bits a token, running mean",
-            "speed": f"{last['tokens_per_second']:,.0f} tokens a second",
-            "memory": f"{last['memory_mib']:,.0f} MiB",
-        }
-        for name, share in last["moved"].items():
+    def _board(self) -> Group:
+        last, table, rows = self.last, Table.grid(padding=(0, 2)), {}
+        if last:
+            training = f"{last['mean_loss'] / math.log(2):.3f} bits a token, running mean"
+            rows = {
+                "step": f"{last['step']:,} of {last['total']:,}, {time_left(last)} left",
+                "training": training,
+                "speed": f"{last['tokens_per_second']:,.0f} tokens a second",
+                "memory": f"{last['memory_mib']:,.0f} MiB",
+            }
+        if self.bits:
+            rows["held out"] = f"{self.bits[-1]:.3f} bits a byte  {curve(self.bits)}"
+        for name, share in last.get("moved", {}).items():
             rows[f"moved: {name}"] = f"{share:6.1%}  {'█' * round(20 * min(share, 1))}"
         for name, value in rows.items():
             table.add_row(name, Line(value))
-        sample = Panel(Line(visible(last["sample"])), title="it writes now")
+        sample = Panel(Line(visible(last.get("sample", ""))), title="it writes now")
         return Group(Panel(table, title=self.title), sample, *map(Line, self.notes[-3:]))
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import AsyncIterator
-from functools import partial
+from contextlib import suppress
 from typing import Any
 
 import gradio as gr
@@ -18,6 +18,7 @@ from torch import Generator
 from nested.language.chat import speeches
 from nested.language.engine import Engine, Refused
 from nested.language.replies import Answer, tokens_of
+from nested.language.sessions import Sessions
 from nested.language.writing import Draft, Sampling
 from nested.models.model import SequenceModel
 from nested.models.movement import movement, period_of
@@ -26,22 +27,24 @@ HEIGHT, DIAL = 34, 12  # of a row of the picture, and the radius of a clock, in 
 
 
 class Talk:
-    """What one visitor has.
+    """What one visitor has: the session ``name``, in which ``tokens`` were read so far.
 
-    The memory is ``state`` (1, ...), and ``tokens`` were read so far. ``moved`` says how far each
-    level moved in the last turn."""
+    ``moved`` says how far each level moved in the last turn."""
 
     def __init__(self, model: SequenceModel) -> None:
-        self.state, self.tokens = model.init(1), 0
-        self.moved = movement(model, self.state, self.state)
+        self.name, self.tokens, first = None, 0, model.init(1)
+        self.moved = movement(model, first, first)
 
-    async def read(self, engine: Engine, text: str, draft: Draft | None) -> AsyncIterator[str]:
+    async def read(
+        self, engine: Engine, sessions: Sessions, text: str, draft: Draft | None
+    ) -> AsyncIterator[str]:
         """Read ``text``, yield ``draft`` piece by piece, and keep the new memory. Raises an
-        ``Error`` if the engine takes no more."""
-        before = self.state
+        ``Error`` if ``engine`` or ``sessions`` take no more."""
         try:
             tokens, _ = tokens_of(engine, text.encode("utf-8", "replace"), 0)
-            answer = Answer(engine, tokens, draft, before, partial(setattr, self, "state"))
+            self.name = self.name or sessions.create()
+            before, keep = sessions.open(self.name)
+            answer = Answer(engine, tokens, draft, before, keep)
             await answer.start()
             self.tokens = count = self.tokens + len(tokens)
             async for piece in answer.pieces():
@@ -49,11 +52,11 @@ class Talk:
                 yield piece
         except Refused as error:
             raise gr.Error(str(error)) from None
-        self.moved = movement(engine.model, before, self.state)
+        self.moved = movement(engine.model, before, answer.job.state)
 
 
-def build_page(engine: Engine) -> gr.Blocks:
-    """Build the page of the model that ``engine`` runs."""
+def build_page(engine: Engine, sessions: Sessions) -> gr.Blocks:
+    """Build the page of the model that ``engine`` runs. Visitors get ``sessions``."""
     model, coder, together = engine.model, engine.coder, engine.limits.together
 
     async def answer(words: str, shown: list, talk: Talk | None, temperature: float) -> Any:
@@ -61,18 +64,20 @@ def build_page(engine: Engine) -> gr.Blocks:
         source.seed()
         draft = Draft(coder, 300, Sampling(temperature, top_p=0.9), ["\n\n"], source)
         shown = [*shown, {"role": "user", "content": words}, {"role": "assistant", "content": ""}]
-        async for _ in talk.read(engine, speeches([("user", words)]), draft):
+        async for _ in talk.read(engine, sessions, speeches([("user", words)]), draft):
             shown[-1]["content"] = draft.text
             yield "", shown, talk, picture(model, talk)
         yield "", shown, talk, picture(model, talk)
 
     async def remember(text: str, talk: Talk | None) -> Any:
         talk = talk or Talk(model)
-        async for _ in talk.read(engine, text + "\n", None):
+        async for _ in talk.read(engine, sessions, text + "\n", None):
             pass
         return "", talk, picture(model, talk)
 
-    def forget() -> Any:
+    def forget(talk: Talk | None) -> Any:
+        with suppress(Refused):  # the session has ended already
+            sessions.delete(talk.name if talk else "")
         return [], None, picture(model, Talk(model))
 
     with gr.Blocks(title="nested", analytics_enabled=False) as page:
@@ -87,7 +92,7 @@ def build_page(engine: Engine) -> gr.Blocks:
                 note = gr.Textbox(label="Remember", lines=3, max_length=5000)
                 remembering = [remember, [note, talk], [note, talk, levels]]
                 gr.Button("Remember").click(*remembering, concurrency_limit=together)
-                gr.Button("Forget all").click(forget, None, [shown, talk, levels])
+                gr.Button("Forget all").click(forget, talk, [shown, talk, levels])
         answering = [answer, [words, shown, talk, heat], [words, shown, talk, levels]]
         words.submit(*answering, concurrency_limit=together)
     return page
@@ -98,7 +103,7 @@ def mount_page(app: FastAPI, engine: Engine, token: str | None) -> FastAPI:
     token as the password."""
     theme = gr.themes.Base(font=["sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
     more = {"auth": token and [("nested", token)], "theme": theme, "footer_links": []}
-    return gr.mount_gradio_app(app, build_page(engine), "/", **more)
+    return gr.mount_gradio_app(app, build_page(engine, app.state.sessions), "/", **more)
 
 
 def picture(model: SequenceModel, talk: Talk) -> str:

@@ -26,11 +26,17 @@ WAYS = ("nothing", "frozen", "live", "memorised")
 
 @torch.no_grad()
 def read_texts(
-    model: SequenceModel, coder: Coder, texts: Sequence[str], *, frozen: bool = False
+    model: SequenceModel,
+    coder: Coder,
+    texts: Sequence[str],
+    state: State | None = None,
+    *,
+    frozen: bool = False,
 ) -> State:
-    """Read ``texts`` side by side, and return the state after them (B, ...). Memories that are
-    ``frozen`` write nothing."""
-    rows, state = [coder.encode(text.encode()) for text in texts], model.init(len(texts))
+    """Read ``texts`` side by side, from their start or on from ``state`` (B, ...), and return the
+    state after them. Memories that are ``frozen`` write nothing."""
+    rows = [coder.encode(text.encode()) for text in texts]
+    state = model.init(len(texts)) if state is None else state
     for at in range(0, max(map(len, rows)), PIECE):
         tokens, lengths = side_by_side([row[at : at + PIECE] for row in rows])
         tokens = tokens.to(next(model.parameters()).device)

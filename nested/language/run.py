@@ -36,6 +36,7 @@ LOG, TEXT, STEP, SHARDS = "log.jsonl", "text", "step-{:0>8}.pt", "shards-{:0>8}-
 MEASURES = 40  # of held-out text, over a whole training
 PIECES, PIECE = 16, 1024  # of held-out text, in tokens
 SAMPLE = 160  # tokens
+SHOW_EVERY = 1.0  # seconds
 SAVE_EVERY, SAVE_SHARE = 5.0, 20  # seconds, and at least as many times what a save took
 TRIAL_STEPS, RESERVE = 12, 0.9  # steps that measure the speed; share of the minutes for steps
 CHOSEN_LATER = {"steps", "device", "compile"}  # settings that a resumed run may change
@@ -63,7 +64,8 @@ def train(
 ) -> History:
     """Train a model by ``config`` in the folder ``out``.
 
-    Held-out text is measured 40 times, and each record goes to log.jsonl and to ``show``. The file
+    Held-out text is measured 40 times, and each record goes to log.jsonl and to ``show``, which
+    also learns every second how far the training is. The file
     last.pt is saved every five seconds, or less often if a save takes long. The file best.pt is
     saved after the best measure. The models of the last ``keep`` measures are kept too. Ctrl-C ends
     training after its step, and saves; a second one raises ``KeyboardInterrupt``. With ``resume`` a
@@ -110,7 +112,7 @@ class _Session:
         self.pieces = even_pieces(self.text.held_out, PIECES, min(PIECE, longest))
         total = config.steps or (saved["training"]["total"] if saved else self._steps())
         self.run, self.records = Training(config, self.text, total, processes), []
-        self.started = self.saved_at = time.monotonic()
+        self.started = self.saved_at = self.shown_at = time.monotonic()
         self.saved, self.pause = None, SAVE_EVERY
         if saved:
             self._go_on(saved)
@@ -151,28 +153,36 @@ class _Session:
             self._say(result)
         elif self.run.step % -(-self.run.total // MEASURES) == 0 or self.run.step == self.run.total:
             self._measure(result)
+        elif time.monotonic() > self.shown_at + SHOW_EVERY:
+            self._say(self._progress())
         if self.processes.first(time.monotonic() > self.saved_at + self.pause):
             self.save()
 
     def _say(self, record: Record) -> None:
+        self.shown_at = time.monotonic()
         if self.is_first:
             self.show(record)
 
-    def _measure(self, result: Record) -> None:
-        bits = bits_per_byte(self.run.model, self.text.coder, self.pieces)
-        is_best = bits < self.best
+    def _progress(self) -> Record:
         seconds = time.monotonic() - self.started
         tokens = self.config.batch_size * self.config.accumulate * self.config.length
-        record = {
-            **result,
+        return {
             "step": self.run.step,
             "total": self.run.total,
-            "bits": bits,
             "mean_loss": self.run.mean_loss,
             "seconds": seconds,
             "tokens_per_second": self.run.step * tokens / seconds,
             "memory_mib": peak_memory(self.run.device),
             "restarts": self.run.restarts,
+        }
+
+    def _measure(self, result: Record) -> None:
+        bits = bits_per_byte(self.run.model, self.text.coder, self.pieces)
+        is_best = bits < self.best
+        record = {
+            **result,
+            **self._progress(),
+            "bits": bits,
             "moved": self._moved(),
             "sample": self._sample(),
         }

@@ -33,7 +33,7 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
 
     A request that is not answered raises ``Refused``, which the server turns into an error."""
     app = FastAPI(title="nested.language", docs_url=None, redoc_url=None)
-    sessions = Sessions(lambda: engine.model.init(1), engine.limits)
+    app.state.sessions = sessions = Sessions(lambda: engine.model.init(1), engine.limits)
     app.add_middleware(WholeBody, limit=engine.limits.body, seconds=engine.limits.patience)
     _add_errors(app)
 

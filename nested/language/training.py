@@ -166,12 +166,7 @@ class Training:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that later steps depend on: tensors (...), numbers and containers."""
-        return {
-            **self._weights(),
-            **self.progress(),
-            "state": self.carried,
-            "good": self._good,
-        }
+        return {**self._weights(), **self.progress(), "state": self.carried, "good": self._good}
 
     def progress(self) -> dict[str, Any]:
         """Return the part of ``state_dict`` that all processes share, without weights (...)."""

@@ -30,7 +30,8 @@ def log_to(name: str, folder: Path) -> Show:
         def show(record: dict[str, Any]) -> None:
             for key, value in _numbers(record).items():
                 writer.add_scalar(key, value, record["step"])
-            writer.add_text("sample", record.get("sample", ""), record["step"])
+            if "sample" in record:
+                writer.add_text("sample", record["sample"], record["step"])
             writer.flush()
 
         return show

@@ -48,7 +48,8 @@ def ship(run: Path) -> None:
 def draw_board(run: Path, path: Path) -> None:
     """Draw the board as it stood at the end of ``run``, by the fonts of the reader."""
     board = Dashboard("nano", io.StringIO())
-    board.records = [json.loads(line) for line in (run / LOG).read_text().splitlines()]
+    for line in (run / LOG).read_text().splitlines():
+        board.show(json.loads(line))
     console = Console(record=True, width=100, file=io.StringIO())
     console.print(board._board())
     svg = console.export_svg(title="python -m nested.language train --preset nano")

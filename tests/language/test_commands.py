@@ -1,6 +1,7 @@
 """python -m nested.language: each command runs, and each mistake is one sentence."""
 
 import io
+import math
 
 import pytest
 import torch
@@ -99,14 +100,31 @@ def test_a_line_says_what_was_measured():
 
 
 def test_the_board_shows_levels_curve_sample_and_restarts():
-    board, out = Dashboard("nano"), io.StringIO()
+    board, out = Dashboard("nano", io.StringIO()), io.StringIO()
+    board.show(record(bits=4.0))
+    board.show(record(bits=2.0))
+    board.show({"step": 7, "loss": math.nan, "back_to": 0})
+    lines = board.console.file.getvalue().splitlines()
+    assert len(lines) == 3 and lines[2] == "step 7: loss nan, back to 0"
     board.console.file = out
-    board.records = [record(bits=4.0), record(bits=2.0)]
-    board.notes = ["step 7: loss nan, back to 0"]
     board.console.print(board._board())
     shown = out.getvalue()
     for part in ("nano", "2.000 bits a byte  █▁", "block 1 mixer", "50.0%", "O·[31m!", "back to 0"):
         assert part in shown
+
+
+def test_between_two_measures_only_the_live_board_moves():
+    board, out = Dashboard("nano", io.StringIO()), io.StringIO()
+    second = {name: record()[name] for name in record().keys() - {"bits", "moved", "sample"}}
+    board.show({**second, "step": 3})
+    assert not board.console.file.getvalue()
+    board.console.file = out
+    board.console.print(board._board())
+    assert "3 of 120" in out.getvalue() and "bits a byte" not in out.getvalue()
+    board.show(record(bits=2.0))
+    board.show({**second, "step": 31})
+    board.console.print(board._board())
+    assert "31 of 120" in out.getvalue() and "2.000 bits a byte" in out.getvalue()
 
 
 def test_a_file_of_settings_can_set_everything(trained, tmp_path):

@@ -70,6 +70,34 @@ def test_a_visitor_talks_tells_and_forgets(server):
     assert not errors
 
 
+def test_visitors_share_the_sessions_of_the_server():
+    import asyncio
+
+    import gradio as gr
+
+    from nested.language.page import Talk
+    from nested.language.sessions import Sessions
+
+    engine = Engine(build(), ByteCoder(), Limits(sessions=1))
+    sessions = Sessions(lambda: engine.model.init(1), engine.limits)
+    first, second = Talk(engine.model), Talk(engine.model)
+
+    async def read(talk):
+        async for _ in talk.read(engine, sessions, "The code is 4821.", None):
+            pass
+
+    asyncio.run(read(first))
+    assert first.tokens == 17 and first.moved["block 1 mixer"] > 0
+    with pytest.raises(gr.Error, match="the server keeps no more sessions"):
+        asyncio.run(read(second))
+    sessions.delete(first.name)
+    asyncio.run(read(second))
+    assert second.tokens == 17
+    with pytest.raises(gr.Error, match="there is no such session"):
+        asyncio.run(read(first))
+    engine.close()
+
+
 def test_the_picture_has_a_row_for_each_level_and_turns_with_its_clock():
     from nested.language.page import Talk, picture
     from nested.models.movement import period_of
