@@ -62,10 +62,8 @@ def load(dir_or_name: Path | str = "nano") -> tuple[SequenceModel, Coder]:
         model = _empty_model(config, coder, content["model"])
         model.load_state_dict(content["model"])
     except (KeyError, RuntimeError, TypeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"{str(path)!r} holds other weights than its settings: {reason}"
-        ) from error
+        what = f"{str(path)!r} holds other weights than its settings: {error}"
+        raise ValueError(what.splitlines()[0]) from error
     return model.eval(), coder
 
 

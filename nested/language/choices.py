@@ -74,7 +74,12 @@ def multiple_choice(model: SequenceModel, coder: Coder, path: Path) -> float:
                 f"{str(path)!r}, line {number}: the answer is the number of one of {count} choices,"
                 f" from 0, but got {row['answer']}"
             )
-    asked = [(row, best_choice(model, coder, row["question"], row["choices"])) for _, row in rows]
+    return share_chosen(model, coder, [row for _, row in rows])
+
+
+def share_chosen(model: SequenceModel, coder: Coder, rows: Sequence[dict[str, Any]]) -> float:
+    """Return the share of right answers to questions as in ``multiple_choice``."""
+    asked = [(row, best_choice(model, coder, row["question"], row["choices"])) for row in rows]
     return sum(choice == row["answer"] for row, choice in asked) / len(rows)
 
 

@@ -46,12 +46,7 @@ def _add_prepare(parser: Parser) -> None:
     parser.add_argument("--data", nargs="+", default=["shakespeare"], help="files, folders, names")
     parser.add_argument("--out", type=Path, default=OUT / "text", help="folder of the tokens")
     parser.add_argument("--vocab", type=int, help="tokens of a BPE; bytes without it")
-    parser.add_argument(
-        "--held-out",
-        type=float,
-        default=0.15,
-        help="share of the documents kept back for measuring",
-    )
+    parser.add_argument("--held-out", type=float, default=0.15, help="share of documents kept back")
     parser.add_argument("--limit", type=int, help="documents to read at most")
     for name, default in vars(FilterConfig()).items():
         flag = f"--{name.replace('_', '-')}"
@@ -176,9 +171,7 @@ def _chat(args: argparse.Namespace) -> None:
 
 
 def _add_evaluate(parser: Parser) -> None:
-    parser.add_argument(
-        "--data", nargs="+", default=["shakespeare"], help="texts; a part of them is measured"
-    )
+    parser.add_argument("--data", nargs="+", default=["shakespeare"], help="texts to measure on")
     parser.add_argument("--out", type=Path, default=OUT / "report", help="folder of the report")
     parser.add_argument("--classes", type=Path, help="JSONL of text and label")
     parser.add_argument("--choices", type=Path, help="JSONL of question, choices and answer")
@@ -196,9 +189,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _add_serve(parser: Parser) -> None:
-    parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in"
-    )
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
     parser.add_argument("--port", type=int, default=8000, help="0 takes a free one")
     parser.add_argument("--token", default=os.environ.get("NESTED_TOKEN"), help=TOKEN_HELP)
     parser.add_argument("--page", action="store_true", help="also a page to chat on, at /")

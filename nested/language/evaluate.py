@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nested.language.choices import class_incremental, multiple_choice
+from nested.language.choices import class_incremental, multiple_choice, share_chosen
 from nested.language.coder import Coder
 from nested.language.measures import bits_of_bytes, bits_per_byte, even_pieces, token_losses
 from nested.language.recall import recall_at, recall_facts
@@ -25,6 +25,7 @@ from nested.models.model import SequenceModel
 from nested.support.files import prepare_folder, save_json, write_whole
 from nested.support.plots import COLOURS, new_figure, save_figure
 from nested.tasks.facts import fillers
+from nested.tasks.next_line import next_line_questions
 from nested.tasks.sources import documents
 
 EDGES = (0, 64, 256, 512, 1024, 2048, 4096, 8192)  # positions in a text, in tokens
@@ -51,7 +52,8 @@ def evaluate(
     """Measure ``model`` on what ``prepare`` holds out of ``data``, and save the report in the
     folder ``out``: report.json, report.md with its tables, and report.png.
 
-    ``classes`` and ``choices`` are files of ``class_incremental`` and ``multiple_choice``.
+    ``classes`` and ``choices`` are files of ``class_incremental`` and ``multiple_choice``. The
+    "next line" is chosen among four lines of the held-out text. Chance is 0.25.
     ``quick`` takes a quarter of the texts, and short ones. Raises ``ValueError`` for files that
     cannot be read, and for held-out text that is too short."""
     prepare_folder(out, "report.json", "report.md", "report.png")
@@ -63,20 +65,18 @@ def evaluate(
         report["classes"] = class_incremental(model, coder, classes)
     if choices:
         report["choices"] = multiple_choice(model, coder, choices)
+    prose = [text.decode("utf-8", "replace") for text in texts]
+    if questions := next_line_questions(prose, 16 * count, source):
+        report["next line"] = share_chosen(model, coder, questions)
     for name, result in report.items():
         show(f"{name}: {result}")
     report["bits a byte"] = bits_per_byte(model, coder, pieces[:, : SCORED + 1])
     show(f"{report['bits a byte']:.3f} bits a byte of held-out text")
     longest = min(1024 if quick else EDGES[-1], max(ours.lengths) - 1)
     report["by position"] = by_position(model, coder, ours, count, longest)
-    report |= recalled(model, coder, texts, source, count, show)
-    report["forgetting"] = {}
-    for domain in DOMAINS:
-        first = islice(documents(domain), MOST_DOCUMENTS)
-        theirs = encoded(coder, [content for _, content in first])
-        read = min(READ // 8 if quick else READ, (max(ours.lengths) - SCORED - 1) // 2)
-        report["forgetting"][domain] = forgetting(model, coder, ours, theirs, count // 4, read)
-        show(f"bits a byte, read on to {domain}: {_listed(report['forgetting'][domain])}")
+    report |= recalled(model, coder, " ".join(prose), source, count, show)
+    read = min(READ // 8 if quick else READ, (max(ours.lengths) - SCORED - 1) // 2)
+    report["forgetting"] = all_forgetting(model, coder, ours, count // 4, read, show)
     save_json(out / "report.json", report)
     pages = tables(report)
     write_whole(out / "report.md", lambda path: path.write_text(pages, encoding="utf-8"))
@@ -103,16 +103,15 @@ def tables(report: Report) -> str:
 def recalled(
     model: SequenceModel,
     coder: Coder,
-    texts: Sequence[bytes],
+    prose: str,
     source: Generator,
     count: int,
     show: Callable[[str], None],
 ) -> Report:
     """Ask for facts after ever more bytes. The "facts" are 20 in 2,000 bytes, a "needle" is one in
-    ``texts``, and a "passkey" is one in a few sentences again and again.
+    ``prose``, and a "passkey" is one in a few sentences again and again.
 
     Returns {name: {bytes: {way: share of right answers}}}."""
-    prose = " ".join(text.decode("utf-8", "replace") for text in texts)
     report: Report = {name: {} for name in RECALLED}
     for distance in (0, *DISTANCES)[: 5 if count > 4 else 3]:
         after = fillers(count, distance, source)
@@ -157,6 +156,24 @@ def by_position(
     losses, tokens = token_losses(model, pieces), pieces[:, 1:]
     spans = [(a, b) for a, b in zip(EDGES, EDGES[1:]) if b <= size]
     return {f"{a} to {b}": bits_of_bytes(losses[:, a:b], coder, tokens[:, a:b]) for a, b in spans}
+
+
+def all_forgetting(
+    model: SequenceModel,
+    coder: Coder,
+    ours: Documents,
+    count: int,
+    read: int,
+    show: Callable[[str], None],
+) -> Report:
+    """Measure ``forgetting`` of ``ours`` for each of ``DOMAINS``: {domain: {moment: bits}}."""
+    report = {}
+    for domain in DOMAINS:
+        first = islice(documents(domain), MOST_DOCUMENTS)
+        theirs = encoded(coder, [content for _, content in first])
+        report[domain] = forgetting(model, coder, ours, theirs, count, read)
+        show(f"bits a byte, read on to {domain}: {_listed(report[domain])}")
+    return report
 
 
 def forgetting(

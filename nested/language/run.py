@@ -249,9 +249,7 @@ class _Session:
 
 def _nothing_in(folder: Path) -> None:
     if (folder / LAST).exists():
-        raise ValueError(
-            f"{str(folder)!r} holds a training already: go on with --resume, or take another --out"
-        )
+        raise ValueError(f"{str(folder)!r} holds a training: take --resume, or another --out")
 
 
 def _saved(folder: Path, config: TrainConfig, processes: Processes) -> dict[str, Any]:

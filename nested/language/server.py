@@ -81,9 +81,7 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
 
 
 STATUSES = (400, 401, 404, 408, 409, 413, 429, 500, 503)
-DOCUMENTED = {
-    status: {"description": "An error, as OpenAI's clients read it"} for status in STATUSES
-}
+DOCUMENTED = dict.fromkeys(STATUSES, {"description": "An error, as OpenAI's clients read it"})
 
 
 def _add_sessions(app: FastAPI, engine: Engine, sessions: Sessions, describe: dict) -> None:

@@ -171,7 +171,8 @@ def test_a_report_has_all_that_was_asked_for(tmp_path):
     shares = " | ".join(f"{saved['facts']['128'][way]:.3f}" for way in WAYS)
     assert f"| facts | {' | '.join(WAYS)} |" in page and f"| 128 | {shares} |" in page
     assert lines[0].startswith("classes: ")
-    assert lines[1].endswith("bits a byte of held-out text") and len(lines) == 13
+    assert lines[1] == f"next line: {saved['next line']}" and 0 <= saved["next line"] <= 1
+    assert lines[2].endswith("bits a byte of held-out text") and len(lines) == 14
 
 
 def test_the_harness_asks_our_model(tmp_path):

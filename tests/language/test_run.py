@@ -302,7 +302,7 @@ def test_a_folder_holds_one_training(folder, tmp_path):
     with pytest.raises(ValueError, match="there is no training to resume in"):
         train(config(folder), tmp_path, resume=True)
     train(config(folder, steps=1), tmp_path)
-    with pytest.raises(ValueError, match="holds a training already: go on with --resume"):
+    with pytest.raises(ValueError, match="holds a training: take --resume"):
         train(config(folder), tmp_path)
     with pytest.raises(
         ValueError, match=r"has other settings: dim 16 \(now 32\), seed 0 \(now 1\)"
