@@ -77,16 +77,17 @@ def scores(logits: Tensor, targets: Tensor) -> dict[str, float]:
     """Compute three shares of right answers, from logits (B, T, V) and targets (B, T).
 
     "accuracy" counts every scored token, "last" the last scored one of each text, and "whole" the
-    texts in which every answer is right. Texts that ask nothing do not count; if all do not, the
-    shares are NaN. Raises ``ValueError`` for logits and targets of different B or T.
+    texts in which every answer is right. Logits that are NaN are wrong. Texts that ask nothing do
+    not count; if all do not, the shares are NaN. Raises ``ValueError`` for logits and targets of
+    different B or T, and for texts without a token.
     """
-    if logits.dim() != 3 or logits.shape[:2] != targets.shape:
+    if logits.dim() != 3 or logits.shape[:2] != targets.shape or not targets.numel():
         raise ValueError(
             "logits are (texts, tokens, vocab) for targets (texts, tokens), but got"
             f" {tuple(logits.shape)} and {tuple(targets.shape)}"
         )
     asked = targets != UNSCORED
-    right = (logits.argmax(-1) == targets) & asked
+    right = (logits.argmax(-1) == targets) & asked & ~logits.isnan().any(-1)
     last = targets.shape[1] - 1 - asked.flip(1).int().argmax(1, keepdim=True)
     asks = asked.any(1)
     parts = {
