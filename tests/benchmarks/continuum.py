@@ -2,13 +2,13 @@
 
 Each Hope is trained with its continuum memory, and with a plain net of one hidden layer in its
 place. One such net has equally many parameters. Another takes as many floating-point operations
-(FLOPs) in matrix products to train on 512 tokens. Texts state facts, key and value, and ask for each after
-64, 512 and 4,096 tokens. Until then, other facts and noise come. The first quarter of the training
-has short texts, which ask after 16 tokens: without them nothing was learned in 500 steps. After
-that, one step in five uses all three gaps, and the others use one or two. Every step reads about
-4,096 tokens. All models train at one rate. Printed is the share of right answers in unseen texts.
-What is in --runs is not run again, so delete that file after a change. ``--quick`` trains for 5
-steps, and scores one batch.
+(FLOPs) in matrix products to train on 512 tokens. Texts state facts, key and value, and ask for
+each after 64, 512 and 4,096 tokens. Until then, other facts and noise come. The first quarter of
+the training has short texts, which ask after 16 tokens: without them nothing was learned in 500
+steps. After that, one step in five uses all three gaps, and the others use one or two. Every step
+reads about 4,096 tokens. All models train at one rate. Printed is the share of right answers in
+unseen texts. What is in --runs is not run again, so delete that file after a change. ``--quick``
+trains for 5 steps, and scores one batch.
 """
 
 import argparse
