@@ -26,7 +26,7 @@ STEPS, RATE, DECAY = 500, 0.005, 1.0
 TIMES = (1, 2, 4, 8)  # lengths of the test texts, in lengths of a training text
 SEED = 0
 folder = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
-warnings.filterwarnings("ignore", "texts of .* tokens end")  # the continuum, on purpose
+warnings.filterwarnings("ignore", "texts of .* tokens end")  # the continuum does not move here
 
 # %% [markdown]
 # **Two tasks.** Both need a memory of everything that was read, and they need different ones.
@@ -52,13 +52,15 @@ for name, task in tasks.items():
     print(f"{name:9}reads {text}\n{'':9}wants {answers}")
 
 # %% [markdown]
-# **Six models**, all with two blocks of width 32. The first is a Transformer, and five are a `Hope`
-# with a different memory in its blocks:
+# **Six models**, all with two blocks of width 32. Their sizes differ, and are printed below. The
+# first is a Transformer, and five are a `Hope` with a different memory in its blocks:
 #
 # - *sum*: a matrix that adds up value times key (linear attention, lesson 08);
-# - *delta rule*: a matrix that learns from the error of its answer (lesson 08). Each token chooses
-#   a learning rate, and many models keep it under 1. At a rate of 1 a write replaces what stood at
-#   its key. At 2 it *reflects* it: from +1 to -1, and back;
+# - *delta rule, rates to 1*: a matrix that learns from the error of its answer (lesson 08). Each
+#   token chooses a learning rate. At a rate of 1 a write replaces what stood at its key. Many
+#   models go no further;
+# - *delta rule, rates to 2*: the same, and at a rate of 2 a write *reflects* what stood at its key:
+#   from +1 to -1, and back;
 # - *self-modifying*: a small net. Four more nets make its keys, values, rates and forgetting, and
 #   these learn while they read, too: they move after every 8 tokens;
 # - *sum, then delta*: one block of each.
@@ -132,10 +134,11 @@ for model_name, make_model in models.items():
         shares[task_name, model_name] = [share_right(task, model, times) for times in TIMES]
 
 print("\nshare of texts answered without a mistake, of up to 24, 48, 96 and 192 tokens")
-print(f"{'':24}{'parity':>14}{'brackets':>28}")
-for model_name in models:
-    numbers = ("".join(f"{x:6.1f}" for x in shares[name, model_name]) for name in tasks)
-    print(f"{model_name:24}" + "    ".join(numbers))
+print(f"{'':24}{'parity':>14}{'brackets':>28}{'parameters':>24}")
+for model_name, make_model in models.items():
+    numbers = ["".join(f"{x:6.1f}" for x in shares[name, model_name]) for name in tasks]
+    size = sum(p.numel() for p in make_model(3).parameters())
+    print(f"{model_name:24}" + "    ".join([*numbers, f"{size:10,}"]))
 slower = cost["self-modifying"] / cost["delta rule, rates to 2"]
 slower = f"{slower:.1f} times as long as of the delta rule"
 print(f"\nA step of the self-modifying memory takes {slower}.")
@@ -160,7 +163,7 @@ save_figure(figure, folder / "lesson_12.png")
 # **Answer.** Once its rates reach 2, the delta rule tracks a state. Self-modifying memories track
 # it as well, and a step of theirs takes about five times as long. A sum counts further, and
 # cannot flip a bit. One block of each does both on texts of 48 tokens. No model counts on texts of
-# 192 tokens after these 500 steps ([more steps](results.md)).
+# 192 tokens after these 500 steps, nor after 1,500 ([table](../tests/benchmarks/README.md)).
 #
 # **Exercise.** Swap the two blocks: `objective=("l2", "dot")`. At which length does each task get
 # better, and at which worse?

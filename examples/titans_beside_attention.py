@@ -11,7 +11,7 @@ from torch import Generator, nn
 
 from nested.memory import TitansMemory
 from nested.tasks import AssociativeRecall
-from nested.tasks.sequences import accuracy
+from nested.tasks.text_task import scores
 
 WIDTH, WINDOW, STEPS = 64, 12, (1200, 500)  # of the encoder alone, of its memories
 
@@ -65,7 +65,7 @@ def train(model, weights, task, steps, rate, generator):
 def share_right(model, task):
     """The share of right answers in a batch that is drawn apart from training."""
     symbols, answers = task.batch(Generator().manual_seed(1), "query")
-    return accuracy(model(symbols), answers)
+    return scores(model(symbols), answers)["accuracy"]
 
 
 def main():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.memory.net import widened
+from nested.support.checks import check_counts
 
 
 class Gate(nn.Module):
@@ -23,13 +24,15 @@ class Gate(nn.Module):
     shift is set so that a sum of 0 gives ``start``. The parameter ``offset`` (size,) starts at 0,
     so weight decay pulls a gate back to its start. There is one offset for each of the last
     dimension of ``raw``, or one for all. The bounds are settings and are not saved with a model.
-    Raises ``ValueError`` unless 0 < low < start < top.
+    Raises ``ValueError`` unless 0 < low < start < top < infinity, and for a ``size`` under 1.
     """
 
     def __init__(self, low: float, start: float, top: float, size: int = 1) -> None:
         super().__init__()
-        if not 0 < low < start < top:
-            raise ValueError(f"a gate has 0 < low < start < top, but got {low}, {start}, {top}")
+        if not 0 < low < start < top < math.inf:
+            raise ValueError(
+                f"a gate has 0 < low < start < top < inf, but got {low}, {start}, {top}"
+            )
         self.top, self.span = top, math.log(top / low)
         self.shift, self.offset = _logit(math.log(start / low) / self.span), _offset(size)
 
@@ -80,13 +83,14 @@ class HardGate(nn.Module):
     shift is set so that a sum of 0 gives ``start``, and the parameter ``offset`` (size,) starts at
     0, as in ``Gate``.
     Source: stretched and cut sigmoids, Louizos et al. 2018 (arXiv 1712.01312); straight-through
-    slopes, Bengio et al. 2013 (arXiv 1308.3432). Raises ``ValueError`` unless 0 < start < top.
+    slopes, Bengio et al. 2013 (arXiv 1308.3432). Raises ``ValueError`` unless 0 < start < top <
+    infinity, and for a ``size`` under 1.
     """
 
     def __init__(self, start: float, top: float, size: int = 1) -> None:
         super().__init__()
-        if not 0 < start < top:
-            raise ValueError(f"a gate has 0 < start < top, but got {start}, {top}")
+        if not 0 < start < top < math.inf:
+            raise ValueError(f"a gate has 0 < start < top < inf, but got {start}, {top}")
         self.top, self.shift, self.offset = top, _logit((start / top + 0.25) / 1.5), _offset(size)
 
     def forward(self, raw: Tensor | float) -> Tensor:
@@ -110,6 +114,7 @@ def _logit(share: float) -> float:
 
 
 def _offset(size: int) -> nn.Parameter:
+    check_counts(size=size)
     return nn.Parameter(torch.zeros(size))
 
 

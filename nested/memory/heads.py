@@ -1,4 +1,4 @@
-"""Heads: H memories of width E = D / H side by side, each with tokens of its own.
+"""Heads: H memories of width E = D / H side by side. Each reads its E numbers of every token.
 
 Letters: B samples, T tokens, D width, H heads, E = D / H, K numbers of a key, N = B H.
 Source: Vaswani et al. 2017 (arXiv 1706.03762); for memories, as in Yang et al. 2024 (arXiv

@@ -155,16 +155,29 @@ def check_objective(objective: str) -> None:
         raise ValueError(f"objective is one of {OBJECTIVES}, but got {objective!r}")
 
 
-def check_tokens(*tensors: Tensor) -> None:
-    """Raise ``ValueError`` unless all ``tensors`` (B, T, ...) have the same B and T, from 1."""
-    shapes = {tuple(x.shape[:2]) for x in tensors}
+def check_tokens(
+    keys: Tensor, values: Tensor, queries: Tensor, rates: Tensor, log_kept: Tensor, matrix: Tensor
+) -> None:
+    """Raise ``ValueError`` unless tensors (...) have the shapes that ``by_tokens`` takes, with B
+    and T from 1."""
     if torch.jit.is_tracing():  # sizes are tensors then
         return
-    if len(shapes) > 1 or 0 in tensors[0].shape[:2]:
-        raise ValueError(
-            "keys, values, queries, rates and retentions have the same samples and tokens, one or"
-            f" more of each, but got {sorted(shapes)}"
-        )
+    tokens, size, key_size = keys.shape[:2], values.shape[-1], keys.shape[-1]
+    if keys.dim() != 3 or 0 in tokens:
+        raise ValueError(f"keys are (B, T, K), with B and T from 1, but got {tuple(keys.shape)}")
+    fitting = {
+        "values": (values, (*tokens, size)),
+        "queries": (queries, keys.shape),
+        "rates": (rates, tokens),
+        "retentions": (log_kept, tokens),
+        "first matrices": (matrix, (tokens[0], size, key_size)),
+    }
+    for name, (tensor, shape) in fitting.items():
+        if tensor.shape != shape:
+            raise ValueError(
+                f"{name} are {tuple(shape)} for keys {tuple(keys.shape)} and values"
+                f" {tuple(values.shape)}, but got {tuple(tensor.shape)}"
+            )
 
 
 def by_tokens(
@@ -180,10 +193,10 @@ def by_tokens(
 
     Takes keys (B, T, K), values (B, T, E), queries (B, T, K), rates and log retentions (B, T), and
     the matrix before them (B, E, K). Returns the reads (B, T, E) and the matrix after them. Raises
-    ``ValueError`` for another objective, no tokens, or tensors with different B or T.
+    ``ValueError`` for another objective, no tokens, or tensors of other shapes.
     """
     check_objective(objective)
-    check_tokens(keys, values, queries, rates, log_kept)
+    check_tokens(keys, values, queries, rates, log_kept, matrix)
     reads = []
     for t in range(keys.shape[1]):
         k, v, q = (x[:, t, :, None] for x in (keys, values, queries))  # (B, D, 1)
@@ -216,11 +229,11 @@ def by_chunks(
         u_t = n_t (v_t - b_t M k_t - sum_(s < t) (b_t / b_s) (k_s . k_t) u_s):
 
     The u of a chunk solve one triangular system, (I + L) U = n (V - b K M^T). Raises ``ValueError``
-    for another objective, a ``chunk`` under 1, no tokens, or tensors with different B or T.
+    for another objective, a ``chunk`` under 1, no tokens, or tensors of other shapes.
     """
     check_objective(objective)
     check_counts(chunk=chunk)
-    check_tokens(keys, values, queries, rates, log_kept)
+    check_tokens(keys, values, queries, rates, log_kept, matrix)
     if keys.shape[1] == 1:  # a text as it is written: a chunk of one token is the definition
         return by_tokens(keys, values, queries, rates, log_kept, matrix, objective)
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 Position = int | Tensor  # tokens before these: of all samples, or of each (B,)
 Lengths = Tensor | Sequence[int]
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 def present_tokens(x: Tensor, lengths: Lengths | None) -> Tensor | None:
@@ -33,7 +34,7 @@ def present_tokens(x: Tensor, lengths: Lengths | None) -> Tensor | None:
         raise ValueError(
             f"lengths are whole numbers, one for each of {samples} samples, but got {lengths!r}"
         ) from None
-    if lengths.shape != (samples,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+    if lengths.shape != (samples,) or lengths.dtype not in WHOLE:
         raise ValueError(
             f"lengths are whole numbers, one for each of {samples} samples, but got"
             f" {lengths.dtype} {tuple(lengths.shape)}"

@@ -8,6 +8,7 @@ the delta rule as in ``LinearMemory``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from nested.memory.gates import HardGate
 from nested.memory.heads import split_heads
 from nested.memory.linear import MatrixMemory
 from nested.memory.net import widened, zero_projection
+from nested.support.checks import check_counts
 
 WIDTH = 48  # numbers of a value
 
@@ -26,12 +28,12 @@ class NGramMemory(MatrixMemory):
     """Recalls which token followed the last n tokens when they stood there before, for each of
     ``count`` numbers n:
 
-        M <- M - n (M k - v) k^T,   y = W_o M q,
+        M <- M - r (M k - v) k^T,   y = W_o M q,
 
     with v = W_v x of the token x, its key k = the code of the n tokens before it, and q = the code
     of the n tokens that end with it. Codes of different n-grams are nearly orthogonal from the
     start, also of n-grams that training never showed. So nothing has to be learned about keys, and
-    M can tell hundreds of them apart. A gate of x chooses the rate n in [0, 1]. At 1 a token
+    M can tell hundreds of them apart. A gate of x chooses the rate r in [0, 1]. At 1 a token
     replaces what followed the same n-gram before, and at 0 it is not written. Nothing else is
     forgotten. Before training all rates are 0.1, and W_o is zero. The first M is zero.
 
@@ -58,6 +60,7 @@ class NGramMemory(MatrixMemory):
         detach_every: int | None = None,
     ) -> None:
         super().__init__(dim, chunk=chunk, heads=count, detach_every=detach_every)
+        check_counts(code=code)
         self.code, self.price = code, 0.0
         self.value = nn.Linear(dim, count * WIDTH, bias=False)
         self.out = zero_projection(count * WIDTH, dim)  # what nothing was learned for is noise
@@ -94,7 +97,10 @@ class NGramMemory(MatrixMemory):
 
 
 def set_price(module: nn.Module, price: float) -> None:
-    """Set what a write costs in training, for each ``NGramMemory`` in ``module``."""
+    """Set what a write at rate 1 costs in training, in units of the loss, for each ``NGramMemory``
+    in ``module``. Raises ``ValueError`` unless ``price`` is a finite number from 0."""
+    if not isinstance(price, (int, float)) or not 0 <= price < math.inf:
+        raise ValueError(f"price is a finite number from 0, but got {price!r}")
     for part in module.modules():
         if hasattr(part, "price"):
             part.price = price

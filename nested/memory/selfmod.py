@@ -64,10 +64,10 @@ class SelfModifyingTitans(ChunkedMemory):
     So it is a delta rule on hidden units, and at its top rate it reflects what stands at a key.
     With the paper's own target a rate over 2/3 is not stable.
 
-    All other matrices make the keys of later tokens, so they have to move little. Their rate is
-    n = 4 s (1 - s) rate(M_n(x)) with s = m / its top. A token that only flips a state, or keeps it,
-    leaves them as they are. If the rules moved at each flip, keys would drift, and the state with
-    them.
+    All other matrices make what later tokens write, as keys, values, rates or hidden units. So they
+    have to move little. Their rate is n = 4 s (1 - s) rate(M_n(x)) with s = m / its top. A token
+    that only flips a state, or keeps it, writes nothing to them. If the rules moved at each flip,
+    keys would drift, and the state with them.
 
     The maps S, ``skip_key`` and ``skip_value`` (P D, D), are ours; the paper has S = I. Key and
     value of one x then both start as the token itself, and training must separate them first. The
@@ -191,16 +191,16 @@ class SelfModifyingTitans(ChunkedMemory):
         if self.products > 1:
             projected, write = self._by_write(*projected, write)
         x, before, skips, queries = projected  # (B, C, D) each, but skips (B, C, 2 D)
-        keys_values, *gates = self._apply_rules(x, before, skips, start)
+        keys_values, *chosen = self._apply_rules(x, before, skips, start)
         if write is not None:
-            gates = [gate.masked_fill(~write[:, None, :, None], 0) for gate in gates]  # W <- 1 W
-        rates, main_rates, log_kept = gates
+            chosen = [part.masked_fill(~write[:, None, :, None], 0) for part in chosen]  # W <- 1 W
+        rates, main_rates, log_kept = chosen
         gradients = self._gradients(keys_values, rates, main_rates, start)
         # n i^ i^^T = (n / |i|^2) i i^T
         sizes = gradients.unit_sizes
-        twice = 2 if self.objective == "l2" else 1  # decay, and the error of "l2"
+        parts = 2 if self.objective == "l2" else 1  # decay, and the error of "l2"
         main_size, other_sizes = sizes.split([1, 4], dim=1)
-        erased_main = twice * main_rates / clamp_min(main_size, SHORTEST)
+        erased_main = parts * main_rates / clamp_min(main_size, SHORTEST)
         erased = torch.cat([erased_main, rates / clamp_min(other_sizes, 1e-8)], dim=1)
 
         decay = Decay.of(log_kept.squeeze(-1))
@@ -269,8 +269,8 @@ class SelfModifyingTitans(ChunkedMemory):
     def _gradients(
         self, keys_values: Tensor, rates: Tensor, main_rates: Tensor, start: Params
     ) -> Gradients:
-        """Take the inner gradients of all five memories at the weights ``start``, but for the main
-        W1: there only what does not depend on W1, because ``written`` takes its error in turn."""
+        """Take the inner gradients of all five memories at the weights ``start``. Of the main W1
+        it takes only what does not depend on W1. ``written`` takes that error token by token."""
         w1, w2, gates = start["w1"], start["w2"], start["gates"]
         products = keys_values.flatten(1, 2) @ w2.flatten(1, 2).mT  # (B, 2 C, M D)
         w2_keys, w2_values = products.chunk(2, dim=1)

@@ -15,7 +15,7 @@ from nested.models.mixers import MIXERS
 from nested.support.checks import check_counts
 
 LONGEST = 64  # tokens of an n-gram
-MOST_LAYERS = 10_000  # a larger number is a mistake, and would take for ever
+MOST_LAYERS, MOST_TOKENS = 10_000, 1 << 30  # larger numbers are a mistake
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ class ModelConfig:
     def _check_sizes(self) -> None:
         names = ("vocab", "dim", "layers", "heads", "chunk", "products")
         check_counts(**{name: getattr(self, name) for name in names})
-        if self.layers > MOST_LAYERS:
-            raise ValueError(f"layers are at most {MOST_LAYERS:,}, but got {self.layers:,}")
+        for name, most in {"layers": MOST_LAYERS, "vocab": MOST_TOKENS}.items():
+            if getattr(self, name) > most:
+                raise ValueError(f"{name} cannot be over {most:,}, but got {getattr(self, name):,}")
         if self.dim % (2 * self.heads):
             raise ValueError(
                 f"dim is a multiple of 2 x heads, which is {2 * self.heads}, but got {self.dim}"

@@ -6,6 +6,7 @@ is usual.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -20,9 +21,12 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     without.
 
     Matrices decay, and so do the gates by which a memory forgets. Rates, embeddings, norms and the
-    first weights of a block's mixer do not. The first weights of a continuum memory are matrices
-    like those of a plain net, and decay.
+    first weights W1, W2 and M of a block's mixer do not. The first weights of a continuum memory
+    are matrices like those of a plain net, and decay. Raises ``ValueError`` unless ``weight_decay``
+    is a finite number from 0.
     """
+    if not isinstance(weight_decay, (int, float)) or not 0 <= weight_decay < math.inf:
+        raise ValueError(f"weight_decay is a finite number from 0, but got {weight_decay!r}")
     groups: dict[bool, list[nn.Parameter]] = {True: [], False: []}
     for name, parameter in model.named_parameters():
         groups[_decays(name, parameter)].append(parameter)

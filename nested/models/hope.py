@@ -67,11 +67,11 @@ class HopeBlock(Block):
 
     A mixer makes the keys from a second convolution, ``key_shift``. In half of its channels that
     one starts as the token before, so that a memory binds each token to what it follows. Queries
-    start as keys do, so that recall is learned fast. A block that makes several writes a token is
-    there to track a state, which each token moves in a way of its own. Its keys start as the token
-    alone. With ``hidden`` over 0 in its config, x <- x + net(norm(x)) follows, as in a Transformer.
-    With ``recall`` in its config, x <- x + recall(norm(x)) comes first, an ``NGramMemory`` that
-    takes the ``codes`` of n-grams.
+    start as keys do, so that recall is learned fast. A block with several writes a token tracks a
+    state: each token moves the state in its own way, whatever stood before it. So keys start as the
+    token alone there. With ``hidden`` over 0 in its config, x <- x + net(norm(x)) follows, as in a
+    Transformer. With ``recall`` in its config, x <- x + recall(norm(x)) comes first, an
+    ``NGramMemory`` that takes the ``codes`` of n-grams.
     """
 
     parts = ("convolution", "key_shift", "mixer", "continuum")

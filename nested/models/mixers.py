@@ -72,7 +72,7 @@ def _attention(config: ModelConfig) -> nn.Module:
 
 def _started_alike(mixer: nn.Module, queries: Tensor, keys: Tensor) -> nn.Module:
     """Start the map of ``queries`` (D, D) as that of ``keys`` (P D, D) in the last write of a
-    token, and return ``mixer``: a query then finds what its like has written."""
+    token, and return ``mixer``. A query then finds what its like has written."""
     with torch.no_grad():
         queries.copy_(keys[-len(queries) :])
     return mixer

@@ -74,7 +74,7 @@ class ByteRNN(TwoSided):
         if length > PASSAGE // 8:
             raise ValueError(f"length is at most {PASSAGE // 8} bytes, but got {length}")
         self.hidden, self.batch_size, self.length = hidden, batch_size, length
-        self.set_net(ElmanNet(hidden), _cross_entropy)
+        self.set_net(ElmanNet(hidden), token_loss)
 
     @property
     def passages(self) -> Tensor:
@@ -104,5 +104,8 @@ class ByteRNNTask(NetTask):
         return family.place(pieces[:, :-1], pieces[:, 1:].flatten())
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return nn.functional.cross_entropy(logits.flatten(0, -2), targets)
+def token_loss(output: Tensor | tuple[Tensor, Any], targets: Tensor) -> Tensor:
+    """Compute the cross entropy () of the logits (..., V) that a model returns, alone or with its
+    state, and ``targets`` (...). Targets of -100 do not count."""
+    logits = output[0] if isinstance(output, tuple) else output
+    return nn.functional.cross_entropy(logits.flatten(0, -2), targets.flatten())

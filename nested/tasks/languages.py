@@ -201,7 +201,7 @@ def multiplication_table(group: str) -> Tensor:
 
     Permutations are in the order of ``itertools``. Raises ``ValueError`` as ``WordProblem`` does.
     """
-    match = re.fullmatch("([ZSA])([0-9]+)", str(group))
+    match = re.fullmatch("([ZSA])([0-9]{1,9})", str(group))
     kind, n = (match[1], int(match[2])) if match else ("Z", 0)
     low, high = SIZES[kind]
     if not low <= n <= high:

@@ -8,6 +8,7 @@ new, and training scores what testing scores. The classes name further differenc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from itertools import permutations
 from typing import Any
@@ -19,6 +20,8 @@ from nested.support.checks import check_counts, check_seed
 from nested.tasks.family import draw_uniform
 from nested.tasks.sequences import UNSCORED
 from nested.tasks.text_task import TextTask
+
+MOST_MOTIFS = 1_000_000  # all are listed
 
 
 class InContextRecall(TextTask):
@@ -96,9 +99,9 @@ class FuzzyRecall(TextTask):
     Where a known key ends, name the first token of its value, and after each token of the value
     the next. The tokens of a motif differ. A text starts with a key and has ``keys`` of them, so
     that they come again. MAD draws a new key for every pair, and tests keys of the greatest length
-    only. There, texts are filled up with an extra token; here they are cut at T. Raises
-    ``ValueError`` for an odd ``vocab``, for motifs longer than half of it and for too many keys. It
-    refuses a T that may hold no known key.
+    only. There, one of the V tokens fills texts up; here texts are cut at T, and all tokens make
+    motifs. Raises ``ValueError`` for an odd ``vocab``, for motifs longer than half of it, for over
+    a million motifs, and for too many keys. It refuses a T that may hold no known key.
     """
 
     def __init__(
@@ -115,6 +118,12 @@ class FuzzyRecall(TextTask):
         half = vocab // 2
         if longest > half:
             raise ValueError(f"motifs have at most vocab / 2 = {half} tokens, but got {longest}")
+        count = sum(math.perm(half, n) for n in range(1, longest + 1))
+        if count > MOST_MOTIFS:
+            raise ValueError(
+                f"there are at most {MOST_MOTIFS:,} motifs, but vocab={vocab} and longest={longest}"
+                f" make {count:,}"
+            )
         self.keys, self.longest, self.half = keys, longest, half
         groups = [list(permutations(range(half), n)) for n in range(1, longest + 1)]
         self.motifs = torch.tensor([[*m, *m * longest][:longest] for g in groups for m in g])
@@ -190,7 +199,8 @@ class Compression(TextTask):
 
     "compress" is token V - 1. Targets are the symbols themselves, at their places, so ``new_model``
     makes an ``Autoencoder``: a plain model would only repeat what it reads. ``code`` is the number
-    of outputs that all symbols must pass through. In MAD they are the outputs of the last layer.
+    of outputs that all symbols must pass through. In MAD they are the outputs of the last layer,
+    and "compress" itself is named, too.
     Raises ``ValueError`` for a ``vocab`` or a T under 2, and a ``code`` smaller than ``vocab``.
     """
 
@@ -242,8 +252,9 @@ class Memorisation(TextTask):
     """Read key, blank, key, blank, ...; at each blank, name the value of the key before it.
 
     No text gives values: each key has one value for ever, which ``seed`` draws, so the weights have
-    to learn it. Keys and values are (V - 1) / 2 tokens each, and the blank is V - 1. Raises
-    ``ValueError`` for a ``vocab`` under 3, an odd T and a ``seed`` that PyTorch does not take.
+    to learn it. Keys and values are (V - 1) // 2 tokens each, and the blank is V - 1. With an even
+    V one token is not used. Raises ``ValueError`` for a ``vocab`` under 3, an odd T and a ``seed``
+    that PyTorch does not take.
     """
 
     def __init__(

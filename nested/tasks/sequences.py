@@ -17,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from nested.levels.forward import Batch, Params
 from nested.support.checks import check_counts
-from nested.tasks.byte_rnn import ElmanNet
+from nested.tasks.byte_rnn import ElmanNet, token_loss
 from nested.tasks.family import NetTask, TwoSided, check_split, draw_uniform, own_generator
 
 UNSCORED = -100  # the target at a symbol that asks no question
@@ -47,7 +47,7 @@ class SequenceFamily(TwoSided):
         check_counts(batch_size=batch_size)
         self.vocab, self.batch_size = vocab, batch_size
         self.make_model = make_model or (lambda vocab: ElmanNet(16, vocab))
-        self.set_net(self.new_model(seed=0), _cross_entropy)
+        self.set_net(self.new_model(seed=0), token_loss)
 
     @abstractmethod
     def texts(self, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -169,15 +169,6 @@ class ChangingKeys(AssociativeRecall):
         return self._ask(generator, parts, keys, values)
 
 
-def accuracy(logits: Tensor, answers: Tensor) -> float:
-    """Compute the share of right answers, from logits (B, T, V) and answers (B, T).
-
-    Answers of -100 do not count. Returns NaN if no question is asked.
-    """
-    is_question = answers != UNSCORED
-    return (logits.argmax(-1) == answers)[is_question].double().mean().item()
-
-
 def _choices(total: int, count: int, batch_size: int, generator: Generator) -> Tensor:
     """Draw ``count`` different numbers below ``total`` for each text, (B, count)."""
     return draw_uniform((batch_size, total), generator).argsort(dim=1)[:, :count]
@@ -186,10 +177,3 @@ def _choices(total: int, count: int, batch_size: int, generator: Generator) -> T
 def _interleaved(keys: Tensor, values: Tensor) -> Tensor:
     """Alternate keys and values (B, pairs): k v k v ..., (B, 2 pairs)."""
     return torch.stack([keys, values], dim=-1).flatten(1)
-
-
-def _cross_entropy(output: Tensor | tuple[Tensor, Any], answers: Tensor) -> Tensor:
-    logits = output[0] if isinstance(output, tuple) else output
-    return nn.functional.cross_entropy(
-        logits.flatten(0, -2), answers.flatten(), ignore_index=UNSCORED
-    )

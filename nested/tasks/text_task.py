@@ -29,9 +29,10 @@ class TextTask(ABC):
         logits, _ = model(tokens)
         loss = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    ``answers`` is the number of different answers, and ``chance`` the accuracy of one drawn evenly
-    from them. A constant answer scores more where the answers are not equally frequent. ``length``
-    is the T of training. Raises ``ValueError`` for sizes under 1, and for what a task refuses.
+    ``answers`` is the number of different answers that the task can give, and ``chance`` the
+    accuracy of one drawn evenly from them. Short texts may never need some of them. A constant
+    answer scores more where the answers are not equally frequent. ``length`` is the T of training.
+    Raises ``ValueError`` for sizes under 1, and for what a task refuses.
     """
 
     def __init__(self, vocab: int, answers: int, length: int, batch_size: int) -> None:

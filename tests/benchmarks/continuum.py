@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from nested.models import Hope, ModelConfig  # noqa: E402
 from nested.tasks.sequences import UNSCORED  # noqa: E402
 from tests.benchmarks.jobs import (  # noqa: E402
+    MEMORIES,
     add_arguments,
     count,
     finished_runs,
@@ -45,13 +46,7 @@ TAUGHT = (1, 2, 1, 2, 3)  # the number of gaps in texts after that, in turn
 OTHERS = 0.25  # share of slots that state a fact nobody asks for
 DIM, LAYERS, CHUNK, PERIODS = 48, 2, 32, (16, 64, 256)
 TOKENS, STEPS, RATE, SEEDS, TESTS = 4096, 400, 3e-3, (0, 1, 2), 16  # tokens of a step
-MIXERS = {
-    "dot product": {"mixer": "linear", "objective": "dot"},
-    "delta rule": {"mixer": "linear"},
-    "Titans": {"mixer": "titans"},
-    "self-modifying": {"mixer": "selfmod"},
-    "attention": {"mixer": "attention"},
-}
+HOPES = {**MEMORIES, "attention": {"mixer": "attention"}}
 FORMS = ("continuum", "net, equal parameters", "net, equal FLOPs")
 
 
@@ -115,7 +110,7 @@ def build(mixer, form):
 
 def make_hope(mixer, periods):
     sizes = {"vocab": VOCAB, "dim": DIM, "layers": LAYERS, "heads": 1, "chunk": CHUNK}
-    return Hope(ModelConfig(**sizes, periods=periods, **MIXERS[mixer]))
+    return Hope(ModelConfig(**sizes, periods=periods, **HOPES[mixer]))
 
 
 def with_nets(mixer, hidden):
@@ -168,7 +163,7 @@ def unseen(model, batches):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="5 steps of one seed: does it run?")
-    parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=list(MIXERS))
+    parser.add_argument("--mixers", nargs="+", choices=HOPES, default=list(HOPES))
     add_arguments(parser)
     args = parser.parse_args()
     known = finished_runs(parser, args.runs)

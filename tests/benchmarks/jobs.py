@@ -1,5 +1,6 @@
 """Many training runs: several at once, each saved when it ends, and none made twice."""
 
+import argparse
 import json
 import math
 import time
@@ -10,13 +11,24 @@ from torch import nn
 
 from nested.support.files import prepare_folder, save_json
 
+MEMORIES = {  # the settings of a Hope, by the names in tables
+    "dot product": {"mixer": "linear", "objective": "dot"},
+    "delta rule": {"mixer": "linear"},
+    "Titans": {"mixer": "titans"},
+    "self-modifying": {"mixer": "selfmod"},
+}
+
 
 def add_arguments(parser):
     """Add --jobs and --runs."""
-    parser.add_argument(
-        "--jobs", type=int, choices=range(1, 65), default=1, metavar="1 to 64", help="runs at once"
-    )
+    parser.add_argument("--jobs", type=number_of_jobs, default=1, help="runs at once, 1 to 64")
     parser.add_argument("--runs", type=Path, help="a file of finished runs, to go on from")
+
+
+def number_of_jobs(text):
+    if not text.isdecimal() or not 1 <= int(text) <= 64:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to 64, but got {text!r}")
+    return int(text)
 
 
 def finished_runs(parser, path):
@@ -25,7 +37,7 @@ def finished_runs(parser, path):
         if path:
             prepare_folder(path.parent)  # before hours of work, not after
         known = json.loads(path.read_text()) if path else {}
-        if isinstance(known, dict):
+        if isinstance(known, dict) and all(isinstance(v, (dict, list)) for v in known.values()):
             return known
     except FileNotFoundError:
         return {}

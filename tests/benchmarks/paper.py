@@ -44,6 +44,7 @@ from nested.support.plots import TEXT_SIZE, new_figure, save_figure  # noqa: E40
 from nested.tasks import TASKS  # noqa: E402
 from nested.tasks.text_task import scores  # noqa: E402
 from tests.benchmarks.jobs import (  # noqa: E402
+    MEMORIES,
     add_arguments,
     count,
     finished_runs,
@@ -65,11 +66,11 @@ TITLES = {"languages": "Formal languages", "groups": "Word problems of groups", 
 SCORE = {"languages": "whole", "groups": "accuracy", "mad": "accuracy"}
 WRITES = {"S3": 2, "A5": 2, "sums mod 5": 2}  # a token: these states turn, by two reflections
 SMALLER = {"selective copying": {"length": 64, "copies": 8}}  # in MAD 256 and 16
-HOPES = ("dot product", "delta rule", "dot, then delta", "Titans", "self-modifying")
+RECURRENT = ("dot product", "delta rule", "dot, then delta", "Titans", "self-modifying")
 BOUNDS = [  # (task, models, training lengths, share): one of the models reaches it on every seed
     *((task, ["delta rule"], "8", 1.0) for task in ("parity", "(aa)*", "(abab)*")),
-    *((task, HOPES, "2", 0.95) for task in ("a^n b^n", "a^n b^n c^n", "shuffle-2")),
-    ("S3", HOPES, "4", 0.99),
+    *((task, RECURRENT, "2", 0.95) for task in ("a^n b^n", "a^n b^n c^n", "shuffle-2")),
+    ("S3", RECURRENT, "4", 0.99),
     ("parity", ["LSTM"], "1", 0.99),
 ]
 GROUP_OF = {name: group for group, tasks in TASKS.items() for name in tasks}
@@ -88,15 +89,14 @@ class Recurrent(nn.Module):
         return self.head(self.norm(x)), state
 
 
-MIXERS = {
-    "dot product": {"mixer": "linear", "objective": "dot"},
-    "delta rule": {"mixer": "linear"},
-    "dot, then delta": {"mixer": "linear", "objective": ("dot", "l2")},  # of the two blocks
-    "Titans": {"mixer": "titans"},
-    "self-modifying": {"mixer": "selfmod"},
-    "Hope-attention": {"mixer": "attention"},
+MIXED, ATTENTION = "dot, then delta", "Hope-attention"
+HOPES = {
+    **{name: MEMORIES[name] for name in ("dot product", "delta rule")},
+    MIXED: {"mixer": "linear", "objective": ("dot", "l2")},  # of the two blocks
+    **{name: MEMORIES[name] for name in ("Titans", "self-modifying")},
+    ATTENTION: {"mixer": "attention"},
 }
-MODELS = ["Transformer", *MIXERS, "GRU", "LSTM"]
+MODELS = ["Transformer", *HOPES, "GRU", "LSTM"]
 
 
 def build(name, task, vocab):
@@ -113,15 +113,15 @@ def build_wide(name, task, vocab, width):
     sizes = {"vocab": vocab, "dim": width, "layers": LAYERS, "chunk": chunk, "periods": PERIODS}
     sizes |= {"heads": heads_of(name), "products": products_of(name, task)}
     kind = Transformer if name == "Transformer" else Hope
-    return kind(ModelConfig(**sizes, **MIXERS.get(name, {})))
+    return kind(ModelConfig(**sizes, **HOPES.get(name, {})))
 
 
 def heads_of(name):
-    return 2 if name in ("Transformer", "Hope-attention") else 1
+    return 2 if name in ("Transformer", ATTENTION) else 1
 
 
 def products_of(name, task):
-    can = ("delta rule", "dot, then delta", "self-modifying")
+    can = ("delta rule", MIXED, "self-modifying")
     return WRITES.get(task, 1) if name in can else 1
 
 

@@ -33,8 +33,16 @@ from nested.models import Hope, ModelConfig, Transformer  # noqa: E402
 from nested.support.files import prepare_folder  # noqa: E402
 from nested.support.plots import COLOURS, new_figure, save_figure  # noqa: E402
 from nested.tasks import AssociativeRecall, ChangingKeys  # noqa: E402
-from nested.tasks.sequences import accuracy  # noqa: E402
-from tests.benchmarks.jobs import add_arguments, finished_runs, fit, key_of, run_all  # noqa: E402
+from nested.tasks.text_task import scores  # noqa: E402
+from tests.benchmarks.jobs import (  # noqa: E402
+    MEMORIES,
+    add_arguments,
+    count,
+    finished_runs,
+    fit,
+    key_of,
+    run_all,
+)
 
 SYMBOLS, BATCH, LAYERS, CHUNK = 32, 32, 2, 8
 PERIODS = (256,)  # longer than a text: the continuum is a plain net here, for all the same
@@ -48,10 +56,7 @@ FAMILIES = {
 PRINTED, AT_START = "self-modifying, S = I", "self-mod., reads start"
 MODELS = {
     "Transformer": {},
-    "dot product": {"mixer": "linear", "objective": "dot"},
-    "delta rule": {"mixer": "linear"},
-    "Titans": {"mixer": "titans"},
-    "self-modifying": {"mixer": "selfmod"},
+    **MEMORIES,
     PRINTED: {"mixer": "selfmod"},
     AT_START: {"mixer": "selfmod"},
 }
@@ -72,12 +77,12 @@ def build(name, width, vocab):
     return model
 
 
-def count(name, width):
-    return sum(p.numel() for p in build(name, width, 2 * SYMBOLS).parameters() if p.requires_grad)
+def size_of(name, width):
+    return count(build(name, width, 2 * SYMBOLS))
 
 
 def width_of(name):
-    return min(range(16, 129, 2), key=lambda width: abs(count(name, width) - PARAMETERS))
+    return min(range(16, 129, 2), key=lambda width: abs(size_of(name, width) - PARAMETERS))
 
 
 def train(job):
@@ -117,7 +122,7 @@ def unseen(model, task, batches):
     generator, shares = torch.Generator().manual_seed(7), []
     for _ in range(batches):
         symbols, answers = task.batch(generator, "query")
-        shares.append(accuracy(model(symbols)[0], answers))
+        shares.append(scores(model(symbols)[0], answers)["accuracy"])
     return statistics.mean(shares)
 
 
@@ -150,7 +155,7 @@ def measure(args, steps, known, variants):
                 "rate": best[m],
                 "other": min(mean(m, rate) for rate in RATES) if m in named else math.nan,
                 "width": width_of(m),
-                "parameters": count(m, width_of(m)),
+                "parameters": size_of(m, width_of(m)),
                 "accuracy": [known[key_of(job)][0] for job in runs(m, f, best[m])],
                 "course": [known[key_of(job)][1] for job in runs(m, f, best[m])],
             }

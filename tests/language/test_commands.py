@@ -60,7 +60,7 @@ def test_a_text_is_prepared_trained_on_and_written(trained, tmp_path, capsys):
         ("prepare --limit 0", "limit is a whole number from 1, but got 0"),
         ("prepare --seed -1", "a seed is a whole number from 0 to 2^63 - 1"),
         ("generate --seed 99999999999999999999", "a seed is a whole number from 0 to 2^63 - 1"),
-        ("train --layers 10001", "layers are at most 10,000, but got 10,001"),
+        ("train --layers 10001", "layers cannot be over 10,000, but got 10,001"),
         ("train --dim 2000000000", "there is not enough memory: take smaller sizes"),
         ("generate --checkpoint nowhere", "there is no model at 'nowhere'"),
         ("generate --checkpoint {run} --tokens 0", "tokens is a whole number from 1"),

@@ -270,9 +270,16 @@ def test_damping_does_not_depend_on_the_size_of_the_error(size):
 
 
 def test_tokens_missing_or_too_many_are_refused_in_words():
-    x, gates = torch.zeros(1, 4, 3), torch.zeros(1, 4)
-    matrix = torch.zeros(1, 3, 3)
-    for keys, some in ((x, gates[:, :3]), (x[:, :0], gates[:, :0])):
+    x, gates, matrix = torch.zeros(1, 4, 3), torch.zeros(1, 4), torch.zeros(1, 3, 3)
+    wrong = {
+        "rates are": (x, x, x, gates[:, :3], gates, matrix),
+        "retentions are": (x[:, :1], x[:, :1], x[:, :1], gates[:, :1], gates[:, :1, None], matrix),
+        "values are": (x, x[:, :3], x, gates, gates, matrix),
+        "queries are": (x, x, x[..., :2], gates, gates, matrix),
+        "first matrices are": (x, x, x, gates, gates, matrix.repeat(2, 1, 1)),
+        "with B and T from 1": (x[:, :0], x[:, :0], x[:, :0], gates[:, :0], gates[:, :0], matrix),
+    }
+    for message, tensors in wrong.items():
         for read in (by_chunks, by_tokens):
-            with pytest.raises(ValueError, match="same samples and tokens"):
-                read(keys, x[:, : keys.shape[1]], keys, some, some, matrix)
+            with pytest.raises(ValueError, match=message):
+                read(*tensors)

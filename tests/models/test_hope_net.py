@@ -1,5 +1,7 @@
 """Parts of a block of Hope: its keys, the dense net at its end, and a first matrix."""
 
+import math
+
 import pytest
 import torch
 
@@ -55,6 +57,41 @@ def test_the_first_matrix_of_the_delta_rule_is_learned_and_a_sum_starts_at_zero(
     model = Hope(ModelConfig(**SIZES))
     _, kept = decay_groups(model, 0.1)
     assert any(p is model.blocks[0].mixer.matrix for p in kept["params"])
+
+
+@pytest.mark.parametrize(
+    "mixer, decayed",
+    [
+        ("linear", "query key value choose_decay forgetting"),
+        ("titans", "query key value choose_decay momentum forgetting"),
+        ("selfmod", "query skip_key skip_value decay_gates forgetting"),
+        ("attention", "project out"),
+    ],
+)
+def test_maps_and_gates_of_forgetting_decay_and_rates_and_first_weights_do_not(mixer, decayed):
+    """Of a mixer; gates have a bias, which decay pulls to 0, where they started."""
+    block = Hope(ModelConfig(11, 8, 1, 2, mixer, (2, 4), 4)).blocks[0]
+    yes, no = decay_groups(block, 0.1)
+    assert (yes["weight_decay"], no["weight_decay"]) == (0.1, 0)
+    names = {id(p): name.split(".")[1] for name, p in block.named_parameters() if "mixer." in name}
+    ours = {names[id(p)] for p in yes["params"] if id(p) in names}
+    others = {names[id(p)] for p in no["params"] if id(p) in names}
+    assert ours == set(decayed.split()) and not ours & others
+    continuum = [p for name, p in block.named_parameters() if name.startswith("continuum.first")]
+    assert all(any(p is q for q in yes["params"]) for p in continuum)
+
+
+@pytest.mark.parametrize("decay", [-1.0, math.nan, math.inf, "a"])
+def test_a_decay_that_makes_no_sense_is_refused(decay):
+    with pytest.raises(ValueError, match="weight_decay is a finite number from 0"):
+        decay_groups(Hope(ModelConfig(**SIZES)), decay)
+
+
+@pytest.mark.parametrize("mixer", ["linear", "selfmod"])
+def test_queries_start_as_the_keys_of_the_last_write(mixer):
+    mixer = Hope(ModelConfig(11, 8, 1, 2, mixer, (2, 4), 4, products=2)).blocks[0].mixer
+    keys = (mixer.key if hasattr(mixer, "key") else mixer.skip_key).weight
+    assert torch.equal(mixer.query.weight, keys[8:]) and not torch.equal(keys[8:], keys[:8])
 
 
 @pytest.mark.parametrize("mixer", MIXERS)

@@ -66,7 +66,7 @@ def test_its_clock_is_drawn_and_short_texts_are_noticed(register):
 @pytest.mark.parametrize("mixer", MIXERS)
 def test_the_rows_of_a_memory_are_those_of_its_clocks(mixer):
     block = Hope(ModelConfig(11, 8, 1, 2, mixer, (2, 4), 3)).blocks[0]
-    for memory in {block.mixer, block.continuum} - {None}:
+    for memory in (block.mixer, block.continuum):
         if isinstance(memory, SequenceMemory):
             rows = {row.name: row.period for row in memory.describe()}
             assert rows == memory.clocks()

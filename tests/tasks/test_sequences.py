@@ -9,8 +9,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from nested import MetaOptimizer, unroll, unroll_tasks
 from nested.models import Hope, ModelConfig
 from nested.tasks import AssociativeRecall, ChangingKeys
-from nested.tasks.sequences import accuracy
 from nested.tasks.stack import stack_batch, stack_init
+from nested.tasks.text_task import scores
 from tests.problems import available, generator
 
 
@@ -53,8 +53,9 @@ def test_tasks_name_symbols_differently_and_accuracy_counts_answers_alone():
     assert first[0].unique().tolist() == [0, 1, 2, 3] and not torch.equal(first[0], second[0])
     answers = first[1]
     right = torch.nn.functional.one_hot(answers.clamp(min=0), 4).float()
-    assert accuracy(right, answers) == 1 and accuracy(right[..., [1, 2, 3, 0]], answers) == 0
-    assert math.isnan(accuracy(right, torch.full_like(answers, -100)))
+    assert scores(right, answers)["accuracy"] == 1
+    assert scores(right[..., [1, 2, 3, 0]], answers)["accuracy"] == 0
+    assert math.isnan(scores(right, torch.full_like(answers, -100))["accuracy"])
 
 
 def recall_by(mixer):
