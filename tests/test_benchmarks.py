@@ -49,7 +49,7 @@ def test_a_quick_benchmark_ends_and_is_not_made_twice(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", QUICK)
-@pytest.mark.parametrize("content", ["{", "[1]", None])
+@pytest.mark.parametrize("content", ["{", "[1]", '{"a": 1}', None])
 def test_a_file_that_holds_no_runs_is_refused_in_one_line(name, content, tmp_path):
     path = tmp_path / "runs.json"
     path.write_text(content) if content else path.mkdir()

@@ -102,6 +102,7 @@ def mask(*shape):
         ({"lengths": [None, 3]}, r"one for each of 2 samples, but got \[None, 3\]"),
         ({"lengths": [3]}, r"one for each of 2 samples, but got torch.int64 \(1,\)"),
         ({"lengths": torch.tensor([3.0, 2.0])}, "lengths are whole numbers, .* got torch.float32"),
+        ({"lengths": torch.tensor([3j, 2])}, "lengths are whole numbers, .* got torch.complex64"),
         ({"write": mask(2, 4)}, r"write is a bool mask \(2, 5\), but got torch.bool \(2, 4\)"),
         ({"write": mask(2, 5).float()}, r"bool mask \(2, 5\), but got torch.float32"),
         ({"write": True}, r"write is a bool mask \(2, 5\), but got True"),

@@ -1,5 +1,7 @@
 """A memory of what followed each n-gram: the definition, its capacity, and what it refuses."""
 
+import math
+
 import pytest
 import torch
 
@@ -101,3 +103,11 @@ def test_other_codes_are_refused():
     for codes in (None, codes_of(torch.ones(2, 4).long()), codes_of(torch.ones(2, 5).long(), (2,))):
         with pytest.raises(ValueError, match=r"codes of n-grams are \(2, 6, 2, 512\) here"):
             memory(x, keys=codes)
+
+
+@pytest.mark.parametrize("price", [-1.0, math.nan, math.inf, "a"])
+def test_a_price_or_a_code_that_makes_no_sense_is_refused(price):
+    with pytest.raises(ValueError, match="price is a finite number from 0"):
+        set_price(NGramMemory(8, 1, 4), price)
+    with pytest.raises(ValueError, match="code is a whole number from 1, but got 0"):
+        NGramMemory(8, 1, 0)

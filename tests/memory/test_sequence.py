@@ -1,5 +1,7 @@
 """What all memories share: where they are cut, how they start, and that they last."""
 
+import math
+
 import pytest
 import torch
 
@@ -157,10 +159,14 @@ def test_a_gate_starts_where_it_should_and_keeps_its_bounds(top):
     assert torch.equal(gate(torch.tensor([-1e9, 0.0, 1e9])), torch.zeros(3))
 
 
-@pytest.mark.parametrize("bounds", [(0, 1, 2), (1, 1, 2), (1, 2, 2), (2, 1, 3)])
+@pytest.mark.parametrize("bounds", [(0, 1, 2), (1, 1, 2), (1, 2, 2), (2, 1, 3), (1, 2, math.inf)])
 def test_a_gate_without_room_is_refused(bounds):
-    with pytest.raises(ValueError, match="0 < low < start < top"):
+    with pytest.raises(ValueError, match="0 < low < start < top < inf"):
         Gate(*bounds)
+    with pytest.raises(ValueError, match="a gate has 0 < start < top < inf"):
+        HardGate(1.0, math.inf)
+    with pytest.raises(ValueError, match="size is a whole number from 1, but got -1"):
+        HardGate(1.0, 2.0, -1)
 
 
 @pytest.mark.parametrize("position", [0, 1, 7, 8, 9])

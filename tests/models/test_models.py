@@ -188,6 +188,7 @@ def test_a_hope_in_half_precision_keeps_what_its_memories_wrote(name, dtype):
             r"one of \('selfmod', 'linear'\), but got 'titans' with",
         ),
         ({"objective": ("l2",) * 3}, "objective is one name, or one for each of 2 blocks, but got"),
+        ({"vocab": 10**12}, "vocab cannot be over 1,073,741,824, but got 1,000,000,000,000"),
         ({"periods": ()}, "periods are one or more numbers of tokens"),
         ({"periods": (16, 0)}, "period is a whole number from 1, but got 0"),
         ({"periods": (64, 16)}, r"periods rise from fast to slow, but got \(64, 16\)"),

@@ -127,6 +127,7 @@ REFUSED = {
     "both 0, or a share .* got 0.0 and -2": lambda: InContextRecall(noise_vocab=-2),
     "vocab is an even number from 2": lambda: FuzzyRecall(vocab=9),
     "at most vocab / 2 = 2 tokens, but got 3": lambda: FuzzyRecall(vocab=4),
+    "at most 1,000,000 motifs, but vocab=64 and longest=5": lambda: FuzzyRecall(64, longest=5),
     "there are 4 keys, but got 8": lambda: FuzzyRecall(vocab=4, longest=2),
     "T is from 54, so that one of 8 keys": lambda: FuzzyRecall(length=53),
     r"T is from 2 x copies \+ 1 = 33 tokens, but": lambda: SelectiveCopying(length=32),

@@ -110,6 +110,8 @@ def test_scores_count_tokens_last_tokens_and_whole_texts():
     answers = torch.tensor([[2, 1, 0, 2], [2, 0, 1, 0], [1] * 4, [1, 0, 2, 2]])
     result = scores(one_hot(answers, 3).float(), targets)
     assert result == pytest.approx({"accuracy": 5 / 7, "last": 2 / 3, "whole": 1 / 3})
+    broken = torch.full((*targets.shape, 3), math.nan)
+    assert scores(broken, torch.zeros_like(targets)) == {"accuracy": 0, "last": 0, "whole": 0}
     nothing = scores(one_hot(answers, 3).float(), torch.full_like(targets, -100))
     assert all(math.isnan(share) for share in nothing.values())
 
@@ -118,6 +120,8 @@ def test_scores_count_tokens_last_tokens_and_whole_texts():
 def test_scores_refuse_logits_of_other_texts(shape):
     with pytest.raises(ValueError, match="logits are .texts, tokens, vocab. for targets"):
         scores(torch.zeros(shape), torch.zeros(2, 3, dtype=torch.int64))
+    with pytest.raises(ValueError, match="but got .2, 0, 5. and .2, 0."):
+        scores(torch.zeros(2, 0, 5), torch.zeros(2, 0, dtype=torch.int64))
 
 
 def test_mistakes_are_said(task):
