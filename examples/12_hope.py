@@ -162,8 +162,9 @@ save_figure(figure, folder / "lesson_12.png")
 # %% [markdown]
 # **Answer.** Once its rates reach 2, the delta rule tracks a state. Self-modifying memories track
 # it as well, and a step of theirs takes about five times as long. A sum counts further, and
-# cannot flip a bit. One block of each does both on texts of 48 tokens. No model counts on texts of
-# 192 tokens after these 500 steps, nor after 1,500 ([table](../tests/benchmarks/README.md)).
+# cannot flip a bit. One block of each does both on texts of 48 tokens. At eight times the
+# training length no model counts, neither after these 500 steps nor after 1,500
+# ([table](../tests/benchmarks/README.md#what-memories-can-do)).
 #
 # **Exercise.** Swap the two blocks: `objective=("l2", "dot")`. At which length does each task get
 # better, and at which worse?

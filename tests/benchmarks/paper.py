@@ -278,10 +278,11 @@ def draw(table, folder):
         what = "whole strings" if SCORE[group] == "whole" else "answers"
         share = statistics.mean(everything[best])
         figure.suptitle(
-            f'{TITLES[group]}: "{best}" is best, with {share:.2f} of {what} right on average',
+            f'{TITLES[group]}: "{best}" is best, with {share:.2f} of {what} right over all lengths',
             fontsize=TEXT_SIZE + 2,
         )
-        figure.supxlabel("length of a text, in training lengths", fontsize=TEXT_SIZE)
+        label = "length of a text, in training lengths; means of the seeds"
+        figure.supxlabel(label, fontsize=TEXT_SIZE)
         save_figure(figure, folder / f"paper_{group}.png")
 
 
@@ -295,7 +296,15 @@ def draw_shares(panel, rows):
     for y, row in enumerate(rows):
         for x, share in enumerate(row):
             colour = "white" if share > 0.7 else "black"
-            panel.text(x, y, f"{share:.2f}", ha="center", va="center", color=colour, fontsize=8)
+            panel.text(x, y, rounded(share), ha="center", va="center", color=colour, fontsize=8)
+
+
+def rounded(share):
+    """Two digits; 0 and 1 are exact."""
+    if share in (0, 1):
+        return f"{share:.0f}"
+    text = f"{share:.2f}"
+    return {"0.00": "0.01-", "1.00": "0.99+"}.get(text, text)
 
 
 def main():
