@@ -66,8 +66,8 @@ for name, task in tasks.items():
 # - *sum, then delta*: one block of each.
 #
 # HOPE's continuum memory (lesson 09) stands in each block as well. Its period is longer than a text
-# here, so it does not move. What it buys on long texts is in the
-# [table of benchmarks](../tests/benchmarks/README.md).
+# here, so it does not move. What it buys on long texts is in a
+# [table of its own](../tests/benchmarks/README.md#does-continuum-memory-pay): nothing there.
 
 
 # %%
