@@ -137,7 +137,7 @@ print("\nshare of texts answered without a mistake, of up to 24, 48, 96 and 192 
 print(f"{'':24}{'parity':>14}{'brackets':>28}{'parameters':>24}")
 for model_name, make_model in models.items():
     numbers = ["".join(f"{x:6.1f}" for x in shares[name, model_name]) for name in tasks]
-    size = sum(p.numel() for p in make_model(3).parameters())
+    size = sum(p.numel() for p in make_model(tasks["parity"].vocab).parameters())
     print(f"{model_name:24}" + "    ".join([*numbers, f"{size:10,}"]))
 slower = cost["self-modifying"] / cost["delta rule, rates to 2"]
 slower = f"{slower:.1f} times as long as of the delta rule"
