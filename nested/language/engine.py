@@ -33,9 +33,9 @@ class Limits:
 
     ``together`` texts are written side by side, and ``waiting`` more may wait for ``patience``
     seconds. An answer has at most ``tokens`` tokens, its prompt included, and ``seconds`` of time.
-    ``sessions`` memories are kept, each until it was idle for ``idle`` seconds and while it has at
-    most ``numbers`` numbers. So all of them take at most ``sessions`` x ``numbers`` x 4 bytes, 8 GB
-    by default. A request has at most ``body`` bytes.
+    ``sessions`` memories are kept, each until it was idle for ``idle`` seconds. One with more than
+    ``numbers`` numbers takes no further request. So all of them take about ``sessions`` x
+    ``numbers`` x 4 bytes at most, 8 GB by default. A request has at most ``body`` bytes.
     """
 
     together: int = 16

@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from nested.language.chat import speeches
-from nested.language.engine import Engine, Refused
+from nested.language.engine import Engine, Limits, Refused
 from nested.language.replies import Answer, Shapes, draft_of, error_shape, tokens_of
 from nested.language.requests import Ask, ChatCompletion, Completion, Memory
 from nested.language.sessions import Sessions
@@ -34,14 +34,8 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
     A request that is not answered raises ``Refused``, which the server turns into an error."""
     app = FastAPI(title="nested.language", docs_url=None, redoc_url=None)
     app.state.sessions = sessions = Sessions(lambda: engine.model.init(1), engine.limits)
-    app.add_middleware(WholeBody, limit=engine.limits.body, seconds=engine.limits.patience)
+    app.add_middleware(Guard, token=token, limits=engine.limits)
     _add_errors(app)
-
-    def check_token(request: Request) -> None:
-        kind, _, key = request.headers.get("authorization", "").partition(" ")
-        is_right = hmac.compare_digest(key.encode("latin-1"), (token or "").encode())
-        if token is not None and not (is_right and kind.lower() == "bearer"):
-            raise Refused(401, "the bearer token is missing or wrong")
 
     async def answer(ask: Ask, prompt: str, limit: int | None, stop: list[str], request: Request):
         if ask.model != name:
@@ -59,46 +53,44 @@ def build_app(engine: Engine, name: str, *, token: str | None = None) -> FastAPI
             pass
         return shapes.whole(coming)
 
-    describe: dict[str, Any] = {"dependencies": [Depends(check_token)], "responses": DOCUMENTED}
-
-    @app.get("/v1/models", **describe)
+    @app.get("/v1/models", **DESCRIBED)
     async def models() -> dict[str, Any]:
         model = {"id": name, "object": "model", "created": 0, "owned_by": "nested"}
         return {"object": "list", "data": [model]}
 
-    @app.post("/v1/completions", **describe)
+    @app.post("/v1/completions", **DESCRIBED)
     async def completions(ask: Completion, request: Request) -> Any:
         return await answer(ask, ask.prompt, ask.max_tokens, [], request)
 
-    @app.post("/v1/chat/completions", **describe)
+    @app.post("/v1/chat/completions", **DESCRIBED)
     async def chat_completions(ask: ChatCompletion, request: Request) -> Any:
         limit = ask.max_completion_tokens or ask.max_tokens
         prompt = speeches([(message.role, message.text) for message in ask.messages])
         return await answer(ask, prompt, limit, ["\n\n"], request)
 
-    _add_sessions(app, engine, sessions, describe)
+    _add_sessions(app, engine, sessions)
     return app
 
 
 STATUSES = (400, 401, 404, 408, 409, 413, 429, 500, 503)
-DOCUMENTED = dict.fromkeys(STATUSES, {"description": "An error, as OpenAI's clients read it"})
+DESCRIBED: dict[str, Any] = {"responses": dict.fromkeys(STATUSES, {"description": "An error"})}
 
 
-def _add_sessions(app: FastAPI, engine: Engine, sessions: Sessions, describe: dict) -> None:
+def _add_sessions(app: FastAPI, engine: Engine, sessions: Sessions) -> None:
     """Let clients start sessions, tell them texts, and end them."""
 
-    @app.post("/v1/sessions", status_code=201, **describe)
+    @app.post("/v1/sessions", status_code=201, **DESCRIBED)
     async def start_session() -> dict[str, Any]:
         return {"id": sessions.create(), "object": "session"}
 
-    @app.post("/v1/sessions/{session}/memory", **describe)
+    @app.post("/v1/sessions/{session}/memory", **DESCRIBED)
     async def remember(session: str, memory: Memory, request: Request) -> dict[str, Any]:
         tokens, _ = tokens_of(engine, memory.text, 0)
         memory_and_keep = sessions.open(session)
         await Answer(engine, tokens, None, *memory_and_keep, request.is_disconnected).start()
         return {"object": "memory", "tokens": len(tokens)}
 
-    @app.delete("/v1/sessions/{session}", status_code=204, **describe)
+    @app.delete("/v1/sessions/{session}", status_code=204, **DESCRIBED)
     async def forget_session(session: str) -> None:
         sessions.delete(session)
 
@@ -127,32 +119,40 @@ def _error(status: int, message: str, param: str | None = None) -> Response:
     return JSONResponse(error_shape(status, message, param), status, headers)
 
 
-class WholeBody:
-    """Reads the body of each request before ``app`` gets it.
+class Guard:
+    """Lets a request through to ``app`` with its whole body, if it may come in.
 
-    A body of more than ``limit`` bytes is answered by 413. One that stays away for ``seconds`` is
-    answered by 408."""
+    A request to /v1 without the ``token`` is answered by 401, before its body is read. A body of
+    more than ``limits.body`` bytes is answered by 413. One that stays away for ``limits.patience``
+    seconds is answered by 408."""
 
-    def __init__(self, app: Callable, limit: int, seconds: float) -> None:
-        self._app, self._limit, self._seconds = app, limit, seconds
+    def __init__(self, app: Callable, token: str | None, limits: Limits) -> None:
+        self._app, self._token, self._limits = app, token, limits
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            whole = [await asyncio.wait_for(self._read(receive), self._seconds)]
-        except asyncio.TimeoutError:
-            await _error(408, "the body of the request did not come in time")(scope, receive, send)
-            return
-        except Refused as error:
-            await _error(error.status, str(error))(scope, receive, send)
+            self._check_token(Request(scope))
+            whole = [await asyncio.wait_for(self._read(receive), self._limits.patience)]
+        except (asyncio.TimeoutError, Refused) as error:
+            late = _error(408, "the body of the request did not come in time")
+            refusal = _error(error.status, str(error)) if isinstance(error, Refused) else late
+            await refusal(scope, receive, send)
             return
 
         async def receive_whole() -> dict[str, Any]:
             return whole.pop() if whole else await receive()
 
         await self._app(scope, receive_whole, send)
+
+    def _check_token(self, request: Request) -> None:
+        kind, _, key = request.headers.get("authorization", "").partition(" ")
+        is_right = hmac.compare_digest(key.encode("latin-1"), (self._token or "").encode())
+        is_open = self._token is None or not request.scope["path"].startswith("/v1/")
+        if not is_open and not (is_right and kind.lower() == "bearer"):
+            raise Refused(401, "the bearer token is missing or wrong")
 
     async def _read(self, receive: Callable) -> dict[str, Any]:
         body = bytearray()
@@ -161,8 +161,8 @@ class WholeBody:
             if message["type"] == "http.disconnect":
                 return message
             body += message.get("body", b"")
-            if len(body) > self._limit:
-                raise Refused(413, f"a request has at most {self._limit} bytes")
+            if len(body) > self._limits.body:
+                raise Refused(413, f"a request has at most {self._limits.body} bytes")
             if not message.get("more_body", False):
                 return {"type": "http.request", "body": bytes(body), "more_body": False}
 

@@ -187,7 +187,8 @@ class Training:
         self.load_progress(state)
 
     def load_progress(self, state: dict[str, Any]) -> None:
-        """Load what ``progress`` returned; weights and optimizers have come from elsewhere."""
+        """Load what ``progress`` returned; weights and optimizers have come from elsewhere. Without
+        a saved snapshot, one is taken of these weights."""
         self.step, self.restarts = state["step"], state["restarts"]
         self.mean_loss = state["mean_loss"]
         self.windows.load_state_dict(state["windows"])

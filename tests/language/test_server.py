@@ -236,6 +236,12 @@ def test_a_token_is_asked_for(start):
         assert response.status == 401 and response.getheader("www-authenticate") == "Bearer"
     with pytest.raises(openai.AuthenticationError, match="missing or wrong"):
         server.client.with_options(api_key="wrong").models.list()
+    for host in ("a", "a/b?"):  # a host can hide the path of a URL
+        assert server.post("/v1/completions", "{}", host=host).status == 401
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as stranger:
+        head = "POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 50\r\n\r\n{"
+        stranger.sendall(head.encode())
+        assert b" 401 " in stranger.recv(1000)  # before the rest of the body came
 
 
 def test_past_the_limits_it_says_so(start):
