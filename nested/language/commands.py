@@ -16,7 +16,7 @@ from torch import Generator
 
 from nested.language.chat import THEM, YOU, Chat
 from nested.language.checkpoint import load
-from nested.language.config import OPTIMIZERS, PRESETS, TRANSFORMER, TrainConfig, preset
+from nested.language.config import OPTIMIZERS, PRESETS, TRANSFORMER, TrainConfig
 from nested.language.dashboard import Dashboard
 from nested.language.engine import Engine, Limits
 from nested.language.run import train
@@ -28,7 +28,7 @@ from nested.support.extras import needed
 from nested.support.files import prepare_folder
 from nested.support.filters import FilterConfig
 from nested.support.logs import LOGS, log_to
-from nested.support.settings import settings_from
+from nested.support.settings import from_preset, settings_from
 
 Parser = argparse.ArgumentParser
 OUT = Path("runs/language")
@@ -101,7 +101,7 @@ def _train(args: argparse.Namespace) -> None:
     names = vars(TrainConfig()).keys() & vars(args).keys()
     flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     settings = settings_from(args.config) if args.config else {}
-    config = preset(args.preset, **{**settings, **flags})
+    config = from_preset(PRESETS, args.preset, {**settings, **flags})
     more = {name: getattr(args, name) for name in ("resume", "keep", "parallel")}
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun
     out = sys.stdout if is_first else open(os.devnull, "w")

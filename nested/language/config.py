@@ -5,7 +5,7 @@ Source: presets after nanoGPT's and GPT-2's sizes.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from nested.models import Hope, ModelConfig, Transformer
@@ -131,17 +131,6 @@ PRESETS = {
         precision="bfloat16",
     ),
 }
-
-
-def preset(name: str, **settings: Any) -> TrainConfig:
-    """Return the preset ``name`` with other ``settings``. Raises ``ValueError`` for another name,
-    for a setting that does not exist, and for values that make no sense."""
-    if name not in PRESETS:
-        raise ValueError(f"a preset is one of {', '.join(PRESETS)}, but got {name!r}")
-    known = {field.name for field in fields(TrainConfig)}
-    for unknown in settings.keys() - known:
-        raise ValueError(f"there is no setting {unknown!r}; settings: {', '.join(sorted(known))}")
-    return replace(PRESETS[name], **settings)
 
 
 def plain(config: TrainConfig) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Source: ``PyYAML``; ``dataclasses``.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -32,6 +33,17 @@ def settings_from(path: Path | str) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise ValueError(f"{str(path)!r} holds no settings, one line each: name: value")
     return settings
+
+
+def from_preset(presets: Mapping[str, Any], name: str, settings: Mapping[str, Any]) -> Any:
+    """Return the preset ``name``, a dataclass, with other ``settings``. Raises ``ValueError`` for
+    another name, for a setting that does not exist, and for values that make no sense."""
+    if name not in presets:
+        raise ValueError(f"a preset is one of {', '.join(presets)}, but got {name!r}")
+    known = {field.name for field in fields(presets[name])}
+    for unknown in settings.keys() - known:
+        raise ValueError(f"there is no setting {unknown!r}; settings: {', '.join(sorted(known))}")
+    return replace(presets[name], **settings)
 
 
 def check_kinds(settings: Any) -> None:

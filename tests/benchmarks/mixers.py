@@ -18,13 +18,14 @@ import statistics
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch  # noqa: E402
 
-from nested.language.config import TRANSFORMER, TrainConfig, preset  # noqa: E402
+from nested.language.config import PRESETS, TRANSFORMER, TrainConfig  # noqa: E402
 from nested.language.evaluate import EDGES, by_position  # noqa: E402
 from nested.language.measures import bits_per_byte, even_pieces  # noqa: E402
 from nested.language.text import Text, prepare  # noqa: E402
@@ -41,14 +42,13 @@ texts = {}  # {name of data: Text}, in each process
 
 def settings_of(mixer, **settings):
     """Return nano's settings for ``mixer``, at the width that gives it nano's parameters."""
-    wanted = count(preset("nano").build(259))
+    wanted = count(PRESETS["nano"].build(259))
 
     def distance(dim):
-        return abs(count(preset("nano", mixer=mixer, dim=dim).build(259)) - wanted)
+        return abs(count(replace(PRESETS["nano"], mixer=mixer, dim=dim).build(259)) - wanted)
 
-    return preset(
-        "nano", mixer=mixer, facts=0.0, dim=min(range(80, 241, 8), key=distance), **settings
-    )
+    dim = min(range(80, 241, 8), key=distance)
+    return replace(PRESETS["nano"], mixer=mixer, facts=0.0, dim=dim, **settings)
 
 
 def count(model):

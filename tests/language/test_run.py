@@ -11,13 +11,13 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from nested.language import checkpoint, load
-from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain, preset
+from nested.language.config import OPTIMIZERS, PRESETS, TrainConfig, plain
 from nested.language.measures import bits_per_byte, even_pieces
 from nested.language.run import train
 from nested.language.text import Text, prepare
 from nested.language.training import SNAPSHOT_EVERY, WRITE_PRICE, Training
 from nested.language.windows import ANSWERED, Windows
-from nested.support.settings import settings_from
+from nested.support.settings import from_preset, settings_from
 from tests.problems import generator
 
 SMALL = {"dim": 16, "layers": 2, "heads": 2, "chunk": 8, "periods": (8, 16), "length": 24}
@@ -375,14 +375,14 @@ def test_a_checkpoint_with_code_is_refused_and_nothing_runs(tmp_path, monkeypatc
 )
 def test_settings_without_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        preset("nano", **settings)
+        from_preset(PRESETS, "nano", settings)
 
 
 def test_settings_come_from_a_file(tmp_path):
     pytest.importorskip("yaml")
     path = tmp_path / "settings.yaml"
     path.write_text("mixer: titans\nperiods: [4, 8]\nlr: 0.01\n")
-    made = preset("nano", **settings_from(path))
+    made = from_preset(PRESETS, "nano", settings_from(path))
     assert (made.mixer, made.periods, made.lr) == ("titans", (4, 8), 0.01)
     assert TrainConfig(**json.loads(json.dumps(plain(made)))) == made
     for content in ("[1, 2]", "a: [", "just words"):
@@ -401,7 +401,7 @@ def test_presets_grow_and_another_name_is_refused():
         ]
     assert sizes == sorted(sizes) and 0.9e9 < sizes[-1] < 1.2e9
     with pytest.raises(ValueError, match="a preset is one of nano, balanced, deep, billion"):
-        preset("tiny")
+        from_preset(PRESETS, "tiny", {})
 
 
 def test_text_shorter_than_a_window_is_refused_in_one_sentence(text):

@@ -1,0 +1,208 @@
+"""Compare strategies on one kind of stream: tuned alike, measured on other seeds, and resumed.
+
+Source: equal trials for all, as De Lange et al. 2021 (arXiv 1909.08383) ask for.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator
+
+from nested.continual.config import ContinualConfig
+from nested.continual.data import LabelledData
+from nested.continual.metrics import average_accuracy
+from nested.continual.nets import build_net
+from nested.continual.registry import STRATEGIES
+from nested.continual.run import Result, run
+from nested.continual.sources import load_data
+from nested.continual.strategy import Strategy, count_weights
+from nested.continual.stream import Stream, make_stream
+from nested.support.checks import check_counts
+from nested.support.device import find_device
+from nested.support.extras import needed
+from nested.support.files import load_checkpoint, prepare_folder, save_checkpoint
+from nested.support.progress import Progress
+
+RUNS, SAVE_EVERY = "runs.pt", 2.0  # seconds
+TUNING = 10_000  # seeds of tuning start here, and are not used again
+BACKENDS = ("loky", "ray")
+Settings = dict[str, float]
+
+
+class Job(NamedTuple):
+    """One run: a strategy with its settings, on the stream of one seed."""
+
+    strategy: str
+    settings: tuple[tuple[str, float], ...]
+    seed: int
+
+
+class Comparison(NamedTuple):
+    """What ``compare`` measured: for each strategy its settings, and a result for each seed."""
+
+    settings: dict[str, Settings]
+    results: dict[str, list[Result]]
+
+
+def compare(
+    config: ContinualConfig,
+    out: Path,
+    *,
+    jobs: int = 1,
+    backend: str = "loky",
+    resume: bool = False,
+) -> Comparison:
+    """Tune each strategy of ``config``, and measure it, in the folder ``out``.
+
+    ``jobs`` processes run side by side, by joblib's ``backend``: "loky", or "ray" for a cluster.
+    Each run is saved as it ends, and a comparison that was stopped goes on with ``resume``. Raises
+    ``ValueError`` for a folder with another comparison, and as ``load_data`` and ``make_stream``
+    do."""
+    check_counts(jobs=jobs)
+    prepare_folder(out, RUNS)
+    known = _known(out / RUNS, config, resume)
+    stream_of(config, config.seed)  # refuses before any work
+    trials = {name: trial_settings(name, config) for name in config.strategies}
+    seeds = range(TUNING, TUNING + config.tuning_seeds)
+    tuning = [Job(n, s, seed) for n in trials for s in trials[n] for seed in seeds]
+    finals = len(config.strategies) * config.seeds
+    with Progress(len(tuning) + finals) as progress:
+
+        def work(wanted: list[Job], before: int) -> None:
+            todo = [job for job in dict.fromkeys(wanted) if job not in known]
+            before, saved_at = before + len(wanted) - len(todo), time.monotonic()
+            progress.show(before, "")
+            try:
+                for done, (job, result) in enumerate(_all(todo, config, jobs, backend), start=1):
+                    known[job] = result
+                    if time.monotonic() > saved_at + SAVE_EVERY:
+                        _save(out / RUNS, config, known)
+                        saved_at = time.monotonic()
+                    share = average_accuracy(result.matrix)
+                    progress.show(before + done, f"{job.strategy}: accuracy {share:.3f}")
+            finally:  # also after Ctrl-C
+                _save(out / RUNS, config, known)
+
+        work(tuning, 0)
+        best = {name: _best(name, trials[name], seeds, known) for name in trials}
+        measured = range(config.seed, config.seed + config.seeds)
+        jobs_of = {name: [Job(name, best[name], seed) for seed in measured] for name in best}
+        work([job for listed in jobs_of.values() for job in listed], len(tuning))
+    results = {name: [known[job] for job in listed] for name, listed in jobs_of.items()}
+    return Comparison({name: dict(settings) for name, settings in best.items()}, results)
+
+
+def trial_settings(name: str, config: ContinualConfig) -> list[tuple[tuple[str, float], ...]]:
+    """Draw the settings that tuning tries: each number log-uniformly in its range."""
+    generator, ranges = Generator().manual_seed(config.seed), STRATEGIES[name].ranges
+    drawn = []
+    for _ in range(config.trials):
+        shares = torch.rand(len(ranges), generator=generator).tolist()
+        numbers = [
+            low * (high / low) ** share for share, (low, high) in zip(shares, ranges.values())
+        ]
+        drawn.append(tuple(zip(ranges, (float(f"{number:.3g}") for number in numbers))))
+    return drawn
+
+
+def _best(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> tuple:
+    def score(settings: tuple) -> float:
+        shares = [average_accuracy(known[Job(name, settings, seed)].matrix) for seed in seeds]
+        return sum(shares) / len(shares)
+
+    return max(trials, key=score)
+
+
+def _all(
+    todo: list[Job], config: ContinualConfig, jobs: int, backend: str
+) -> Iterator[tuple[Job, Result]]:
+    """Yield each job with its result, as they end."""
+    if jobs == 1:
+        for job in todo:
+            yield job, train(job, config)
+        return
+    library = needed("joblib", "continual")
+    if backend == "ray":
+        needed("ray", "cluster")
+        from ray.util.joblib import register_ray
+
+        register_ray()
+    parallel = library.Parallel(jobs, backend=backend, return_as="generator_unordered")
+    yield from parallel(library.delayed(_named)(job, config) for job in todo)
+
+
+def _named(job: Job, config: ContinualConfig) -> tuple[Job, Result]:
+    torch.set_num_threads(1)
+    return job, train(job, config)
+
+
+def train(job: Job, config: ContinualConfig) -> Result:
+    """Run one job of ``config``."""
+    stream = stream_of(config, job.seed)
+    return run(
+        new_strategy(job, stream, config), stream, epochs=config.epochs, precision=config.precision
+    )
+
+
+def stream_of(config: ContinualConfig, seed: int) -> Stream:
+    """Make the stream of one seed of ``config``. Raises ``ValueError`` as ``make_stream`` does."""
+    more = {name: getattr(config, name) for name in ("blur", "interference", "ood", "batch_size")}
+    return make_stream(_data(config), config.kind, config.tasks, seed=seed, **more)
+
+
+def new_strategy(job: Job, stream: Stream, config: ContinualConfig) -> Strategy:
+    """Make the strategy of ``job`` with a new net, and what it may store."""
+    net = build_net(stream.shape, len(stream.names), config.net, config.width, job.seed)
+    budget = config.copies * count_weights(net) + config.examples * (math.prod(stream.shape) + 2)
+    net = net.to(find_device(config.device))
+    return STRATEGIES[job.strategy](net, budget=int(budget), seed=job.seed, **dict(job.settings))
+
+
+@cache
+def _loaded(name: str, path: str | None, limit: int | None) -> LabelledData:
+    data = load_data(name, path)
+    if limit is None:
+        return data
+    rows = [(data.y == label).nonzero()[:limit, 0] for label in range(data.classes)]
+    kept = torch.cat(rows).sort().values
+    domains = None if data.domains is None else data.domains[kept]
+    return data._replace(x=data.x[kept], y=data.y[kept], domains=domains)
+
+
+def _data(config: ContinualConfig) -> LabelledData:
+    return _loaded(config.data, config.path, config.limit)
+
+
+def _plain(config: ContinualConfig) -> dict[str, Any]:
+    plain = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(config).items()}
+    return {n: v for n, v in plain.items() if n not in ("strategies", "seeds", "device")}
+
+
+def _known(path: Path, config: ContinualConfig, resume: bool) -> dict[Job, Result]:
+    if not path.exists():
+        return {}
+    if not resume:
+        raise ValueError(f"{str(path.parent)!r} holds runs: take --resume, or another --out")
+    content = load_checkpoint(path)
+    if content.get("config") != json.loads(json.dumps(_plain(config))):
+        raise ValueError(f"the runs in {str(path)!r} have other settings: take another --out")
+    return {
+        Job(name, tuple(map(tuple, settings)), seed): Result(*result)
+        for name, settings, seed, result in content["runs"]
+    }
+
+
+def _save(path: Path, config: ContinualConfig, known: dict[Job, Result]) -> None:
+    runs = [
+        [job.strategy, list(map(list, job.settings)), job.seed, list(known[job])] for job in known
+    ]
+    save_checkpoint(path, {"config": json.loads(json.dumps(_plain(config))), "runs": runs})

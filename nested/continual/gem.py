@@ -1,0 +1,39 @@
+"""Averaged gradient episodic memory: never step against the gradient of the past.
+
+Letters: B examples of a batch. Source: A-GEM, Chaudhry et al. 2019 (arXiv 1812.00420).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested.continual.replay import Replay
+
+
+class AveragedGem(Replay):
+    """Takes from the gradient g what points against the gradient r of ``rehearsed`` stored
+    examples:
+
+        g <- g - (g r) / (r r) r   where g r < 0.
+    """
+
+    def __init__(self, net: nn.Module, *, rehearsed: int = 64, **settings: Any) -> None:
+        super().__init__(net, rehearsed=rehearsed, **settings)
+
+    def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
+        return self.criterion(self.net(x), y, task)
+
+    def before_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
+        if not len(self.memory):
+            return
+        weights = list(self.net.parameters())
+        old_x, old_y, tasks = self.memory.draw(self.generator, self.rehearsed)
+        past = torch.autograd.grad(self.criterion(self.net(old_x), old_y, tasks), weights)
+        along = sum((weight.grad * part).sum() for weight, part in zip(weights, past))
+        if along < 0:
+            size = sum((part**2).sum() for part in past)
+            for weight, part in zip(weights, past):
+                weight.grad -= along / size * part

@@ -1,0 +1,50 @@
+"""Joint training: the upper bound, which may learn from everything again.
+
+Letters: B examples of a batch, N examples so far. Source: the usual bound of the field.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested.continual.strategy import Strategy, check_batch, tasks_of
+
+
+class Joint(Strategy):
+    """Stores every example, whatever the budget, and trains a new net on all of them after each
+    task, for ``passes`` passes in mixed order."""
+
+    def __init__(self, net: nn.Module, *, passes: int = 5, **settings: Any) -> None:
+        super().__init__(net, **settings)
+        self.passes, self.batch_size = passes, 0
+        self.seen: list[tuple[Tensor, ...]] = []  # x, y and the task of each example
+        self.first = {name: part.clone() for name, part in net.state_dict().items()}
+
+    def observe(self, x: Tensor, y: Tensor, task: int | None = None) -> float:
+        check_batch(x, y)
+        self.note(y, task)
+        self.seen.append((x.clone(), y.clone(), tasks_of(y, task)))
+        self.batch_size = max(self.batch_size, len(y))
+        return self.loss(x, y, task).item()
+
+    def end_task(self, task: int) -> None:
+        self.net.load_state_dict(self.first)
+        self.net.train()
+        x, y, tasks = (torch.cat(part) for part in zip(*self.seen))
+        for _ in range(self.passes):
+            order = torch.randperm(len(y), generator=self.generator)
+            for rows in order.split(self.batch_size):
+                self.optimizer.zero_grad()
+                self.criterion(self.net(x[rows]), y[rows], tasks[rows]).backward()
+                self.optimizer.step()
+                self.moves["weights"] += 1
+
+    def numbers_stored(self) -> int:
+        return sum(part.numel() for parts in self.seen for part in parts)
+
+    def parts(self) -> dict[str, Any]:
+        names = ("seen", "batch_size", "first")
+        return {**super().parts(), **{name: getattr(self, name) for name in names}}

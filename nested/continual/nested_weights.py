@@ -1,0 +1,103 @@
+"""Nested weights: fast weights, and copies of them that move ever more slowly.
+
+Letters: B examples of a batch, C classes. Source: two slow copies that rehearsal is held to as in
+CLS-ER, Arani et al. 2022 (arXiv 2201.12604); here they are levels with clocks, each of which
+follows the level before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import mse_loss
+
+from nested.continual.replay import Replay
+from nested.continual.reservoir import slots_for
+from nested.continual.strategy import check_numbers, count_weights, weights_of
+from nested.levels.clock import Clock
+from nested.levels.forward import Params
+
+
+class NestedWeights(Replay):
+    """Levels of weights w_0, w_1, ... of one net. The fast ones, w_0, learn from each batch and
+    from rehearsed examples. Each copy follows the level before it, at its own clock: every
+    ``periods[i - 1]`` batches
+
+        w_i <- w_i + share (w_(i-1) - w_i).
+
+    The fast weights are held to what the copies still know. On rehearsed examples a step also
+    lowers ``held`` times the squared distance to the logits of a copy: of the one that is surest of
+    the label. The slowest copy answers. The copies are taken from ``budget``, and examples fill the
+    rest. Without copies this is replay."""
+
+    ranges: Mapping[str, tuple[float, float]] = {
+        "lr": (0.01, 0.3),
+        "held": (0.03, 1.0),
+        "share": (0.03, 0.5),
+    }
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        periods: tuple[int, ...] = (1, 4),
+        share: float = 0.1,
+        held: float = 0.3,
+        **settings: Any,
+    ) -> None:
+        super().__init__(net, **settings)
+        check_numbers(share=share, held=held)
+        self.share, self.held = share, held
+        self.clocks = tuple(Clock(period) for period in periods)
+        self.copies: list[Params] = [weights_of(net) for _ in self.clocks]
+        self.moves = {name: 0 for name in level_names(len(periods))}
+
+    def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
+        if not (self.copies and self.held and len(self.memory)):
+            return super().loss(x, y, task)
+        old_x, old_y, tasks = self.memory.draw(self.generator, self.rehearsed)
+        logits, old = self.net(torch.cat([x, old_x])).split([len(x), len(old_x)])
+        loss = self.criterion(logits, y, task) + self.criterion(old, old_y, tasks)
+        return loss + self.held * mse_loss(old, self.surest(old_x, old_y))
+
+    @torch.no_grad()
+    def surest(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return the logits (B, C) of the copy that is surest of the labels y (B,) of x (B, ...),
+        chosen for each example."""
+        answers = torch.stack([functional_call(self.net, copy, (x,)) for copy in self.copies])
+        index = y.expand(len(answers), -1)[..., None]
+        sure = answers.log_softmax(-1).gather(-1, index)[..., 0]  # (copies, B)
+        return answers[sure.argmax(0), torch.arange(len(y))]
+
+    @torch.no_grad()
+    def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
+        super().after_step(x, y, task)
+        faster = dict(self.net.named_parameters())
+        for clock, copy, name in zip(self.clocks, self.copies, list(self.moves)[1:]):
+            if clock.due(self.moves["weights"]):
+                for key, weight in copy.items():
+                    weight.lerp_(faster[key], self.share)
+                self.moves[name] += 1
+            faster = copy
+
+    def answer(self, x: Tensor) -> Tensor:
+        return functional_call(self.net, self.copies[-1], (x,)) if self.copies else self.net(x)
+
+    def free_slots(self, x: Tensor) -> int:
+        return slots_for(self.budget - len(self.copies) * count_weights(self.net), x, 2)
+
+    def numbers_stored(self) -> int:
+        return super().numbers_stored() + sum(w.numel() for c in self.copies for w in c.values())
+
+    def parts(self) -> dict[str, Any]:
+        return {**super().parts(), "copies": self.copies}
+
+
+def level_names(copies: int) -> list[str]:
+    """Return the names of the levels, from fast to slow."""
+    middle = [f"copy {i}" for i in range(1, copies)]
+    return ["weights", *middle, "slow copy"][: copies + 1]

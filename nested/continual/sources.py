@@ -1,0 +1,219 @@
+"""Data to learn from: digits, glyphs, Fashion-MNIST, CIFAR-100, folders, drift, and texts.
+
+Letters: N examples, H and W the sides of an image, F features.
+Source: the formats of the files: IDX, image folders, and data sets of the library ``datasets``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from nested.continual.data import LabelledData, labelled
+from nested.support.extras import needed
+from nested.tasks.digits import load_digits
+from nested.tasks.glyphs import CHARACTERS, SIDE, draw_glyphs
+from nested.tasks.sources import documents
+
+FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian puts it
+FASHION_NAMES = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
+FASHION_CATEGORIES = (0, 1, 0, 0, 0, 2, 0, 2, 3, 2)  # tops, trousers, shoes, bags
+PICTURE = 32  # pixels of an image of a folder, along either side
+PIECE, FEATURES = 200, 512  # bytes of a text that is one example; numbers it becomes
+MOST_PIECES = 400  # of each class of texts
+LANGUAGES = ("shakespeare", "spanish", "stdlib")
+CIFAR = "uoft-cs/cifar100"
+
+
+def load_data(name: str, path: str | None = None, seed: int = 0) -> LabelledData:
+    """Load the data ``name`` of ``DATA``, from ``path`` where they are files.
+
+    Raises ``ValueError`` for an unknown name, for a path that data do not have, and for files that
+    are missing or cannot be read."""
+    if name not in DATA:
+        raise ValueError(f"data are one of {', '.join(DATA)}, but got {name!r}")
+    load = DATA[name]
+    if name in FROM_FILES:
+        return load(path, seed)
+    if path is not None:
+        raise ValueError(f"{name} are shipped, so they take no path: leave it out")
+    return load(seed)
+
+
+def digits(seed: int = 0) -> LabelledData:
+    """Load 1,797 digits, images (N, 8, 8). Categories: even and odd."""
+    x, y = load_digits()
+    return labelled(x.view(-1, 8, 8), y, categories=[label % 2 for label in range(10)], seed=seed)
+
+
+def glyphs(seed: int = 0) -> LabelledData:
+    """Draw characters in nine fonts at nine places, images (N, 12, 12). Domains are the fonts."""
+    drawn = draw_glyphs()  # (characters, fonts, 14, 14)
+    windows = drawn.unfold(2, SIDE, 1).unfold(3, SIDE, 1).flatten(2, 3)
+    count, fonts, places = windows.shape[:3]
+    y = torch.arange(count)[:, None, None].expand(count, fonts, places).flatten()
+    domains = torch.arange(fonts)[None, :, None].expand(count, fonts, places).flatten()
+    noise = torch.randn(windows.shape, generator=Generator().manual_seed(seed))
+    x = (windows + 0.1 * noise).flatten(0, 2)
+    groups = [0 if c.isdigit() or not c.isalpha() else 1 + c.isupper() for c in CHARACTERS]
+    names = list(CHARACTERS)
+    return labelled(x, y, names=names, domains=domains, categories=groups, seed=seed)
+
+
+def drift(seed: int = 0) -> LabelledData:
+    """Draw four clouds of points in the plane that turn by a quarter over ten domains, (N, 2)."""
+    generator, count = Generator().manual_seed(seed), 4000
+    y = torch.randint(4, (count,), generator=generator)
+    domains = torch.randint(10, (count,), generator=generator)
+    angle = math.pi / 2 * (y + domains / 10)
+    centres = torch.stack([angle.cos(), angle.sin()], dim=-1)
+    x = centres + 0.3 * torch.randn(count, 2, generator=generator)
+    return labelled(x, y, domains=domains, categories=(0, 1, 0, 1), seed=seed)
+
+
+def fashion(path: str | None = None, seed: int = 0) -> LabelledData:
+    """Load Fashion-MNIST from the IDX files in the folder ``path``, images (N, 28, 28). Raises
+    ``ValueError`` as ``read_idx`` does."""
+    folder = Path(path or FASHION)
+    sides = []
+    for side in ("train", "t10k"):
+        images = read_idx(folder, f"{side}-images-idx3-ubyte")
+        sides.append((images.float() / 255, read_idx(folder, f"{side}-labels-idx1-ubyte")))
+    is_fashion = len(sides[0][1].unique()) == 10
+    more = {"names": FASHION_NAMES, "categories": FASHION_CATEGORIES} if is_fashion else {}
+    return labelled(*sides[0], sides[1], **more, seed=seed)
+
+
+def read_idx(folder: Path, name: str) -> Tensor:
+    """Read an IDX file of bytes, packed or not, as a tensor (N, ...).
+
+    Source: the description of the format by LeCun, Cortes and Burges. Raises ``ValueError`` if it
+    is missing, or no such file."""
+    paths = [folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")]
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        raise ValueError(
+            f"there is no {name} or {name}.gz in {str(folder)!r}: give its folder, which Debian's"
+            " package dataset-fashion-mnist fills"
+        )
+    try:
+        content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
+    dims = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
+    shape = np.frombuffer(content[4 : 4 + 4 * dims], ">u4").tolist() if dims else []
+    if not shape or len(content) != 4 + 4 * dims + math.prod(shape):
+        raise ValueError(f"{str(path)!r} is no IDX file of bytes, or it is cut short")
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dims).copy()).view(
+        shape
+    )
+
+
+def cifar100(path: str | None = None, seed: int = 0) -> LabelledData:
+    """Load CIFAR-100 by the library ``datasets``, images (N, 3, 32, 32). Categories are its 20
+    coarse labels. ``path`` is a data set of the same format, else the one on the hub. Raises
+    ``ValueError`` if it cannot be loaded, or has another format."""
+    library = needed("datasets", "datasets")
+    try:
+        whole = library.load_dataset(path or CIFAR)
+    except Exception as error:  # the library raises many kinds
+        raise ValueError(f"cannot load the data set {path or CIFAR!r}: {error}") from error
+    sides, coarse = [], {}
+    for side in ("train", "test"):
+        if side not in whole or not {"img", "fine_label", "coarse_label"} <= {
+            *whole[side].features
+        }:
+            raise ValueError(f"{path!r} has no {side} images with img, fine_label, coarse_label")
+        rows = whole[side]
+        images = np.stack([np.asarray(image.convert("RGB")) for image in rows["img"]])
+        coarse |= dict(zip(rows["fine_label"], rows["coarse_label"]))
+        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+        sides.append((x, torch.tensor(rows["fine_label"])))
+    groups = [coarse[label] for label in sorted(set(sides[0][1].tolist()))]
+    return labelled(*sides[0], sides[1], categories=groups, seed=seed)
+
+
+def folder(path: str | None = None, seed: int = 0) -> LabelledData:
+    """Load a folder of images with a subfolder for each class, (N, 3, 32, 32). With subfolders
+    "train" and "val" the classes are in both. Raises ``ValueError`` for a folder without images."""
+    root = Path(path or "")
+    if path is None or not root.is_dir():
+        raise ValueError(f"there is no folder of images at {path!r}: give one with --path")
+    if (root / "train").is_dir() and (root / "val").is_dir():
+        names, x, y = _images(root / "train")
+        others, *held_out = _images(root / "val")
+        if names != others:
+            raise ValueError(f"train and val in {path!r} have other classes")
+        return labelled(x, y, tuple(held_out), names=names, seed=seed)
+    names, x, y = _images(root)
+    return labelled(x, y, names=names, seed=seed)
+
+
+def _images(root: Path) -> tuple[list[str], Tensor, Tensor]:
+    from PIL import Image, UnidentifiedImageError  # comes with matplotlib
+
+    names = sorted(child.name for child in root.iterdir() if child.is_dir())
+    images, labels = [], []
+    for label, name in enumerate(names):
+        for file in sorted((root / name).iterdir()):
+            try:
+                with Image.open(file) as image:
+                    images.append(np.asarray(image.convert("RGB").resize((PICTURE, PICTURE))))
+            except (OSError, UnidentifiedImageError) as error:
+                raise ValueError(f"{str(file)!r} is no image that can be read: {error}") from error
+            labels.append(label)
+    if not images:
+        raise ValueError(f"there is no image in {str(root)!r}: give a subfolder to each class")
+    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return names, x, torch.tensor(labels)
+
+
+def texts(path: str | None = None, seed: int = 0) -> LabelledData:
+    """Load pieces of texts by language, or by author: a file or a folder in ``path`` for each. A
+    piece of 200 bytes becomes the logarithms of its counts of three bytes in a row, hashed to 512
+    numbers, (N, 512). Raises ``ValueError`` for a text that is missing or too short."""
+    if path is None:
+        sources = {name: name for name in LANGUAGES}
+    elif Path(path).is_dir():
+        sources = {child.name: str(child) for child in sorted(Path(path).iterdir())}
+    else:
+        raise ValueError(f"there is no folder at {path!r}: give one with a text for each author")
+    x, y = [], []
+    for label, source in enumerate(sources.values()):
+        pieces: list[bytes] = []
+        for _, content in documents(source):
+            pieces += [content[at : at + PIECE] for at in range(0, len(content) - PIECE, PIECE)]
+            if len(pieces) > 10 * MOST_PIECES:
+                break
+        pieces = pieces[:: max(1, len(pieces) // MOST_PIECES)][:MOST_PIECES]
+        x += [_trigrams(piece) for piece in pieces]
+        y += [label] * len(pieces)
+    missing = [name for label, name in enumerate(sources) if label not in y]
+    if missing:
+        raise ValueError(f"the text of {missing[0]!r} is shorter than {PIECE} bytes")
+    return labelled(torch.stack(x), y, names=list(sources), seed=seed)
+
+
+def _trigrams(piece: bytes) -> Tensor:
+    values = np.frombuffer(piece, np.uint8).astype(np.int64)
+    hashes = (values[:-2] * 961 + values[1:-1] * 31 + values[2:]) % FEATURES
+    return torch.from_numpy(np.log1p(np.bincount(hashes, minlength=FEATURES))).float()
+
+
+DATA: dict[str, Callable[..., LabelledData]] = {
+    "digits": digits,
+    "glyphs": glyphs,
+    "fashion": fashion,
+    "cifar100": cifar100,
+    "folder": folder,
+    "drift": drift,
+    "texts": texts,
+}
+FROM_FILES = ("fashion", "cifar100", "folder", "texts")

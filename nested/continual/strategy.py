@@ -1,0 +1,188 @@
+"""The contract of a strategy, and the simplest one: fine-tuning, which does nothing against
+forgetting.
+
+Letters: B examples of a batch, C classes, P numbers of the weights.
+Source: online continual learning, one pass over a stream, as in Chaudhry et al. 2019 (arXiv
+1902.10486).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nested.levels.forward import Params
+
+CLIP = 1.0  # the longest gradient: a batch of a new task can have a very large one
+
+
+class Strategy:
+    """Fine-tuning: a step of gradient descent on each batch, and nothing else.
+
+    It trains ``net`` in place, at the rate ``lr``. Others inherit from it, and change ``loss``,
+    ``after_step`` or ``end_task``. A strategy may store up to ``budget`` numbers beside the weights
+    of the net: examples with their labels, logits, and copies of weights. Everything random is
+    drawn from ``seed``.
+
+    Its contract: ``observe`` learns from a batch, ``end_task`` is called after each task, and
+    ``logits`` answers. In streams of kind "task" both get the ``task``, and answers are among its
+    classes.
+
+    Raises ``ValueError`` for settings that make no sense, and in ``observe`` for batches that are
+    empty or not finite, and for labels without an output."""
+
+    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.01, 0.3)}  # what tuning tries
+
+    def __init__(self, net: nn.Module, *, lr: float = 0.1, budget: int = 0, seed: int = 0) -> None:
+        check_numbers(lr=lr)
+        if type(budget) is not int or budget < 0:
+            raise ValueError(f"budget is a whole number from 0, but got {budget!r}")
+        self.net, self.budget = net, budget
+        self.generator = Generator().manual_seed(seed)
+        self.optimizer = self.new_optimizer(lr)
+        self.labels: dict[int, list[int]] = {}  # of each task that the learner knows
+        self.moves = {"weights": 0}  # how often each level moved
+
+    def new_optimizer(self, lr: float) -> torch.optim.Optimizer:
+        """Return what moves the net."""
+        return torch.optim.SGD(self.net.parameters(), lr)
+
+    def observe(self, x: Tensor, y: Tensor, task: int | None = None) -> float:
+        """Learn from one batch, x (B, ...) and y (B,). Returns its loss in nats."""
+        check_batch(x, y)
+        self.note(y, task)
+        self.net.train()
+        self.net.zero_grad()
+        loss = self.loss(x, y, task)
+        loss.backward()
+        self.before_step(x, y, task)
+        nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
+        self.step()
+        self.after_step(x, y, task)
+        return loss.item()
+
+    def note(self, y: Tensor, task: int | None) -> None:
+        """Note that the labels y (B,) belong to ``task``."""
+        if task is not None:
+            self.labels[task] = sorted({*self.labels.get(task, ()), *y.tolist()})
+
+    def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
+        """Return what the step lowers, (), for a batch x (B, ...), y (B,)."""
+        return self.criterion(self.net(x), y, task)
+
+    def criterion(self, logits: Tensor, y: Tensor, task: int | Tensor | None) -> Tensor:
+        """Return the cross entropy of ``logits`` (B, C) among the classes of ``task``, (). Tasks
+        (B,) of each example are possible, too; -1 is none."""
+        return cross_entropy(self.masked(logits, task), y)
+
+    def before_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
+        """Change the gradients before the step. The batch was x (B, ...), y (B,)."""
+
+    def step(self) -> None:
+        """Move the weights by their gradients."""
+        self.optimizer.step()
+
+    def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
+        """Do what follows a step on x (B, ...), y (B,): here, count it."""
+        self.moves["weights"] += 1
+
+    def end_task(self, task: int) -> None:
+        """Do what follows a task."""
+
+    @torch.no_grad()
+    def logits(self, x: Tensor, task: int | None = None) -> Tensor:
+        """Answer for x (B, ...): logits (B, C), of which the largest is the class."""
+        self.net.eval()
+        return self.masked(self.answer(x), task)
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Return the logits of x (B, ...) in all classes, (B, C)."""
+        return self.net(x)
+
+    def masked(self, logits: Tensor, task: int | Tensor | None) -> Tensor:
+        """Return ``logits`` (B, C) with -inf for the classes of other tasks, where those of the
+        task are known."""
+        if task is None or not self.labels:
+            return logits
+        tasks = task.tolist() if isinstance(task, Tensor) else [task] * len(logits)
+        mask = torch.zeros_like(logits)
+        for row, told in zip(mask, tasks):
+            if told in self.labels:
+                row.fill_(-math.inf)
+                row[self.labels[told]] = 0.0
+        return logits + mask
+
+    def numbers_stored(self) -> int:
+        """Count the numbers stored now, beside the weights of the net."""
+        return 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that later batches depend on, as tensors (...) and plain data."""
+        return copy.deepcopy({name: _saved(part) for name, part in self.parts().items()})
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where ``state`` was taken, tensors (...) and plain data. Raises ``ValueError`` for
+        the state of another strategy."""
+        parts = self.parts()
+        if state.keys() != parts.keys():
+            names = f"{sorted(state)}, and here {sorted(parts)}"
+            raise ValueError(f"this is the state of another strategy: it has {names}")
+        for name, part in parts.items():
+            value = copy.deepcopy(state[name])
+            if hasattr(part, "load_state_dict"):
+                part.load_state_dict(value)
+            elif isinstance(part, Generator):
+                part.set_state(value)
+            else:
+                setattr(self, name, value)
+
+    def parts(self) -> dict[str, Any]:
+        """Return the attributes that ``state_dict`` saves, by name."""
+        names = ("net", "optimizer", "generator", "labels", "moves")
+        return {name: getattr(self, name) for name in names}
+
+
+def _saved(part: Any) -> Any:
+    if hasattr(part, "state_dict"):
+        return part.state_dict()
+    return part.get_state() if isinstance(part, Generator) else part
+
+
+def check_numbers(**numbers: float) -> None:
+    """Raise ``ValueError`` unless all are finite numbers from 0."""
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is a finite number from 0, but got {value!r}")
+
+
+def check_batch(x: Tensor, y: Tensor) -> None:
+    """Raise ``ValueError`` unless x (B, ...) is finite and y (B,) are whole numbers from 0."""
+    if not len(x) or y.shape != x.shape[:1]:
+        raise ValueError(
+            f"a batch has one label for each example, but got {tuple(x.shape)} and {tuple(y.shape)}"
+        )
+    if not x.isfinite().all():
+        raise ValueError("this batch has NaN or infinity: leave such examples out")
+    if y.dtype != torch.int64 or (y < 0).any():
+        raise ValueError(f"labels are whole numbers from 0 (int64), but got {y.dtype}")
+
+
+def tasks_of(y: Tensor, task: int | None) -> Tensor:
+    """Return the task of each label y (B,), (B,): -1 is none."""
+    return torch.full_like(y, -1 if task is None else task)
+
+
+def weights_of(net: nn.Module) -> Params:
+    """Return copies of the weights of ``net``, {name: (...)}, without a graph."""
+    return {name: weight.detach().clone() for name, weight in net.named_parameters()}
+
+
+def count_weights(net: nn.Module) -> int:
+    """Count the numbers P in the weights of ``net``."""
+    return sum(weight.numel() for weight in net.parameters())

@@ -1,0 +1,70 @@
+"""Synaptic intelligence: weights count as important that lowered the loss on their way.
+
+Letters: B examples of a batch. Source: Zenke et al. 2017 (arXiv 1703.04200).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from nested.continual.strategy import Strategy, check_numbers, weights_of
+
+DAMPING = 1e-3  # of a weight that hardly moved
+
+
+class Synapses(Strategy):
+    """Pulls each weight back to where the last task left it, as strongly as it is important:
+
+        L + strength sum_i O_i (w_i - a_i)^2,   O_i <- O_i + max(0, o_i) / (d_i^2 + damping),
+
+    with o_i what the weight's moves lowered the loss by in the task, minus the sum of gradient
+    times move, and d_i how far it moved in the task."""
+
+    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.01, 0.3), "strength": (0.01, 100.0)}
+
+    def __init__(self, net: nn.Module, *, strength: float = 1.0, **settings: Any) -> None:
+        super().__init__(net, **settings)
+        check_numbers(strength=strength)
+        self.strength, self.anchor = strength, weights_of(net)
+        self.gain = {name: torch.zeros_like(weight) for name, weight in self.anchor.items()}
+        self.importance = {name: torch.zeros_like(weight) for name, weight in self.anchor.items()}
+        self._slopes: dict[str, Tensor] = {}
+
+    def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
+        loss, weights = super().loss(x, y, task), dict(self.net.named_parameters())
+        slopes = torch.autograd.grad(loss, list(weights.values()), retain_graph=True)
+        self._slopes = dict(zip(weights, slopes))  # of the loss alone
+        self._before = weights_of(self.net)
+        if not self.strength:
+            return loss
+        terms = [
+            (self.importance[name] * (weights[name] - anchor) ** 2).sum()
+            for name, anchor in self.anchor.items()
+        ]
+        return loss + self.strength * torch.stack(terms).sum()
+
+    @torch.no_grad()
+    def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
+        super().after_step(x, y, task)
+        for name, weight in self.net.named_parameters():
+            self.gain[name] -= self._slopes[name] * (weight - self._before[name])
+
+    def end_task(self, task: int) -> None:
+        weights = weights_of(self.net)
+        for name, gain in self.gain.items():
+            far = (weights[name] - self.anchor[name]) ** 2 + DAMPING
+            self.importance[name] += gain.clamp(min=0) / far
+            gain.zero_()
+        self.anchor = weights
+
+    def numbers_stored(self) -> int:
+        parts = (self.anchor, self.gain, self.importance)
+        return sum(tensor.numel() for part in parts for tensor in part.values())
+
+    def parts(self) -> dict[str, Any]:
+        names = ("anchor", "gain", "importance")
+        return {**super().parts(), **{name: getattr(self, name) for name in names}}

@@ -1,0 +1,287 @@
+"""Strategies: their contract, their formulas against brute force, and fine-tuning when off."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from nested.conformance.strategy import STRATEGY_CHECKS, check_strategy
+from nested.continual import STRATEGIES, Strategy, labelled, make_stream, run
+from nested.continual.ewc import EWC, fisher_diagonal
+from nested.continual.gem import AveragedGem
+from nested.continual.nested_weights import NestedWeights
+from nested.continual.nets import build_net
+from nested.continual.reservoir import Reservoir
+from nested.continual.synapses import Synapses
+from tests.problems import generator
+
+
+def small_stream(kind="class", **more):
+    source = generator()
+    y = torch.arange(400) % 4
+    x = 2 * torch.eye(4)[y] + 0.5 * torch.randn(400, 4, generator=source)
+    return make_stream(labelled(x, y), kind, 2, **more)
+
+
+def net(seed=0):
+    return build_net((4,), 4, width=8, seed=seed)
+
+
+def weights(strategy):
+    return torch.cat([w.detach().flatten() for w in strategy.net.parameters()])
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_every_strategy_keeps_the_contract(name):
+    def make(net, budget, seed):
+        return STRATEGIES[name](net, budget=budget, seed=seed)
+
+    check_strategy(make)
+
+
+OFF = {
+    "ewc": {"strength": 0.0},
+    "si": {"strength": 0.0},
+    "lwf": {"strength": 0.0},
+    "a-gem": {"budget": 0},
+    "replay": {"budget": 0},
+    "der++": {"budget": 0},
+    "layers": {"period": 1},
+    "continuum": {"periods": ()},
+    "nested": {"periods": (), "budget": 0},
+}
+
+
+@pytest.mark.parametrize("name", OFF)
+def test_off_it_is_fine_tuning_bit_for_bit(name):
+    stream = small_stream()
+    plain = Strategy(net(), lr=0.1)
+    off = STRATEGIES[name](net(), lr=0.1, **OFF[name])
+    expected, result = run(plain, stream), run(off, stream)
+    assert weights(plain).equal(weights(off)) and expected.matrix.equal(result.matrix)
+    assert not weights(plain).equal(weights(Strategy(net())))
+
+
+def test_fishers_diagonal_is_the_mean_of_squared_gradients_of_single_examples():
+    model, source = net().double(), generator()
+    x, y = torch.randn(100, 4, generator=source).double(), torch.arange(100) % 4
+    fisher = fisher_diagonal(model, x, y, cross_entropy)
+    expected = {name: torch.zeros_like(w) for name, w in model.named_parameters()}
+    for i in range(100):
+        grads = torch.autograd.grad(cross_entropy(model(x[[i]]), y[[i]]), model.parameters())
+        for name, grad in zip(expected, grads):
+            expected[name] += grad**2 / 100
+    for name, part in fisher.items():
+        assert torch.allclose(part, expected[name], rtol=1e-9, atol=1e-15)
+    mean = torch.autograd.grad(cross_entropy(model(x), y), model.parameters())
+    assert not torch.allclose(fisher["head.bias"], mean[-1] ** 2)  # the square of a mean
+
+
+def test_fishers_pass_moves_no_running_statistics():
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4))
+    before = copy.deepcopy(model.state_dict())
+    fisher_diagonal(model.train(), torch.randn(20, 4), torch.arange(20) % 4, cross_entropy)
+    assert all(before[name].equal(part) for name, part in model.state_dict().items())
+    assert model.training
+
+
+def test_the_penalty_of_ewc_is_above_0_after_a_step_of_the_second_task():
+    strategy, stream = EWC(net(), strength=100.0, budget=10_000), small_stream()
+    for x, y in stream.batches(0):
+        strategy.observe(x, y)
+    strategy.end_task(0)
+    assert strategy.penalty().item() == 0.0
+    x, y = next(stream.batches(1))
+    strategy.observe(x, y)
+    w, anchor = dict(strategy.net.named_parameters()), strategy.anchor
+    by_hand = sum((50.0 * strategy.fisher[n] * (w[n] - anchor[n]) ** 2).sum() for n in anchor)
+    assert strategy.penalty().item() == pytest.approx(by_hand.item(), rel=1e-5) and by_hand > 0
+
+
+def test_the_importance_of_synapses_is_their_share_of_the_loss():
+    """On a quadratic bowl in small steps, minus the sum of gradient times move is the fall."""
+    strategy = Synapses(net(), lr=1e-3, strength=0.0)
+    x, y = next(small_stream().batches(0))
+    losses = [strategy.observe(x, y) for _ in range(200)]
+    gained = sum(part.sum() for part in strategy.gain.values()).item()
+    assert gained == pytest.approx(losses[0] - losses[-1], rel=0.05) and gained > 0.01
+
+
+def test_a_projected_gradient_no_longer_points_against_the_past():
+    stream = small_stream()
+    strategy = AveragedGem(net(), budget=10_000, rehearsed=1000)
+    for x, y in stream.batches(0):
+        strategy.observe(x, y)
+    x, y = next(stream.batches(1))
+    model = strategy.net
+    before = [w.detach().clone() for w in model.parameters()]
+    old_x, old_y, _ = strategy.memory.all()
+    past = torch.autograd.grad(cross_entropy(model(old_x), old_y), model.parameters())
+    new = torch.autograd.grad(cross_entropy(model(x), y), model.parameters())
+    assert sum((a * b).sum() for a, b in zip(past, new)) < 0  # they conflict
+    strategy.observe(x, y)
+    moved = [a - w.detach() for a, w in zip(before, model.parameters())]
+    assert sum((a * b).sum() for a, b in zip(past, moved)).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_a_reservoir_is_uniform():
+    """Chi-squared over 2,000 streams of 40 examples into 10 slots: 39 degrees of freedom."""
+    source, kept = generator(), torch.zeros(40)
+    for _ in range(2000):
+        memory = Reservoir(10)
+        for part in torch.arange(40).split(7):
+            memory.add(source, part)
+        (rows,) = memory.all()
+        assert len(rows.unique()) == 10
+        kept[rows] += 1
+    expected = 2000 * 10 / 40
+    # counts of draws without replacement vary less than Poisson's, by the factor 1 - 10 / 40
+    chi = ((kept - expected) ** 2 / (expected * (1 - 10 / 40))).sum() * 39 / 40
+    assert chi < 72.1  # the 99.9 % point
+
+
+def test_copies_follow_the_level_before_them_at_their_clocks():
+    strategy = NestedWeights(net(), periods=(1, 3), share=0.25, budget=1000)
+    fast, (first, second) = strategy.net, copy.deepcopy(strategy.copies)
+    for number, (x, y) in enumerate(list(small_stream().batches(0))[:7], start=1):
+        strategy.observe(x, y)
+        for name, weight in fast.named_parameters():
+            first[name] += 0.25 * (weight.detach() - first[name])
+            if number % 3 == 0:
+                second[name] += 0.25 * (first[name] - second[name])
+            assert torch.allclose(strategy.copies[0][name], first[name], atol=1e-6)
+            assert torch.allclose(strategy.copies[1][name], second[name], atol=1e-6)
+    assert strategy.moves == {"weights": 7, "copy 1": 7, "slow copy": 2}
+
+
+def test_the_surest_copy_is_chosen_for_each_example():
+    strategy = NestedWeights(net(), periods=(1, 1), budget=1000)
+    source = generator()
+    for part in strategy.copies[1].values():
+        part.add_(0.3 * torch.randn(part.shape, generator=source))
+    x, y = next(small_stream().batches(0))
+    answers = [torch.func.functional_call(strategy.net, c, (x,)) for c in strategy.copies]
+    losses = torch.stack([cross_entropy(a, y, reduction="none") for a in answers])
+    assert len(losses.argmin(0).unique()) == 2
+    chosen = cross_entropy(strategy.surest(x, y), y, reduction="none")
+    assert torch.allclose(chosen, losses.min(0).values)
+
+
+@pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in ("joint", "si")])
+def test_nobody_stores_more_than_the_budget(name):
+    model = net()
+    count = sum(w.numel() for w in model.parameters())
+    budget = 2 * count + 100
+    strategy = STRATEGIES[name](model, budget=budget)
+    assert run(strategy, small_stream()).numbers <= budget
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_a_killed_run_resumes_to_the_same_matrix(name, tmp_path):
+    stream, path = small_stream(), tmp_path / "run.pt"
+
+    def make():
+        return STRATEGIES[name](net(), budget=1000)
+
+    whole = run(make(), stream)
+
+    class Killed(Exception):
+        pass
+
+    def kill(task):
+        raise Killed
+
+    with pytest.raises(Killed):
+        run(make(), stream, checkpoint=path, show=kill)
+    seen = []
+    again = run(make(), stream, checkpoint=path, show=seen.append)
+    assert again.matrix.equal(whole.matrix) and again.moves == whole.moves and seen == [1]
+    assert again.numbers == whole.numbers
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    path = tmp_path / "run.pt"
+    run(Strategy(net()), small_stream(), checkpoint=path)
+    with pytest.raises(ValueError, match="this is the state of another strategy"):
+        run(STRATEGIES["ewc"](net()), small_stream(), checkpoint=path)
+    path.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot be read"):
+        run(Strategy(net()), small_stream(), checkpoint=path)
+
+
+def test_a_known_task_helps():
+    """Told the task, fine-tuning keeps the first one; without, it answers only the last."""
+    shares = {}
+    for kind in ("class", "task"):
+        shares[kind] = run(Strategy(net()), small_stream(kind)).matrix[1, 0].item()
+    assert shares["task"] > shares["class"] + 0.3
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"lr": -1.0}, "lr is a finite number from 0"),
+        ({"lr": float("nan")}, "lr is a finite number"),
+        ({"budget": -1}, "budget is a whole number from 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Strategy(net(), **settings)
+
+
+def test_checks_find_wrong_strategies():
+    """Each wrong strategy fails the check that is meant for it."""
+
+    class Forgetful(Strategy):
+        def parts(self):
+            return {n: p for n, p in super().parts().items() if n != "net"}
+
+    class Learning(Strategy):
+        def logits(self, x, task=None):
+            with torch.enable_grad():
+                self.observe(x, super().logits(x).argmax(-1))
+            return super().logits(x, task)
+
+    class Sharing(STRATEGIES["replay"]):
+        def numbers_stored(self):
+            return 0
+
+    class Unseeded(STRATEGIES["replay"]):
+        def loss(self, x, y, task):
+            return super().loss(x + 0.1 * torch.randn_like(x), y, task)
+
+    class Open(Strategy):
+        def masked(self, logits, task):
+            return logits
+
+    class Careless(Strategy):
+        def observe(self, x, y, task=None):
+            self.optimizer.zero_grad()
+            self.loss(x, y, task).backward()
+            self.optimizer.step()
+
+    class Idle(Strategy):
+        def step(self):
+            pass
+
+    wrong = {
+        "it resumes bit for bit": Forgetful,
+        "answering changes nothing": Learning,
+        "it counts what it stores": Sharing,
+        "its seed decides everything": Unseeded,
+        "a known task masks other classes": Open,
+        "it refuses broken batches": Careless,
+        "it learns an easy task": Idle,
+    }
+    checks = {check.name: check for check in STRATEGY_CHECKS}
+    from nested.conformance.check import run_check
+
+    for name, kind in wrong.items():
+
+        def make(net, budget, seed):
+            return kind(net, budget=budget, seed=seed)
+
+        assert not run_check(checks[name], make).verdict.passed, name

@@ -1,0 +1,182 @@
+"""Streams: each example once, nothing held out in training, and the ratios that were asked for."""
+
+import pytest
+import torch
+
+from nested.continual import labelled, make_stream
+from nested.continual.composition import composition
+from nested.continual.domains import change_domain
+from nested.continual.stream import KINDS
+from tests.problems import generator
+
+
+def numbered(count=1000, classes=10, **more):
+    """Data whose first feature is the number of the example."""
+    x = torch.rand(count, 3, 3, generator=generator())
+    x[:, 0, 0] = torch.arange(count) + 1.0
+    return labelled(x, torch.arange(count) % classes, **more)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_example_comes_once_and_none_of_those_held_out(kind):
+    categories = [label % 3 for label in range(10)]
+    data = numbered(categories=categories)
+    more = {} if kind == "task" else {"blur": 0.1, "interference": 0.1}
+    stream = make_stream(data, kind, 5, ood=0.1, **more, seed=3)
+    rows = torch.cat([task.rows for task in stream.tasks])
+    assert rows.sort().values.equal(torch.arange(len(data.y)))
+    if kind != "domain":
+        learned = {float(v) for x, _, _ in stream for v in x.flatten(1).max(1).values}
+        held = {float(x.max()) for task in range(5) for x in stream.held_out(task)[0]}
+        assert not learned & held and len(learned) == 800 and len(held) == 200
+
+
+def test_iterating_twice_gives_the_same_batches():
+    stream = make_stream(numbered(), tasks=5, ood=0.2, batch_size=7)
+    first, second = list(stream), list(stream)
+    assert all(a[0].equal(b[0]) and a[1].equal(b[1]) for a, b in zip(first, second, strict=True))
+    assert [task for *_, task in first] == sorted(task for *_, task in first)
+    other = make_stream(numbered(), tasks=5, ood=0.2, batch_size=7, seed=1)
+    assert not all(a[0].equal(b[0]) for a, b in zip(first, other))
+
+
+def test_epochs_mix_the_same_examples():
+    stream = make_stream(numbered(), tasks=5)
+    orders = [torch.cat([x for x, _ in stream.batches(1, epoch)])[:, 0, 0] for epoch in (0, 1, 2)]
+    assert len({tuple(order.tolist()) for order in orders}) == 3
+    assert all(order.sort().values.equal(orders[0].sort().values) for order in orders)
+
+
+@pytest.mark.parametrize("blur, interference, ood", [(0.1, 0.05, 0.05), (0.3, 0, 0), (0, 0.2, 0.1)])
+def test_measured_ratios_are_those_asked_for(blur, interference, ood):
+    stream = make_stream(numbered(5000), tasks=5, blur=blur, interference=interference, ood=ood)
+    for number, task in enumerate(stream.tasks):
+        shares = task.origins.bincount(minlength=4) / len(task.origins)
+        assert shares[1].item() == pytest.approx(blur if number < 4 else 0, abs=0.004)
+        assert shares[2].item() == pytest.approx(interference if number else 0, abs=0.004)
+        assert shares[3].item() == pytest.approx(ood, abs=0.004)
+
+
+def test_a_composition_uses_all_examples():
+    counts = torch.tensor(composition(torch.tensor([100, 50, 75]), 0.2, 0.1))
+    assert counts.sum(0).tolist() == [100, 50, 75] and (counts >= 0).all()
+    assert composition(torch.tensor([4, 5]), 0.0, 0.0) == [[4, 0], [0, 5]]
+
+
+def test_what_leaks_in_comes_from_the_next_task_and_what_returns_from_earlier_ones():
+    data = numbered()
+    stream = make_stream(data, tasks=5, blur=0.2, interference=0.2)
+    for number, task in enumerate(stream.tasks):
+        for name, others in ((1, {number + 1}), (2, set(range(number)))):
+            labels = task.y[task.origins == name].tolist()
+            allowed = {int(c) for t in others if t < 5 for c in stream.tasks[t].labels}
+            assert set(labels) <= allowed
+
+
+def test_out_of_distribution_examples_keep_their_pixels_and_get_a_label_of_the_task():
+    data = numbered()
+    stream = make_stream(data, tasks=5, ood=0.3)
+    for task in stream.tasks:
+        outside = task.origins == 3
+        before = data.x[task.rows[outside]].flatten(1).sort().values
+        assert task.x[outside].flatten(1).sort().values.equal(before)
+        assert set(task.y[outside].tolist()) <= set(task.labels.tolist())
+
+
+def test_classes_of_one_category_are_spread_over_tasks():
+    categories = [label // 5 for label in range(10)]  # two of five classes
+    stream = make_stream(numbered(categories=categories), "mixed", 5)
+    for task in stream.tasks:
+        assert sorted(categories[label] for label in task.labels.tolist()) == [0, 1]
+
+
+def test_domains_are_turned_images_or_features_in_another_order():
+    image = torch.zeros(1, 5, 5)
+    image[0, 0, 2] = 1.0  # above the centre
+    quarter = change_domain(image, 1, 2)  # by 144 degrees
+    assert change_domain(image, 0, 2) is image and quarter[0, :2].sum() < 0.01
+    assert quarter.sum() > 0.5
+    x = torch.arange(12.0).view(2, 6)
+    turned = change_domain(x, 3, 5)
+    assert not turned.equal(x) and turned.sort().values.equal(x)
+    assert turned.equal(change_domain(x, 3, 5))
+
+
+def test_domains_of_the_data_keep_their_order():
+    domains = torch.arange(1000) % 7
+    data = numbered(domains=domains)
+    stream = make_stream(data, "domain", 3)
+    latest = -1
+    for number, task in enumerate(stream.tasks):
+        here = data.domains[task.rows].unique().tolist()
+        assert min(here) > latest
+        latest = max(here)
+        mine = torch.isin(data.held_domains, torch.tensor(here))
+        assert stream.held_out(number)[1].equal(data.held_y[mine])
+
+
+def test_labels_can_be_any_whole_numbers():
+    data = labelled(torch.rand(20, 2), [7, 100] * 10)
+    assert data.names == ("7", "100") and data.y.unique().tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"tasks": 11}, "10 classes cannot be split into 11 tasks"),
+        ({"kind": "order"}, "a stream is of kind class, domain, task, mixed, but got 'order'"),
+        ({"blur": 1.0}, "blur is a share from 0 to below 1"),
+        ({"ood": "0.1"}, "ood is a share"),
+        ({"blur": 0.5, "interference": 0.4, "ood": 0.2}, "add up to less than 1"),
+        ({"blur": 0.6}, "leave a task without examples"),
+        ({"kind": "task", "blur": 0.1}, "no other task can leak in"),
+        ({"kind": "mixed"}, "needs categories"),
+        ({"batch_size": 0}, "batch_size is a whole number from 1"),
+        ({"seed": -1}, "a seed is"),
+    ],
+)
+def test_a_stream_that_makes_no_sense_is_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        make_stream(numbered(), **{"tasks": 5, **change})
+
+
+def test_more_domains_than_there_are_are_refused():
+    data = numbered(domains=torch.arange(1000) % 3)
+    with pytest.raises(ValueError, match="3 domains cannot be split into 4 tasks"):
+        make_stream(data, "domain", 4)
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (torch.rand(4, 2), [0, 0, 1], "4 examples, but labels"),
+        (torch.full((4, 2), torch.nan), [0, 0, 1, 1], "4 of 4 have NaN"),
+        (torch.rand(4, 2), [0.5, 0, 1, 1], "labels are whole numbers"),
+        (torch.rand(4, 2), ["a", "b", "a", "b"], "labels are whole numbers"),
+        (torch.rand(4, 2), [0, 0, 0, 1], "class 1 has one example"),
+        (torch.rand(0, 2), [], "at least one"),
+    ],
+)
+def test_data_that_make_no_sense_are_refused(x, y, message):
+    with pytest.raises(ValueError, match=message):
+        labelled(x, y)
+
+
+def test_held_out_data_need_every_class():
+    x, y = torch.rand(6, 2), [0, 1, 2, 0, 1, 2]
+    with pytest.raises(ValueError, match="class 2 has no example held out"):
+        labelled(x, y, (torch.rand(2, 2), [0, 1]))
+    with pytest.raises(ValueError, match="one shape"):
+        labelled(x, y, (torch.rand(3, 3), [0, 1, 2]))
+
+
+def test_tasks_are_numbered_from_0():
+    stream = make_stream(numbered(), tasks=5)
+    for wrong in (5, -1, 1.0):
+        with pytest.raises(ValueError, match="tasks are 0 to 4"):
+            stream.held_out(wrong)
+
+
+def test_a_description_has_a_line_for_each_task():
+    lines = make_stream(numbered(), tasks=5, blur=0.1).describe().splitlines()
+    assert len(lines) == 6 and "to come" in lines[0] and "0.10" in lines[1]
