@@ -46,10 +46,10 @@ class ContinualConfig:
     copies: float = 2.0
     examples: int = 50
     strategies: tuple[str, ...] = tuple(STRATEGIES)
-    seeds: int = 10
+    seeds: int = 30
     seed: int = 0
-    trials: int = 12
-    tuning_seeds: int = 3
+    trials: int = 40
+    tuning_seeds: int = 6
     device: str = "auto"
     precision: str = "float32"
 

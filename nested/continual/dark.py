@@ -13,7 +13,7 @@ from torch.nn.functional import mse_loss
 
 from nested.continual.replay import Replay
 from nested.continual.reservoir import slots_for
-from nested.continual.strategy import check_numbers
+from nested.continual.strategy import LR_RANGE, check_numbers
 
 
 class DarkReplay(Replay):
@@ -21,7 +21,8 @@ class DarkReplay(Replay):
     logits, and ``beta`` times the loss of stored labels, each of examples drawn anew."""
 
     ranges: Mapping[str, tuple[float, float]] = {
-        "lr": (0.01, 0.3),
+        "lr": LR_RANGE,
+        "rehearsed": (10, 60),
         "alpha": (0.1, 1.0),
         "beta": (0.3, 2.0),
     }

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import kl_div
 
-from nested.continual.strategy import Strategy, check_numbers, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, check_numbers, weights_of
 from nested.levels.forward import Params
 
 HEAT = 2.0  # temperature of both answers
@@ -24,7 +24,7 @@ class Distillation(Strategy):
     ``strength`` times the distance to the answers of the net of then, among the classes seen by
     then. It stores the weights of that net."""
 
-    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.01, 0.3), "strength": (0.1, 10.0)}
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (0.1, 10.0)}
 
     def __init__(self, net: nn.Module, *, strength: float = 1.0, **settings: Any) -> None:
         super().__init__(net, **settings)

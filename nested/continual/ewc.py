@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from nested.continual.reservoir import Reservoir, slots_for
-from nested.continual.strategy import Strategy, check_numbers, count_weights, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, check_numbers, count_weights, weights_of
 from nested.levels.forward import Params
 
 
@@ -27,7 +27,7 @@ class EWC(Strategy):
     mean of squared gradients of single examples with their labels. They come from a sample of the
     task, which fills what F and a leave of ``budget``, and is dropped after the task."""
 
-    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.01, 0.3), "strength": (1.0, 1e4)}
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1.0, 1e4)}
 
     def __init__(
         self, net: nn.Module, *, strength: float = 100.0, decay: float = 1.0, **settings: Any

@@ -110,8 +110,13 @@ def trial_settings(name: str, config: ContinualConfig) -> list[tuple[tuple[str, 
         numbers = [
             low * (high / low) ** share for share, (low, high) in zip(shares, ranges.values())
         ]
-        drawn.append(tuple(zip(ranges, (float(f"{number:.3g}") for number in numbers))))
+        drawn.append(tuple((n, _like(x, ranges[n])) for n, x in zip(ranges, numbers)))
     return drawn
+
+
+def _like(number: float, ends: tuple[float, float]) -> float:
+    """Round to three digits, or to a whole number where the range has whole ends."""
+    return round(number) if all(type(end) is int for end in ends) else float(f"{number:.3g}")
 
 
 def _best(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> tuple:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.continual.replay import Replay
+from nested.continual.strategy import Strategy
 
 
 class AveragedGem(Replay):
@@ -19,6 +20,8 @@ class AveragedGem(Replay):
 
         g <- g - (g r) / (r r) r   where g r < 0.
     """
+
+    ranges = Strategy.ranges
 
     def __init__(self, net: nn.Module, *, rehearsed: int = 64, **settings: Any) -> None:
         super().__init__(net, rehearsed=rehearsed, **settings)

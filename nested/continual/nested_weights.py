@@ -29,15 +29,14 @@ class NestedWeights(Replay):
 
         w_i <- w_i + share (w_(i-1) - w_i).
 
-    The fast weights are held to what the copies still know. On rehearsed examples a step also
-    lowers ``held`` times the squared distance to the logits of a copy: of the one that is surest of
-    the label. The slowest copy answers. The copies are taken from ``budget``, and examples fill the
-    rest. Without copies this is replay."""
+    The fast weights are held to what the slowest copy knows: a step also lowers ``held`` times the
+    squared distance to its logits, on new and on rehearsed examples. The slowest copy answers. The
+    copies are taken from ``budget``, and examples fill the rest. Without copies this is replay."""
 
     ranges: Mapping[str, tuple[float, float]] = {
-        "lr": (0.01, 0.3),
-        "held": (0.03, 1.0),
-        "share": (0.03, 0.5),
+        **Replay.ranges,
+        "held": (0.1, 1.5),
+        "share": (0.05, 0.8),
     }
 
     def __init__(
@@ -56,22 +55,12 @@ class NestedWeights(Replay):
         self.copies: list[Params] = [weights_of(net) for _ in self.clocks]
         self.moves = {name: 0 for name in level_names(len(periods))}
 
-    def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
-        if not (self.copies and self.held and len(self.memory)):
-            return super().loss(x, y, task)
-        old_x, old_y, tasks = self.memory.draw(self.generator, self.rehearsed)
-        logits, old = self.net(torch.cat([x, old_x])).split([len(x), len(old_x)])
-        loss = self.criterion(logits, y, task) + self.criterion(old, old_y, tasks)
-        return loss + self.held * mse_loss(old, self.surest(old_x, old_y))
-
-    @torch.no_grad()
-    def surest(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return the logits (B, C) of the copy that is surest of the labels y (B,) of x (B, ...),
-        chosen for each example."""
-        answers = torch.stack([functional_call(self.net, copy, (x,)) for copy in self.copies])
-        index = y.expand(len(answers), -1)[..., None]
-        sure = answers.log_softmax(-1).gather(-1, index)[..., 0]  # (copies, B)
-        return answers[sure.argmax(0), torch.arange(len(y))]
+    def regularised(self, x: Tensor, logits: Tensor) -> Tensor | float:
+        if not (self.copies and self.held):
+            return 0.0
+        with torch.no_grad():
+            known = functional_call(self.net, self.copies[-1], (x,))
+        return self.held * mse_loss(logits, known)
 
     @torch.no_grad()
     def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
@@ -95,6 +84,13 @@ class NestedWeights(Replay):
 
     def parts(self) -> dict[str, Any]:
         return {**super().parts(), "copies": self.copies}
+
+
+class OneCopy(NestedWeights):
+    """Nested weights with one slow copy, which leaves more of ``budget`` to examples."""
+
+    def __init__(self, net: nn.Module, *, periods: tuple[int, ...] = (2,), **settings: Any) -> None:
+        super().__init__(net, periods=periods, **settings)
 
 
 def level_names(copies: int) -> list[str]:

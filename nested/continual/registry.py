@@ -12,7 +12,7 @@ from nested.continual.ewc import EWC
 from nested.continual.gem import AveragedGem
 from nested.continual.joint import Joint
 from nested.continual.layers import Layers
-from nested.continual.nested_weights import NestedWeights
+from nested.continual.nested_weights import NestedWeights, OneCopy
 from nested.continual.replay import Replay
 from nested.continual.strategy import Strategy
 from nested.continual.synapses import Synapses
@@ -29,4 +29,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "layers": Layers,
     "continuum": Continuum,
     "nested": NestedWeights,
+    "one copy": OneCopy,
 }

@@ -5,29 +5,53 @@ Letters: B examples of a batch. Source: Chaudhry et al. 2019 (arXiv 1902.10486),
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from nested.continual.reservoir import Reservoir, slots_for
-from nested.continual.strategy import Strategy, tasks_of
+from nested.continual.strategy import LR_RANGE, Strategy, tasks_of
+from nested.support.checks import check_counts
 
 
 class Replay(Strategy):
-    """Each step also lowers the loss of ``rehearsed`` stored examples, drawn anew. The examples
-    fill ``budget``, and each example of the stream is as likely to be stored as any other."""
+    """Each step lowers the loss of a batch and of ``rehearsed`` stored examples, drawn anew:
 
-    def __init__(self, net: nn.Module, *, rehearsed: int = 10, **settings: Any) -> None:
+        2 (1 - weight) L(batch) + 2 weight L(rehearsed).
+
+    The examples fill ``budget``, and each example of the stream is as likely to be stored as any
+    other. Without examples this is fine-tuning."""
+
+    ranges: Mapping[str, tuple[float, float]] = {
+        "lr": LR_RANGE,
+        "rehearsed": (10, 60),
+        "weight": (0.3, 0.9),
+    }
+
+    def __init__(
+        self, net: nn.Module, *, rehearsed: int = 10, weight: float = 0.5, **settings: Any
+    ) -> None:
         super().__init__(net, **settings)
-        self.rehearsed, self.memory = rehearsed, Reservoir(0)
+        check_counts(rehearsed=rehearsed)
+        if not 0 <= weight <= 1:
+            raise ValueError(f"weight is a share from 0 to 1, but got {weight}")
+        self.rehearsed, self.weight, self.memory = rehearsed, weight, Reservoir(0)
 
     def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         if not len(self.memory):
             return super().loss(x, y, task)
         old_x, old_y, tasks = self.memory.draw(self.generator, self.rehearsed)
-        logits, old = self.net(torch.cat([x, old_x])).split([len(x), len(old_x)])
-        return self.criterion(logits, y, task) + self.criterion(old, old_y, tasks)
+        x = torch.cat([x, old_x])
+        logits = self.net(x)
+        new, old = logits.split([len(y), len(old_y)])
+        new, old = self.criterion(new, y, task), self.criterion(old, old_y, tasks)
+        return 2 * (1 - self.weight) * new + 2 * self.weight * old + self.regularised(x, logits)
+
+    def regularised(self, x: Tensor, logits: Tensor) -> Tensor | float:
+        """Return what is added to the loss of x (B, ...), which has the ``logits`` (B, C)."""
+        return 0.0
 
     def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
         super().after_step(x, y, task)

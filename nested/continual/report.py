@@ -19,7 +19,7 @@ from nested.continual.metrics import METRICS, forward_transfer, interval
 from nested.continual.run import Result
 from nested.continual.stream import ORIGINS, Stream
 from nested.support.files import save_json, write_whole
-from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure
+from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure, whole_steps
 
 Rows = dict[str, dict[str, tuple[float, float]]]
 
@@ -108,10 +108,10 @@ def draw_curves(comparison: Comparison, rows: Rows, path: Path) -> None:
         (x, dx), (y, dy) = (rows[name][metric] for metric in ("forgetting", "accuracy"))
         errors = {"xerr": dx, "yerr": dy} if len(results) > 1 else {}
         right.errorbar(x, y, fmt=style["marker"], color=style["color"], **errors)
-        right.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=TEXT_SIZE)
     left.set(xlabel="tasks learned", ylabel="accuracy on the tasks so far", ylim=(0, 1))
     left.set_title("Accuracy through time", fontsize=TEXT_SIZE)
-    left.legend(fontsize=TEXT_SIZE - 2, ncols=2)
+    whole_steps(left)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6)
     right.set(xlabel="forgetting (95 % interval)", ylabel="accuracy after the last task")
     right.set_title("Best is top left", fontsize=TEXT_SIZE)
     save_figure(figure, path)
@@ -128,6 +128,7 @@ def draw_moves(comparison: Comparison, path: Path) -> None:
     axes.barh(list(bars), list(bars.values()), color=COLOURS[0])
     axes.invert_yaxis()
     axes.tick_params(labelsize=TEXT_SIZE)
+    axes.set_xscale("log")
     axes.set_xlabel("moves in a stream", fontsize=TEXT_SIZE)
     axes.set_title("How often each level moved", fontsize=TEXT_SIZE)
     save_figure(figure, path)

@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from nested.levels.forward import Params
 
+LR_RANGE = (0.03, 1.0)
 CLIP = 1.0  # the longest gradient: a batch of a new task can have a very large one
 
 
@@ -37,7 +38,7 @@ class Strategy:
     Raises ``ValueError`` for settings that make no sense, and in ``observe`` for batches that are
     empty or not finite, and for labels without an output."""
 
-    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.01, 0.3)}  # what tuning tries
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE}  # what tuning tries
 
     def __init__(self, net: nn.Module, *, lr: float = 0.1, budget: int = 0, seed: int = 0) -> None:
         check_numbers(lr=lr)

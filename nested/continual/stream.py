@@ -167,7 +167,7 @@ def _task(
     for group in sources.unique().tolist() if is_made else ():
         x[sources == group] = change_domain(x[sources == group], group, tasks)
     origins = 1 * (sources > task) + 2 * (sources < task)
-    outside = (origins == 0).nonzero()[:, 0][: round(ood * len(rows))]
+    outside = _shuffled((origins == 0).nonzero()[:, 0], generator)[: round(ood * len(rows))]
     for i in outside.tolist():
         shuffled = torch.randperm(x[i].numel(), generator=generator)
         x[i] = x[i].flatten()[shuffled].view_as(x[i])

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nested.continual.strategy import Strategy, check_numbers, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, check_numbers, weights_of
 
 DAMPING = 1e-3  # of a weight that hardly moved
 
@@ -24,7 +24,7 @@ class Synapses(Strategy):
     with o_i what the weight's moves lowered the loss by in the task, minus the sum of gradient
     times move, and d_i how far it moved in the task."""
 
-    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.01, 0.3), "strength": (0.01, 100.0)}
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (0.01, 100.0)}
 
     def __init__(self, net: nn.Module, *, strength: float = 1.0, **settings: Any) -> None:
         super().__init__(net, **settings)

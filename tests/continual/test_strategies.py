@@ -51,6 +51,7 @@ OFF = {
     "layers": {"period": 1},
     "continuum": {"periods": ()},
     "nested": {"periods": (), "budget": 0},
+    "one copy": {"periods": (), "budget": 0},
 }
 
 
@@ -156,17 +157,17 @@ def test_copies_follow_the_level_before_them_at_their_clocks():
     assert strategy.moves == {"weights": 7, "copy 1": 7, "slow copy": 2}
 
 
-def test_the_surest_copy_is_chosen_for_each_example():
-    strategy = NestedWeights(net(), periods=(1, 1), budget=1000)
+def test_fast_weights_are_held_to_the_logits_of_the_slowest_copy():
+    strategy = NestedWeights(net(), periods=(1, 1), held=0.7, budget=1000)
     source = generator()
     for part in strategy.copies[1].values():
         part.add_(0.3 * torch.randn(part.shape, generator=source))
-    x, y = next(small_stream().batches(0))
-    answers = [torch.func.functional_call(strategy.net, c, (x,)) for c in strategy.copies]
-    losses = torch.stack([cross_entropy(a, y, reduction="none") for a in answers])
-    assert len(losses.argmin(0).unique()) == 2
-    chosen = cross_entropy(strategy.surest(x, y), y, reduction="none")
-    assert torch.allclose(chosen, losses.min(0).values)
+    x, _ = next(small_stream().batches(0))
+    logits = strategy.net(x)
+    known = torch.func.functional_call(strategy.net, strategy.copies[1], (x,))
+    by_hand = 0.7 * ((logits - known) ** 2).mean()
+    assert strategy.regularised(x, logits).item() == pytest.approx(by_hand.item(), rel=1e-6)
+    assert strategy.logits(x).equal(known.detach())
 
 
 @pytest.mark.parametrize("name", [n for n in STRATEGIES if n not in ("joint", "si")])

@@ -81,6 +81,7 @@ def test_out_of_distribution_examples_keep_their_pixels_and_get_a_label_of_the_t
         before = data.x[task.rows[outside]].flatten(1).sort().values
         assert task.x[outside].flatten(1).sort().values.equal(before)
         assert set(task.y[outside].tolist()) <= set(task.labels.tolist())
+        assert outside[: len(outside) // 2].double().mean() < 0.4  # they come at any time
 
 
 def test_classes_of_one_category_are_spread_over_tasks():
