@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -47,14 +48,16 @@ class NGrams(nn.Module):
             self.out = nn.Linear(len(sizes) * WIDTH, dim, bias=False)
             nn.init.normal_(self.out.weight, std=SCALE / (len(sizes) * WIDTH) ** 0.5)
         # odd factors of the hash, and signs, the same in every model
-        generator = torch.Generator().manual_seed(0)
-        factors = 2 * torch.randint(2**62, (self.longest,), generator=generator) + 1
+        factors = torch.from_numpy(random_words(self.longest).view(np.int64) | 1)
         self.register_buffer("factors", factors, persistent=False)
         last = torch.tensor([n - 1 for n in sizes + coded])
         self.register_buffer("last", last, persistent=False)
         if coded:
-            bits = torch.randint(2, (PARTS, SIGNS, CODE), generator=generator)
-            self.register_buffer("signs", 2.0 * bits - 1, persistent=False)
+            bits = np.unpackbits(
+                random_words(PARTS * SIGNS * CODE // 64).astype("<u8").view(np.uint8)
+            )
+            signs = 2.0 * torch.from_numpy(bits).reshape(PARTS, SIGNS, CODE) - 1
+            self.register_buffer("signs", signs.to(torch.get_default_dtype()), persistent=False)
 
     def init(self, batch_size: int) -> Tensor:
         """Make the state before the first token: zeros (B, max(n))."""
@@ -88,3 +91,13 @@ class NGrams(nn.Module):
     def _codes(self, hashes: Tensor) -> Tensor:
         rows = (self.signs[i][(hashes >> 8 * i) % SIGNS] for i in range(PARTS))
         return math.prod(rows) / CODE**0.5
+
+
+def random_words(count: int) -> np.ndarray:
+    """Draw the first ``count`` numbers of 64 bits, (count,), of splitmix64 with seed 0: the same in
+    every version of every library. Source: Steele, Lea & Flood 2014, "Fast Splittable Pseudorandom
+    Number Generators"."""
+    words = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))

@@ -9,7 +9,7 @@ from nested.memory import LinearMemory
 from nested.models import Hope, ModelConfig, Transformer, decay_groups
 from nested.models.attention import Attention
 from nested.models.mixers import MIXERS
-from nested.models.ngrams import CODE, NGrams
+from nested.models.ngrams import CODE, NGrams, random_words
 from tests.problems import generator
 
 SIZES = {"vocab": 11, "dim": 8, "layers": 2, "heads": 2, "mixer": "linear", "periods": (4,)}
@@ -161,6 +161,15 @@ def test_equal_n_grams_have_equal_codes_and_all_others_are_nearly_orthogonal():
     firsts = torch.stack([same[0] for same in rows.values()])
     cosines = firsts @ firsts.T - torch.eye(27)
     assert cosines.std() < 1.2 / CODE**0.5 and cosines.abs().max() < 5 / CODE**0.5
+
+
+def test_random_words_are_those_of_splitmix64():
+    """Against the values of the authors' C code for seed 0. Codes of saved models depend on them."""
+    words = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
+    assert random_words(4).tolist() == words
+    ngrams = NGrams(4, (), (2,))
+    assert ngrams.factors.tolist() == [word - 2**64 * (word >> 63) | 1 for word in words[:2]]
+    assert ngrams.signs.flatten()[:8].tolist() == [1, 1, 1, 1, -1, 1, -1, 1]  # of 0xAF
 
 
 @pytest.mark.parametrize("wrong", [3, (1,), (2.0,), "ab", None])
