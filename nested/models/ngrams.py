@@ -53,9 +53,8 @@ class NGrams(nn.Module):
         last = torch.tensor([n - 1 for n in sizes + coded])
         self.register_buffer("last", last, persistent=False)
         if coded:
-            bits = np.unpackbits(
-                random_words(PARTS * SIGNS * CODE // 64).astype("<u8").view(np.uint8)
-            )
+            words = random_words(PARTS * SIGNS * CODE // 64).astype("<u8")
+            bits = np.unpackbits(words.view(np.uint8), bitorder="little")
             signs = 2.0 * torch.from_numpy(bits).reshape(PARTS, SIGNS, CODE) - 1
             self.register_buffer("signs", signs.to(torch.get_default_dtype()), persistent=False)
 

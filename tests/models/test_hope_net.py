@@ -164,7 +164,7 @@ def test_equal_n_grams_have_equal_codes_and_all_others_are_nearly_orthogonal():
 
 
 def test_random_words_are_those_of_splitmix64():
-    """Against the values of the authors' C code for seed 0. Codes of saved models depend on them."""
+    """Against the authors' C code with seed 0. Codes of saved models depend on these values."""
     words = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F, 0xF88BB8A8724C81EC]
     assert random_words(4).tolist() == words
     ngrams = NGrams(4, (), (2,))
