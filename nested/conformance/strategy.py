@@ -40,7 +40,8 @@ def check_strategy(make: Make, seed: int = 0) -> list[Result]:
     return results
 
 
-def _net(seed: int) -> nn.Module:
+def strategy_net(seed: int) -> nn.Module:
+    """Build the net of the checks: 8 features, 4 classes."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         body = nn.Sequential(nn.Linear(FEATURES, 16), nn.ReLU())
@@ -61,7 +62,7 @@ def _batches(seed: int, task: int, count: int, size: int = BATCH) -> list[tuple[
 
 def _taught(make: Make, seed: int, task: int | None = None) -> Any:
     """A strategy after two tasks. With a number as ``task`` it knows the tasks."""
-    strategy = make(_net(seed), BUDGET, seed)
+    strategy = make(strategy_net(seed), BUDGET, seed)
     for number in range(2):
         for x, y in _batches(seed, number, 20):
             strategy.observe(x, y, None if task is None else number)
@@ -75,7 +76,7 @@ def _answers(strategy: Any, seed: int, task: int | None = None) -> Tensor:
 
 
 def _probe_learns(make: Make, seed: int) -> Evidence:
-    strategy = make(_net(seed), BUDGET, seed)
+    strategy = make(strategy_net(seed), BUDGET, seed)
     for x, y in _batches(seed, 0, 60):
         strategy.observe(x, y)
     strategy.end_task(0)
@@ -100,7 +101,7 @@ def _probe_logits(make: Make, seed: int) -> Evidence:
 
 
 def _probe_single(make: Make, seed: int) -> Evidence:
-    strategy = make(_net(seed), BUDGET, seed)
+    strategy = make(strategy_net(seed), BUDGET, seed)
     for x, y in (*_batches(seed, 0, 3), *_batches(seed, 0, 2, 1), *_batches(seed, 1, 1, 3)):
         strategy.observe(x, y)
     strategy.end_task(0)
@@ -114,7 +115,7 @@ def _judge_finite(evidence: Evidence) -> Verdict:
 
 def _probe_resumed(make: Make, seed: int) -> Evidence:
     """Save between two batches of the second task, load, and go on with both."""
-    strategy = make(_net(seed), BUDGET, seed)
+    strategy = make(strategy_net(seed), BUDGET, seed)
     batches = _batches(seed, 0, 12), _batches(seed, 1, 12)
     for x, y in batches[0]:
         strategy.observe(x, y)
@@ -127,7 +128,7 @@ def _probe_resumed(make: Make, seed: int) -> Evidence:
         strategy.observe(x, y)
     strategy.end_task(1)
     results.append(_answers(strategy, seed))
-    other = make(_net(seed + 7), BUDGET, seed + 7)
+    other = make(strategy_net(seed + 7), BUDGET, seed + 7)
     other.load_state_dict(saved)
     for x, y in batches[1][6:]:
         other.observe(x, y)
@@ -146,7 +147,7 @@ def _probe_inputs(make: Make, seed: int) -> Evidence:
     """Give a batch, and change it afterwards, as a loader does that reuses its memory."""
     results = []
     for is_reused in (False, True):
-        strategy = make(_net(seed), BUDGET, seed)
+        strategy = make(strategy_net(seed), BUDGET, seed)
         for number in range(2):
             for x, y in _batches(seed, number, 20):
                 given = x.clone(), y.clone()
@@ -200,7 +201,7 @@ def _probe_refusals(make: Make, seed: int) -> Evidence:
     accepted = []
     for name, batch in {"NaN": (nan, y), "labels": (x, y[:-1]), "nothing": (x[:0], y[:0])}.items():
         try:
-            make(_net(seed), BUDGET, seed).observe(*batch)
+            make(strategy_net(seed), BUDGET, seed).observe(*batch)
             accepted.append(name)
         except ValueError:
             pass

@@ -22,7 +22,8 @@ class Replay(Strategy):
         2 (1 - weight) L(batch) + 2 weight L(rehearsed).
 
     The examples fill ``budget``, and each example of the stream is as likely to be stored as any
-    other. Without examples this is fine-tuning."""
+    other. Without examples this is fine-tuning. Raises ``ValueError`` for a weight that is no share
+    from 0 to 1, and as ``Strategy`` does."""
 
     ranges: Mapping[str, tuple[float, float]] = {
         "lr": LR_RANGE,
@@ -37,7 +38,7 @@ class Replay(Strategy):
         check_counts(rehearsed=rehearsed)
         if not 0 <= weight <= 1:
             raise ValueError(f"weight is a share from 0 to 1, but got {weight}")
-        self.rehearsed, self.weight, self.memory = rehearsed, weight, Reservoir(0)
+        self.rehearsed, self.weight, self.memory = rehearsed, weight, self.new_memory(0)
 
     def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         if not len(self.memory):
@@ -56,12 +57,16 @@ class Replay(Strategy):
     def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
         super().after_step(x, y, task)
         if not self.memory.seen:
-            self.memory = Reservoir(self.free_slots(x))
+            self.memory = self.new_memory(self.free_slots(x))
         self.remember(x, y, tasks_of(y, task))
 
     def remember(self, x: Tensor, y: Tensor, tasks: Tensor) -> None:
         """Store examples x (B, ...) with their labels y (B,) and ``tasks`` (B,)."""
         self.memory.add(self.generator, x, y, tasks)
+
+    def new_memory(self, size: int) -> Reservoir:
+        """Make an empty memory of ``size`` examples."""
+        return Reservoir(size)
 
     def free_slots(self, x: Tensor) -> int:
         """How many examples like those of x (B, ...) fit into the budget."""

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from nested.conformance.strategy import STRATEGY_CHECKS, check_strategy
+from nested.conformance import STRATEGY_CHECKS, check_strategy
 from nested.continual import STRATEGIES, Strategy, labelled, make_stream, run
 from nested.continual.ewc import EWC, fisher_diagonal
 from nested.continual.gem import AveragedGem

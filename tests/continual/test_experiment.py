@@ -1,0 +1,166 @@
+"""The command: equal trials, equal numbers, resumed, and clear about what it cannot do."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from nested.continual.__main__ import main
+from nested.continual.config import PRESETS, ContinualConfig
+from nested.continual.experiment import Job, compare, new_strategy, stream_of, trial_settings
+from nested.continual.nets import build_net
+from nested.continual.registry import STRATEGIES
+from nested.support.files import load_checkpoint
+
+SMALL = ContinualConfig(
+    strategies=("fine-tuning", "replay", "nested"), limit=20, seeds=2, trials=2, tuning_seeds=1
+)
+FLAGS = "--limit 20 --seeds 2 --trials 2 --tuning-seeds 1 --strategies replay nested".split()
+
+
+def test_every_strategy_gets_as_many_trials_inside_its_ranges():
+    for name, kind in STRATEGIES.items():
+        trials = trial_settings(name, replace(SMALL, trials=30))
+        assert len(set(trials)) == 30
+        for settings in trials:
+            for key, value in settings:
+                low, high = kind.ranges[key]
+                assert low * 0.99 <= value <= high * 1.01
+
+
+def test_tuning_uses_other_streams_than_measuring(tmp_path):
+    compare(SMALL, tmp_path)
+    runs = load_checkpoint(tmp_path / "runs.pt")["runs"]
+    tuned = {seed for name, _, seed, _ in runs if seed >= 10_000}
+    assert {seed for *_, seed, _ in runs} - tuned == {0, 1} and len(tuned) == 1
+    assert len(runs) == 3 * (2 * 1 + 2)
+
+
+def test_a_stopped_comparison_resumes_to_the_same_matrices(tmp_path, monkeypatch):
+    whole = compare(SMALL, tmp_path / "whole")
+    import nested.continual.experiment as experiment
+
+    train, done = experiment.train, []
+
+    def stop(job, config):
+        if len(done) == 7:
+            raise KeyboardInterrupt
+        done.append(job)
+        return train(job, config)
+
+    monkeypatch.setattr(experiment, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        compare(SMALL, tmp_path / "part")
+    with pytest.raises(ValueError, match="holds runs: take --resume, or another --out"):
+        compare(SMALL, tmp_path / "part")
+    monkeypatch.setattr(
+        experiment, "train", lambda job, config: done.append(job) or train(job, config)
+    )
+    resumed = compare(SMALL, tmp_path / "part", resume=True)
+    assert len(done) == 12 and len(set(done)) == 12
+    assert resumed.settings == whole.settings
+    for name, results in whole.results.items():
+        for a, b in zip(results, resumed.results[name], strict=True):
+            assert a.matrix.equal(b.matrix) and a.moves == b.moves
+    with pytest.raises(ValueError, match="have other settings"):
+        compare(replace(SMALL, blur=0.2), tmp_path / "part", resume=True)
+
+
+def test_processes_side_by_side_measure_the_same(tmp_path):
+    pytest.importorskip("joblib", reason="pip install joblib")
+    one, two = compare(SMALL, tmp_path / "1"), compare(SMALL, tmp_path / "2", jobs=2)
+    assert one.settings == two.settings
+    for name in one.results:
+        for a, b in zip(one.results[name], two.results[name]):
+            assert torch.allclose(a.matrix, b.matrix, atol=0.02)
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_convolutions_work_with_every_strategy(name):
+    config = replace(PRESETS["realistic"], net="conv", width=4, limit=6, tasks=2)
+    stream = stream_of(config, 0)
+    strategy = new_strategy(Job(name, (), 0), stream, config)
+    for x, y, _ in stream:
+        strategy.observe(x, y)
+    strategy.end_task(0)
+    assert strategy.logits(stream.held_out(0)[0]).isfinite().all()
+
+
+def test_half_precision_runs():
+    from nested.continual import Strategy, run
+
+    config = replace(SMALL, tasks=2)
+    stream = stream_of(config, 0)
+    result = run(Strategy(build_net(stream.shape, 10)), stream, precision="bfloat16")
+    assert result.matrix.isfinite().all()
+
+
+def test_the_command_writes_a_report_and_pictures(tmp_path, capsys):
+    assert main([*FLAGS, "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert "| nested |" in printed and "out of distribution" in printed
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert len(report["matrices"]["nested"]) == 2 and report["config"]["blur"] == 0.1
+    assert set(report["table"]["replay"]) >= {"accuracy", "forgetting", "seconds", "numbers"}
+    for name in ("matrices", "accuracy", "moves", "stream"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert "| replay |" in (tmp_path / "report.md").read_text()
+
+
+def test_settings_come_from_a_file_and_flags_change_them(tmp_path):
+    pytest.importorskip("yaml")
+    path = tmp_path / "settings.yaml"
+    path.write_text("strategies: [replay]\nlimit: 20\nseeds: 1\ntrials: 1\ntuning_seeds: 1\n")
+    assert main(["--config", str(path), "--tasks", "2", "--out", str(tmp_path / "out")]) == 0
+    config = json.loads((tmp_path / "out" / "report.json").read_text())["config"]
+    assert (config["tasks"], config["strategies"], config["limit"]) == (2, ["replay"], 20)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (["--strategies", "magic"], "there is no strategy 'magic'; strategies: fine-tuning"),
+        (["--preset", "odd"], "a preset is one of easy, realistic, hard, but got 'odd'"),
+        (["--data", "mnist"], "data is one of digits"),
+        (["--data", "fashion", "--path", "nowhere"], "there is no train-images-idx3-ubyte"),
+        (["--data", "folder"], "there is no folder of images at None"),
+        (["--path", "here"], "digits are shipped, so they take no path"),
+        (["--kind", "order"], "kind is one of class, domain, task, mixed, but got 'order'"),
+        (["--tasks", "11"], "10 classes cannot be split into 11 tasks"),
+        (["--blur", "1.5"], "blur is a share from 0 to below 1"),
+        (["--blur", "0.6"], "leave a task without examples"),
+        (["--jobs", "0"], "jobs is a whole number from 1, but got 0"),
+        (["--seeds", "0"], "seeds is a whole number from 1, but got 0"),
+        (["--net", "rnn"], "net is one of mlp, conv, but got 'rnn'"),
+        (["--device", "tpu"], "device"),
+        (["--config", "none.yaml"], "cannot read settings from"),
+    ],
+)
+def test_a_users_mistake_is_one_sentence(flags, words, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*FLAGS, *flags, "--out", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+
+
+def test_ctrl_c_keeps_what_was_measured(tmp_path):
+    import signal
+    import time
+
+    command = [sys.executable, "-m", "nested.continual", "--out", str(tmp_path), "--limit", "50"]
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    while not (tmp_path / "runs.pt").exists() and process.poll() is None:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130 and "--resume" in error and "Traceback" not in error
+    assert len(load_checkpoint(tmp_path / "runs.pt")["runs"]) > 0
