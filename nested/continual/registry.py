@@ -12,6 +12,7 @@ from nested.continual.ewc import EWC
 from nested.continual.gem import AveragedGem
 from nested.continual.joint import Joint
 from nested.continual.layers import Layers
+from nested.continual.meta_learned import MetaLearned
 from nested.continual.nested_weights import NestedWeights, OneCopy
 from nested.continual.replay import Replay
 from nested.continual.strategy import Strategy
@@ -30,4 +31,5 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "continuum": Continuum,
     "nested": NestedWeights,
     "one copy": OneCopy,
+    "meta-learned": MetaLearned,
 }
