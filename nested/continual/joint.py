@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nested.continual.strategy import Strategy, check_batch, tasks_of
+from nested.continual.strategy import CLIP, Strategy, check_batch, tasks_of
 
 
 class Joint(Strategy):
     """Stores every example, whatever the budget, and trains a new net on all of them after each
-    task, for ``passes`` passes in mixed order."""
+    task, for ``passes`` passes in mixed order, at a rate that goes down from pass to pass."""
 
     def __init__(self, net: nn.Module, *, passes: int = 5, **settings: Any) -> None:
         super().__init__(net, **settings)
@@ -34,13 +34,17 @@ class Joint(Strategy):
         self.net.load_state_dict(self.first)
         self.net.train()
         x, y, tasks = (torch.cat(part) for part in zip(*self.seen))
-        for _ in range(self.passes):
+        group, lr = self.optimizer.param_groups[0], self.optimizer.param_groups[0]["lr"]
+        for number in range(self.passes):
+            group["lr"] = lr * (1 - number / self.passes)
             order = torch.randperm(len(y), generator=self.generator)
             for rows in order.split(self.batch_size):
                 self.optimizer.zero_grad()
                 self.criterion(self.net(x[rows]), y[rows], tasks[rows]).backward()
+                nn.utils.clip_grad_norm_(self.net.parameters(), CLIP)
                 self.optimizer.step()
                 self.moves["weights"] += 1
+        group["lr"] = lr
 
     def numbers_stored(self) -> int:
         return sum(part.numel() for parts in self.seen for part in parts)
