@@ -33,6 +33,7 @@ NUMBERS = {
     "trials": "settings that tuning tries",
     "tuning-seeds": "streams of each trial",
 }
+QUICK = {"limit": 50, "seeds": 2, "trials": 1, "tuning_seeds": 1}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
         names = vars(ContinualConfig()).keys() & vars(args).keys()
         flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
         settings = settings_from(args.config) if args.config else {}
-        config = from_preset(PRESETS, args.preset, {**settings, **flags})
+        few = QUICK if args.quick else {}
+        config = from_preset(PRESETS, args.preset, {**few, **settings, **flags})
         stream = stream_of(config, config.seed)
         print(stream.describe(), flush=True)
         more = {"jobs": args.jobs, "backend": args.backend, "resume": args.resume}
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m nested.continual", description="Compare strategies against forgetting."
     )
     parser.add_argument("--preset", default="realistic", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--quick", action="store_true", help="few trials and streams: does it run?")
     parser.add_argument("--config", type=Path, help="a YAML file of settings")
     parser.add_argument("--data", help=f"one of {', '.join(DATA)}")
     parser.add_argument("--path", help="where the data are, if they are files")

@@ -14,8 +14,8 @@ from nested.continual.strategy import CLIP, Strategy, check_batch, tasks_of
 
 
 class Joint(Strategy):
-    """Stores every example, whatever the budget, and trains a new net on all of them after each
-    task, for ``passes`` passes in mixed order, at a rate that goes down from pass to pass."""
+    """Stores every example, whatever the budget. After each task it trains a new net on all of
+    them, for ``passes`` passes in mixed order. The rate goes down from pass to pass."""
 
     def __init__(self, net: nn.Module, *, passes: int = 5, **settings: Any) -> None:
         super().__init__(net, **settings)
