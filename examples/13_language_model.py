@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 13. A language model that goes on learning: what does it remember? (65 s)
+# # 13. A language model that goes on learning: what does it remember? (45 s)
 #
 # Most language models stop learning when their training ends. What comes later has to fit into
 # their context. HOPE has another place for it: its memories are small models inside the model, and
@@ -80,11 +80,11 @@ for name, chosen in {"the memory of n-grams": recall, "all other levels": others
 # %%
 generator, recalled = Generator().manual_seed(SEED), {"live": [], "frozen": []}
 for distance in DISTANCES:
-    hay = fillers(16, distance, generator)
+    hay = fillers(8, distance, generator)
     shares = recall_at(model, coder, distance, hay, generator, ways=("live", "frozen"))
     for way in recalled:
         recalled[way].append(shares[way])
-print("\nshare of 16 facts that are recalled, by the bytes read since")
+print("\nshare of 8 facts that are recalled, by the bytes read since")
 for way, shares in recalled.items():
     numbers = "  ".join(f"{d}: {share:.2f}" for d, share in zip(DISTANCES, shares))
     print(f"  {way:8}{numbers}")
