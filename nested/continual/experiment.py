@@ -5,7 +5,6 @@ Source: equal trials for all, as De Lange et al. 2021 (arXiv 1909.08383) ask for
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator
@@ -64,7 +63,7 @@ def compare(
     """Tune each strategy of ``config``, and measure it, in the folder ``out``.
 
     ``jobs`` processes run side by side, by joblib's ``backend``: "loky", or "ray" for a cluster.
-    Each run is saved as it ends, and a comparison that was stopped goes on with ``resume``. Raises
+    Runs are saved every two seconds. A comparison that was stopped goes on with ``resume``. Raises
     ``ValueError`` for a folder with another comparison, and as ``load_data`` and ``make_stream``
     do."""
     check_counts(jobs=jobs)
@@ -189,7 +188,8 @@ def _data(config: ContinualConfig) -> LabelledData:
 
 def _plain(config: ContinualConfig) -> dict[str, Any]:
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(config).items()}
-    return {n: v for n, v in plain.items() if n not in ("strategies", "seeds", "device")}
+    chosen_later = ("strategies", "seeds", "device")
+    return {name: value for name, value in plain.items() if name not in chosen_later}
 
 
 def _known(path: Path, config: ContinualConfig, resume: bool) -> dict[Job, Result]:
@@ -198,7 +198,7 @@ def _known(path: Path, config: ContinualConfig, resume: bool) -> dict[Job, Resul
     if not resume:
         raise ValueError(f"{str(path.parent)!r} holds runs: take --resume, or another --out")
     content = load_checkpoint(path)
-    if content.get("config") != json.loads(json.dumps(_plain(config))):
+    if content.get("config") != _plain(config):
         raise ValueError(f"the runs in {str(path)!r} have other settings: take another --out")
     return {
         Job(name, tuple(map(tuple, settings)), seed): Result(*result)
@@ -210,4 +210,4 @@ def _save(path: Path, config: ContinualConfig, known: dict[Job, Result]) -> None
     runs = [
         [job.strategy, list(map(list, job.settings)), job.seed, list(known[job])] for job in known
     ]
-    save_checkpoint(path, {"config": json.loads(json.dumps(_plain(config))), "runs": runs})
+    save_checkpoint(path, {"config": _plain(config), "runs": runs})

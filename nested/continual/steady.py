@@ -17,7 +17,7 @@ from nested.continual.strategy import CLIP
 from nested.levels.forward import Params, State
 from nested.levels.rule import Step, UpdateRule
 
-PARTS, KINDS = ("slow", "medium", "fast", "head"), ("weight", "bias")
+PARTS = ("slow", "medium", "fast", "head")
 START = {"rate": 0.3, "share": 0.1, "pull": 0.001}
 RANGES = {"rate": (1e-3, 3.0), "share": (1e-3, 0.999), "pull": (1e-4, 0.5)}
 

@@ -113,10 +113,10 @@ class Strategy:
             return logits
         tasks = task.tolist() if isinstance(task, Tensor) else [task] * len(logits)
         mask = torch.zeros_like(logits)
-        for row, told in zip(mask, tasks):
-            if told in self.labels:
+        for row, number in zip(mask, tasks):
+            if number in self.labels:
                 row.fill_(-math.inf)
-                row[self.labels[told]] = 0.0
+                row[self.labels[number]] = 0.0
         return logits + mask
 
     def numbers_stored(self) -> int:

@@ -65,7 +65,7 @@ class Stream:
     def batches(self, task: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches (x (B, ...), y (B,)) of one ``task``, in an order of each ``epoch``."""
         part = self.tasks[task]
-        generator = Generator().manual_seed((self.seed * 8191 + task) * 8191 + epoch)
+        generator = Generator().manual_seed(((self.seed * 8191 + task) * 8191 + epoch) % 2**63)
         order = torch.randperm(len(part.y), generator=generator)
         for rows in (order if epoch else order.sort().values).split(self.batch_size):
             yield part.x[rows], part.y[rows]

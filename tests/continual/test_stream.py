@@ -171,6 +171,11 @@ def test_held_out_data_need_every_class():
         labelled(x, y, (torch.rand(3, 3), [0, 1, 2]))
 
 
+def test_the_largest_seed_works():
+    stream = make_stream(numbered(), tasks=5, seed=2**63 - 1)
+    assert len(list(stream.batches(4, epoch=1))) == 16
+
+
 def test_tasks_are_numbered_from_0():
     stream = make_stream(numbered(), tasks=5)
     for wrong in (5, -1, 1.0):
