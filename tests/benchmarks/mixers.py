@@ -6,9 +6,9 @@ number of tokens, and once they train for the same CPU time of one core. Data ar
 plays ("prose") and Python's standard library ("code"). There are three seeds.
 
 Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
-bytes, too: they were trained to read on. After the runs of the same tokens each model reads 8,192
-bytes, and its bits are shown by position. What is in --runs is not run again. --quick runs a few
-steps of one seed.
+bytes, too: they were trained to read on. After the runs of the same tokens each model reads 32
+texts of 8,192 bytes, and its bits are shown by position. What is in --runs is not run again.
+--quick runs a few steps of one seed.
 """
 
 import argparse
@@ -36,7 +36,7 @@ MIXERS = ("linear", "titans", "selfmod", "attention", TRANSFORMER)
 DATA = {"prose": "shakespeare", "code": "stdlib"}
 STEPS, MINUTES, TRIAL_STEPS = 200, 3.0, 6
 WINDOW, LONG, PIECES = 256, 1024, 64  # tokens of a measured piece, and how many of LONG
-LONG_TEXTS = 8
+LONG_TEXTS = 32
 texts = {}  # {name of data: Text}, in each process
 
 
