@@ -12,7 +12,8 @@ from nested.homework.registry import read_worth
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
-PAGES = [ROOT / "README.md", ROOT / "nested" / "language" / "README.md"]
+ROOMS = [ROOT / "nested" / room / "README.md" for room in ("language", "continual")]
+PAGES = [ROOT / "README.md", *ROOMS]
 PAGES += sorted((ROOT / "examples").rglob("*.md"))
 
 
@@ -36,6 +37,13 @@ def test_the_code_of_the_language_page_recalls_a_fact():
     names = {}
     exec(code, names)
     assert names["answer"] == " 4821." and names["state"] is not None
+
+
+def test_the_code_of_the_page_on_continual_learning_learns():
+    (code,) = blocks("python", PAGES[2].read_text())
+    names = {}
+    exec(code, names)
+    assert names["result"].matrix[-1].mean() > 0.4  # fine-tuning has 0.2
 
 
 UNTESTED = {  # they need packages that nothing else needs, or write to the repository

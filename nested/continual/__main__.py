@@ -78,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=text)
     parser.add_argument("--device", help="auto, cpu, cuda or mps; default auto")
     parser.add_argument("--precision", help="float32 or bfloat16")
+    help_text = "store fewer activations: slower, less memory"
+    parser.add_argument("--checkpointing", action="store_true", default=None, help=help_text)
     parser.add_argument("--jobs", type=int, default=1, help="processes side by side")
     parser.add_argument("--backend", choices=BACKENDS, default="loky", help="of joblib")
     parser.add_argument("--out", type=Path, default=Path("runs/continual"), help="folder of it all")

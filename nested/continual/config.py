@@ -52,6 +52,7 @@ class ContinualConfig:
     tuning_seeds: int = 6
     device: str = "auto"
     precision: str = "float32"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.strategies, list):

@@ -40,7 +40,7 @@ class Continuum(Strategy):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             levels = [Residual(dim, units) for _ in self.periods if units]
-        parts = nn.Sequential(*body, *levels, head)
+        parts = type(net)(*body, *levels, head)
         super().__init__(parts, seed=seed, budget=budget, **settings)
         self.moves = {group["name"]: 0 for group in self.optimizer.param_groups}
 

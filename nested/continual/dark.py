@@ -13,7 +13,8 @@ from torch.nn.functional import mse_loss
 
 from nested.continual.replay import Replay
 from nested.continual.reservoir import slots_for
-from nested.continual.strategy import LR_RANGE, check_numbers
+from nested.continual.strategy import LR_RANGE
+from nested.support.checks import check_numbers
 
 
 class DarkReplay(Replay):

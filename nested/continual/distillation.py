@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import kl_div
 
-from nested.continual.strategy import LR_RANGE, Strategy, check_numbers, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, weights_of
 from nested.levels.forward import Params
+from nested.support.checks import check_numbers
 
 HEAT = 2.0  # temperature of both answers
 
@@ -25,6 +26,7 @@ class Distillation(Strategy):
     then. It stores the weights of that net."""
 
     ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (0.1, 10.0)}
+    saved = (*Strategy.saved, "teacher", "seen", "taught")
 
     def __init__(self, net: nn.Module, *, strength: float = 1.0, **settings: Any) -> None:
         super().__init__(net, **settings)
@@ -48,10 +50,3 @@ class Distillation(Strategy):
 
     def end_task(self, task: int) -> None:
         self.teacher, self.taught = weights_of(self.net), list(self.seen)
-
-    def numbers_stored(self) -> int:
-        return sum(weight.numel() for weight in self.teacher.values())
-
-    def parts(self) -> dict[str, Any]:
-        names = ("teacher", "seen", "taught")
-        return {**super().parts(), **{name: getattr(self, name) for name in names}}

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from nested.continual.reservoir import Reservoir, slots_for
-from nested.continual.strategy import LR_RANGE, Strategy, check_numbers, count_weights, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, count_weights, weights_of
 from nested.levels.forward import Params
+from nested.support.checks import check_numbers
 
 
 class EWC(Strategy):
@@ -28,6 +29,7 @@ class EWC(Strategy):
     task, which fills what F and a leave of ``budget``, and is dropped after the task."""
 
     ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1.0, 1e4)}
+    saved = (*Strategy.saved, "fisher", "anchor", "sample")
 
     def __init__(
         self, net: nn.Module, *, strength: float = 100.0, decay: float = 1.0, **settings: Any
@@ -66,14 +68,6 @@ class EWC(Strategy):
     def log_loss(self, task: int | None) -> Any:
         """Return the loss of logits (B, C) and labels (B,) in ``task``."""
         return lambda logits, y: self.criterion(logits, y, task)
-
-    def numbers_stored(self) -> int:
-        parts = (*self.fisher.values(), *self.anchor.values())
-        return sum(part.numel() for part in parts) + self.sample.numbers()
-
-    def parts(self) -> dict[str, Any]:
-        names = ("fisher", "anchor", "sample")
-        return {**super().parts(), **{name: getattr(self, name) for name in names}}
 
 
 def fisher_diagonal(net: nn.Module, x: Tensor, y: Tensor, criterion: Any) -> Params:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cache
@@ -19,7 +20,7 @@ from torch import Generator
 from nested.continual.config import ContinualConfig
 from nested.continual.data import LabelledData
 from nested.continual.metrics import average_accuracy
-from nested.continual.nets import build_net
+from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
 from nested.continual.run import Result, run
 from nested.continual.sources import load_data
@@ -159,13 +160,16 @@ def train(job: Job, config: ContinualConfig) -> Result:
 
 def stream_of(config: ContinualConfig, seed: int) -> Stream:
     """Make the stream of one seed of ``config``. Raises ``ValueError`` as ``make_stream`` does."""
+    data = _loaded(config.data, config.path, config.limit)
     more = {name: getattr(config, name) for name in ("blur", "interference", "ood", "batch_size")}
-    return make_stream(_data(config), config.kind, config.tasks, seed=seed, **more)
+    return make_stream(data, config.kind, config.tasks, seed=seed, **more)
 
 
 def new_strategy(job: Job, stream: Stream, config: ContinualConfig) -> Strategy:
     """Make the strategy of ``job`` with a new net, and what it may store."""
     net = build_net(stream.shape, len(stream.names), config.net, config.width, job.seed)
+    if config.checkpointing:
+        net = Checkpointed(OrderedDict(net.named_children()))
     budget = config.copies * count_weights(net) + config.examples * (math.prod(stream.shape) + 2)
     net = net.to(find_device(config.device))
     return STRATEGIES[job.strategy](net, budget=int(budget), seed=job.seed, **dict(job.settings))
@@ -180,10 +184,6 @@ def _loaded(name: str, path: str | None, limit: int | None) -> LabelledData:
     kept = torch.cat(rows).sort().values
     domains = None if data.domains is None else data.domains[kept]
     return data._replace(x=data.x[kept], y=data.y[kept], domains=domains)
-
-
-def _data(config: ContinualConfig) -> LabelledData:
-    return _loaded(config.data, config.path, config.limit)
 
 
 def _plain(config: ContinualConfig) -> dict[str, Any]:

@@ -17,6 +17,8 @@ class Joint(Strategy):
     """Stores every example, whatever the budget. After each task it trains a new net on all of
     them, for ``passes`` passes in mixed order. The rate goes down from pass to pass."""
 
+    saved = (*Strategy.saved, "seen", "batch_size", "first")
+
     def __init__(self, net: nn.Module, *, passes: int = 5, **settings: Any) -> None:
         super().__init__(net, **settings)
         self.passes, self.batch_size = passes, 0
@@ -45,10 +47,3 @@ class Joint(Strategy):
                 self.optimizer.step()
                 self.moves["weights"] += 1
         group["lr"] = lr
-
-    def numbers_stored(self) -> int:
-        return sum(part.numel() for parts in self.seen for part in parts)
-
-    def parts(self) -> dict[str, Any]:
-        names = ("seen", "batch_size", "first")
-        return {**super().parts(), **{name: getattr(self, name) for name in names}}

@@ -23,14 +23,15 @@ SHIPPED = Path(__file__).parent / "pretrained" / "steady.pt"
 
 
 class MetaLearned(Replay):
-    """Replay whose weights move by a learned ``rule``, by default the one that ships. Its slow copy
-    answers, and is taken from ``budget``."""
+    """Replay whose weights move by a learned ``rule``, by default the one that ships with
+    its rates times ``scale``. Its slow copy answers, and is taken from ``budget``."""
 
     ranges: Mapping[str, tuple[float, float]] = {
         "scale": (0.3, 3.0),
         "rehearsed": (10, 60),
         "weight": (0.3, 0.9),
     }
+    saved = (*Replay.saved, "rule_state")
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class MetaLearned(Replay):
         **settings: Any,
     ) -> None:
         super().__init__(net, **settings)
-        self.rule, self.scale = rule or shipped_rule(), scale
+        self.rule = rule or shipped_rule(scale)
         self.rule_state = self.rule.init(self.weights())
         self.moves = {"weights": 0, "slow copy": 0}
 
@@ -51,7 +52,7 @@ class MetaLearned(Replay):
 
     @torch.no_grad()
     def step(self) -> None:
-        grads = {name: self.scale * weight.grad for name, weight in self.net.named_parameters()}
+        grads = {name: weight.grad for name, weight in self.net.named_parameters()}
         step = self.rule(self.weights(), grads, self.rule_state, torch.zeros(()))
         for name, weight in self.net.named_parameters():
             weight.copy_(step.params[name])
@@ -67,15 +68,10 @@ class MetaLearned(Replay):
     def free_slots(self, x: Tensor) -> int:
         return slots_for(self.budget - count_weights(self.net), x, 2)
 
-    def numbers_stored(self) -> int:
-        return super().numbers_stored() + count_weights(self.net)
 
-    def parts(self) -> dict[str, Any]:
-        return {**super().parts(), "rule_state": self.rule_state}
-
-
-def shipped_rule() -> SteadyRule:
-    """Load the rule that ships. Raises ``ValueError`` if its file cannot be read."""
-    rule = SteadyRule()
+def shipped_rule(scale: float = 1.0) -> SteadyRule:
+    """Load the rule that ships, with all rates times ``scale``. Raises ``ValueError`` if its file
+    cannot be read."""
+    rule = SteadyRule(scale)
     rule.load_state_dict(load_checkpoint(SHIPPED)["rule"])
     return rule

@@ -17,9 +17,10 @@ from torch.nn.functional import mse_loss
 
 from nested.continual.replay import Replay
 from nested.continual.reservoir import slots_for
-from nested.continual.strategy import check_numbers, count_weights, weights_of
+from nested.continual.strategy import count_weights, weights_of
 from nested.levels.clock import Clock
 from nested.levels.forward import Params
+from nested.support.checks import check_numbers
 
 
 class NestedWeights(Replay):
@@ -38,6 +39,7 @@ class NestedWeights(Replay):
         "held": (0.1, 1.5),
         "share": (0.05, 0.8),
     }
+    saved = (*Replay.saved, "copies")
 
     def __init__(
         self,
@@ -78,12 +80,6 @@ class NestedWeights(Replay):
 
     def free_slots(self, x: Tensor) -> int:
         return slots_for(self.budget - len(self.copies) * count_weights(self.net), x, 2)
-
-    def numbers_stored(self) -> int:
-        return super().numbers_stored() + sum(w.numel() for c in self.copies for w in c.values())
-
-    def parts(self) -> dict[str, Any]:
-        return {**super().parts(), "copies": self.copies}
 
 
 class OneCopy(NestedWeights):

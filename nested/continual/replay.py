@@ -30,6 +30,7 @@ class Replay(Strategy):
         "rehearsed": (10, 60),
         "weight": (0.3, 0.9),
     }
+    saved = (*Strategy.saved, "memory")
 
     def __init__(
         self, net: nn.Module, *, rehearsed: int = 10, weight: float = 0.5, **settings: Any
@@ -71,9 +72,3 @@ class Replay(Strategy):
     def free_slots(self, x: Tensor) -> int:
         """How many examples like those of x (B, ...) fit into the budget."""
         return slots_for(self.budget, x, 2)
-
-    def numbers_stored(self) -> int:
-        return self.memory.numbers()
-
-    def parts(self) -> dict[str, Any]:
-        return {**super().parts(), "memory": self.memory}

@@ -44,10 +44,6 @@ class Reservoir:
         """Return all examples: parts (S, ...)."""
         return tuple(kept[: len(self)] for kept in self._slots)
 
-    def numbers(self) -> int:
-        """Count the numbers stored."""
-        return sum(kept[: len(self)].numel() for kept in self._slots)
-
     def state_dict(self) -> dict:
         """Return the examples (S, ...) and how many were seen."""
         return {"size": self.size, "seen": self.seen, "slots": list(self._slots)}

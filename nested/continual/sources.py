@@ -6,9 +6,7 @@ Source: the formats of the files: IDX, image folders, and data sets of the libra
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,19 +15,17 @@ import torch
 from torch import Generator, Tensor
 
 from nested.continual.data import LabelledData, labelled
-from nested.support.extras import needed
 from nested.tasks.digits import load_digits
 from nested.tasks.glyphs import CHARACTERS, SIDE, draw_glyphs
+from nested.tasks.images import read_cifar100, read_idx, read_image_folder
 from nested.tasks.sources import documents
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian puts it
 FASHION_NAMES = "T-shirt trouser pullover dress coat sandal shirt sneaker bag boot".split()
 FASHION_CATEGORIES = (0, 1, 0, 0, 0, 2, 0, 2, 3, 2)  # tops, trousers, shoes, bags
-PICTURE = 32  # pixels of an image of a folder, along either side
 PIECE, FEATURES = 200, 512  # bytes of a text that is one example; numbers it becomes
 MOST_PIECES = 400  # of each class of texts
 LANGUAGES = ("shakespeare", "spanish", "stdlib")
-CIFAR = "uoft-cs/cifar100"
 
 
 def load_data(name: str, path: str | None = None, seed: int = 0) -> LabelledData:
@@ -91,53 +87,11 @@ def fashion(path: str | None = None, seed: int = 0) -> LabelledData:
     return labelled(*sides[0], sides[1], **more, seed=seed)
 
 
-def read_idx(folder: Path, name: str) -> Tensor:
-    """Read an IDX file of bytes, packed or not, as a tensor (N, ...).
-
-    Source: the description of the format by LeCun, Cortes and Burges. Raises ``ValueError`` if it
-    is missing, or no such file."""
-    paths = [folder / name, folder / f"{name}.gz", folder / name.replace("-idx", ".idx")]
-    path = next((path for path in paths if path.is_file()), None)
-    if path is None:
-        raise ValueError(
-            f"there is no {name} or {name}.gz in {str(folder)!r}: give its folder, which Debian's"
-            " package dataset-fashion-mnist fills"
-        )
-    try:
-        content = gzip.open(path).read() if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error}") from error
-    dims = content[3] if len(content) > 4 and content[:3] == b"\0\0\x08" else 0
-    shape = np.frombuffer(content[4 : 4 + 4 * dims], ">u4").tolist() if dims else []
-    if not shape or len(content) != 4 + 4 * dims + math.prod(shape):
-        raise ValueError(f"{str(path)!r} is no IDX file of bytes, or it is cut short")
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * dims).copy()).view(
-        shape
-    )
-
-
 def cifar100(path: str | None = None, seed: int = 0) -> LabelledData:
-    """Load CIFAR-100 by the library ``datasets``, images (N, 3, 32, 32). Categories are its 20
-    coarse labels. ``path`` is a data set of the same format, else the one on the hub. Raises
-    ``ValueError`` if it cannot be loaded, or has another format."""
-    library = needed("datasets", "datasets")
-    try:
-        whole = library.load_dataset(path or CIFAR)
-    except Exception as error:  # the library raises many kinds
-        raise ValueError(f"cannot load the data set {path or CIFAR!r}: {error}") from error
-    sides, coarse = [], {}
-    for side in ("train", "test"):
-        if side not in whole or not {"img", "fine_label", "coarse_label"} <= {
-            *whole[side].features
-        }:
-            raise ValueError(f"{path!r} has no {side} images with img, fine_label, coarse_label")
-        rows = whole[side]
-        images = np.stack([np.asarray(image.convert("RGB")) for image in rows["img"]])
-        coarse |= dict(zip(rows["fine_label"], rows["coarse_label"]))
-        x = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-        sides.append((x, torch.tensor(rows["fine_label"])))
-    groups = [coarse[label] for label in sorted(set(sides[0][1].tolist()))]
-    return labelled(*sides[0], sides[1], categories=groups, seed=seed)
+    """Load CIFAR-100, images (N, 3, 32, 32). Categories are its 20 coarse labels. Raises
+    ``ValueError`` as ``read_cifar100`` does."""
+    sides, coarse = read_cifar100(path)
+    return labelled(*sides["train"], sides["test"], categories=coarse, seed=seed)
 
 
 def folder(path: str | None = None, seed: int = 0) -> LabelledData:
@@ -147,32 +101,13 @@ def folder(path: str | None = None, seed: int = 0) -> LabelledData:
     if path is None or not root.is_dir():
         raise ValueError(f"there is no folder of images at {path!r}: give one with --path")
     if (root / "train").is_dir() and (root / "val").is_dir():
-        names, x, y = _images(root / "train")
-        others, *held_out = _images(root / "val")
+        names, x, y = read_image_folder(root / "train")
+        others, *held_out = read_image_folder(root / "val")
         if names != others:
             raise ValueError(f"train and val in {path!r} have other classes")
         return labelled(x, y, tuple(held_out), names=names, seed=seed)
-    names, x, y = _images(root)
+    names, x, y = read_image_folder(root)
     return labelled(x, y, names=names, seed=seed)
-
-
-def _images(root: Path) -> tuple[list[str], Tensor, Tensor]:
-    from PIL import Image, UnidentifiedImageError  # comes with matplotlib
-
-    names = sorted(child.name for child in root.iterdir() if child.is_dir())
-    images, labels = [], []
-    for label, name in enumerate(names):
-        for file in sorted((root / name).iterdir()):
-            try:
-                with Image.open(file) as image:
-                    images.append(np.asarray(image.convert("RGB").resize((PICTURE, PICTURE))))
-            except (OSError, UnidentifiedImageError) as error:
-                raise ValueError(f"{str(file)!r} is no image that can be read: {error}") from error
-            labels.append(label)
-    if not images:
-        raise ValueError(f"there is no image in {str(root)!r}: give a subfolder to each class")
-    x = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
-    return names, x, torch.tensor(labels)
 
 
 def texts(path: str | None = None, seed: int = 0) -> LabelledData:
@@ -207,13 +142,6 @@ def _trigrams(piece: bytes) -> Tensor:
     return torch.from_numpy(np.log1p(np.bincount(hashes, minlength=FEATURES))).float()
 
 
-DATA: dict[str, Callable[..., LabelledData]] = {
-    "digits": digits,
-    "glyphs": glyphs,
-    "fashion": fashion,
-    "cifar100": cifar100,
-    "folder": folder,
-    "drift": drift,
-    "texts": texts,
-}
+_LOADERS = (digits, glyphs, fashion, cifar100, folder, drift, texts)
+DATA: dict[str, Callable[..., LabelledData]] = {load.__name__: load for load in _LOADERS}
 FROM_FILES = ("fashion", "cifar100", "folder", "texts")

@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
 
 from nested.levels.forward import Params
+from nested.support.checks import check_numbers
 
 LR_RANGE = (0.03, 1.0)
 CLIP = 1.0  # the longest gradient: a batch of a new task can have a very large one
@@ -39,6 +41,7 @@ class Strategy:
     empty or not finite, and for labels without an output."""
 
     ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE}  # what tuning tries
+    saved: tuple[str, ...] = ("net", "optimizer", "generator", "labels", "moves")  # attributes
 
     def __init__(self, net: nn.Module, *, lr: float = 0.1, budget: int = 0, seed: int = 0) -> None:
         check_numbers(lr=lr)
@@ -120,22 +123,23 @@ class Strategy:
         return logits + mask
 
     def numbers_stored(self) -> int:
-        """Count the numbers stored now, beside the weights of the net."""
-        return 0
+        """Count the numbers stored now, beside the weights of the net and its optimizer: those of
+        the tensors that a strategy adds to ``saved``."""
+        added = [_saved(getattr(self, n)) for n in self.saved[len(Strategy.saved) :]]
+        return sum(leaf.numel() for leaf in tree_leaves(added) if isinstance(leaf, Tensor))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that later batches depend on, as tensors (...) and plain data."""
-        return copy.deepcopy({name: _saved(part) for name, part in self.parts().items()})
+        return copy.deepcopy({name: _saved(getattr(self, name)) for name in self.saved})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where ``state`` was taken, tensors (...) and plain data. Raises ``ValueError`` for
         the state of another strategy."""
-        parts = self.parts()
-        if state.keys() != parts.keys():
-            names = f"{sorted(state)}, and here {sorted(parts)}"
+        if state.keys() != set(self.saved):
+            names = f"{sorted(state)}, and here {sorted(self.saved)}"
             raise ValueError(f"this is the state of another strategy: it has {names}")
-        for name, part in parts.items():
-            value = copy.deepcopy(state[name])
+        for name in self.saved:
+            part, value = getattr(self, name), copy.deepcopy(state[name])
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(value)
             elif isinstance(part, Generator):
@@ -143,23 +147,11 @@ class Strategy:
             else:
                 setattr(self, name, value)
 
-    def parts(self) -> dict[str, Any]:
-        """Return the attributes that ``state_dict`` saves, by name."""
-        names = ("net", "optimizer", "generator", "labels", "moves")
-        return {name: getattr(self, name) for name in names}
-
 
 def _saved(part: Any) -> Any:
     if hasattr(part, "state_dict"):
         return part.state_dict()
     return part.get_state() if isinstance(part, Generator) else part
-
-
-def check_numbers(**numbers: float) -> None:
-    """Raise ``ValueError`` unless all are finite numbers from 0."""
-    for name, value in numbers.items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
-            raise ValueError(f"{name} is a finite number from 0, but got {value!r}")
 
 
 def check_batch(x: Tensor, y: Tensor) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nested.continual.strategy import LR_RANGE, Strategy, check_numbers, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, weights_of
+from nested.support.checks import check_numbers
 
 DAMPING = 1e-3  # of a weight that hardly moved
 
@@ -25,6 +26,7 @@ class Synapses(Strategy):
     times move, and d_i how far it moved in the task."""
 
     ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (0.01, 100.0)}
+    saved = (*Strategy.saved, "anchor", "gain", "importance")
 
     def __init__(self, net: nn.Module, *, strength: float = 1.0, **settings: Any) -> None:
         super().__init__(net, **settings)
@@ -60,11 +62,3 @@ class Synapses(Strategy):
             self.importance[name] += gain.clamp(min=0) / far
             gain.zero_()
         self.anchor = weights
-
-    def numbers_stored(self) -> int:
-        parts = (self.anchor, self.gain, self.importance)
-        return sum(tensor.numel() for part in parts for tensor in part.values())
-
-    def parts(self) -> dict[str, Any]:
-        names = ("anchor", "gain", "importance")
-        return {**super().parts(), **{name: getattr(self, name) for name in names}}

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from nested.continual.data import LabelledData
 from nested.continual.meta_learned import SHIPPED
 from nested.continual.nets import build_net
+from nested.continual.reservoir import Reservoir
 from nested.continual.sources import load_data
 from nested.continual.steady import SteadyRule
 from nested.levels.forward import Batch, Params, functional_loss
@@ -51,33 +52,30 @@ class Streams:
         is a pair of x (N, ...) and their labels and weights, (N,) each, with N = B + R."""
         chosen = self.classes[torch.randperm(len(self.classes), generator=generator)]
         chosen = chosen[: WAYS * self.tasks]
-        kept: list[tuple[int, int]] = []  # (row, label) of a reservoir
-        seen, batches, queries = 0, [], []
+        memory, batches, queries = Reservoir(SLOTS), [], []
         for task in range(self.tasks):
             labels = range(WAYS * task, WAYS * (task + 1))
-            pool = [(int(row), label) for label in labels for row in self.rows[chosen[label]]]
-            order = torch.randperm(len(pool), generator=generator).tolist()
-            for k in range(LENGTH):
-                new = [pool[i] for i in order[NEW * k : NEW * (k + 1)]]
-                places = torch.randperm(len(kept), generator=generator)[:OLD].tolist()
-                batches.append(self._batch(new, [kept[i] for i in places]))
-                for example in new:
-                    seen += 1
-                    if len(kept) < SLOTS:
-                        kept.append(example)
-                    elif (place := int(torch.randint(seen, (), generator=generator))) < SLOTS:
-                        kept[place] = example
+            rows = torch.cat([self.rows[chosen[label]] for label in labels])
+            y = torch.cat([torch.full_like(self.rows[chosen[label]], label) for label in labels])
+            order = torch.randperm(len(rows), generator=generator)[: NEW * LENGTH]
+            for new in order.split(NEW):
+                old = memory.draw(generator, OLD)
+                batches.append(self._batch((rows[new], y[new]), old))
+                memory.add(generator, rows[new], y[new])
             queries.append(self._query(chosen[: WAYS * (task + 1)], generator))
         return batches, queries
 
-    def _batch(self, new: list, old: list) -> Batch:
-        """Join new and rehearsed examples; without the latter, the new ones stand twice, so that
-        all batches have one shape."""
-        weights = [1 / len(new)] * len(new) + [1 / max(1, len(old))] * len(old)
-        missing = OLD - len(old)
-        rows, labels = zip(*new, *old, *[new[0]] * missing)
-        weights = torch.tensor(weights + [0.0] * missing)
-        return self.data.x[list(rows)], (torch.tensor(labels), weights)
+    def _batch(self, new: tuple[Tensor, ...], old: tuple[Tensor, ...]) -> Batch:
+        """Join new and rehearsed examples, (rows, labels) each. Where rehearsed ones are missing,
+        the first new one fills up with weight 0, so that all batches have one shape."""
+        count = len(old[0]) if old else 0
+        fill = tuple(part[:1].expand(OLD - count) for part in new)
+        parts = (new, old, fill) if old else (new, fill)
+        rows, labels = (torch.cat(part) for part in zip(*parts))
+        weights = torch.zeros(len(rows))
+        weights[: len(new[0])] = 1 / len(new[0])
+        weights[len(new[0]) : len(new[0]) + count] = 1 / max(1, count)
+        return self.data.x[rows], (labels, weights)
 
     def _query(self, chosen: Tensor, generator: Generator) -> Batch:
         data = self.data

@@ -5,6 +5,8 @@ Source: ours.
 
 from __future__ import annotations
 
+import math
+
 
 def check_counts(**counts: int) -> None:
     """Raise ``ValueError`` unless every argument is a whole number from 1."""
@@ -17,3 +19,10 @@ def check_seed(seed: int) -> None:
     """Raise ``ValueError`` unless ``seed`` is one that PyTorch takes."""
     if type(seed) is not int or not 0 <= seed < 2**63:
         raise ValueError(f"a seed is a whole number from 0 to 2^63 - 1, but got {seed!r}")
+
+
+def check_numbers(**numbers: float) -> None:
+    """Raise ``ValueError`` unless all are finite numbers from 0."""
+    for name, value in numbers.items():
+        if type(value) not in (int, float) or not 0 <= value < math.inf:
+            raise ValueError(f"{name} is a finite number from 0, but got {value!r}")

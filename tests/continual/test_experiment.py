@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections import OrderedDict
 from dataclasses import replace
 
 import pytest
@@ -10,8 +11,15 @@ import torch
 
 from nested.continual.__main__ import main
 from nested.continual.config import PRESETS, ContinualConfig
-from nested.continual.experiment import Job, compare, new_strategy, stream_of, trial_settings
-from nested.continual.nets import build_net
+from nested.continual.experiment import (
+    Job,
+    compare,
+    new_strategy,
+    stream_of,
+    train,
+    trial_settings,
+)
+from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
 from nested.support.files import load_checkpoint
 
@@ -87,6 +95,28 @@ def test_convolutions_work_with_every_strategy(name):
         strategy.observe(x, y)
     strategy.end_task(0)
     assert strategy.logits(stream.held_out(0)[0]).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["si", "continuum", "nested", "meta-learned"])
+def test_activation_checkpointing_changes_no_number(name):
+    config = replace(PRESETS["realistic"], net="conv", width=4, limit=6, tasks=2)
+    plain, again = (
+        train(Job(name, (), 0), replace(config, checkpointing=is_on)) for is_on in (False, True)
+    )
+    assert plain.matrix.equal(again.matrix) and plain.numbers == again.numbers
+
+
+def test_activation_checkpointing_stores_only_what_goes_into_each_part():
+    x, sizes = torch.randn(8, 6), []
+    for is_on in (False, True):
+        net = build_net((6,), 3, width=16)
+        net = Checkpointed(OrderedDict(net.named_children())) if is_on else net
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+            loss = net(x).square().mean()
+        loss.backward()
+        sizes.append(len(kept))
+    assert sizes[1] < sizes[0]
 
 
 def test_half_precision_runs():
