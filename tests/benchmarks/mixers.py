@@ -2,7 +2,8 @@
 
 Each mixer of ``python -m nested.language train`` gets the width at which it has as many parameters
 as the preset nano. It trains by nano's settings, without texts of facts. Once all read the same
-number of tokens, and once they train for the same CPU time of one core. Data are Shakespeare's
+number of tokens, and once for the same minutes of one core: the speeds of all are measured side by
+side, and give the number of steps. Data are Shakespeare's
 plays ("prose") and Python's standard library ("code"). There are three seeds.
 
 Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
@@ -12,6 +13,7 @@ texts of 8,192 bytes, and its bits are shown by position. What is in --runs is n
 """
 
 import argparse
+import ctypes
 import os
 import resource
 import statistics
@@ -25,7 +27,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import torch  # noqa: E402
 
-from nested.language.config import PRESETS, TRANSFORMER, TrainConfig  # noqa: E402
+from nested.language.config import PRESETS, TRANSFORMER  # noqa: E402
 from nested.language.evaluate import EDGES, by_position  # noqa: E402
 from nested.language.measures import bits_per_byte, even_pieces  # noqa: E402
 from nested.language.text import Text, prepare  # noqa: E402
@@ -34,10 +36,11 @@ from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all 
 
 MIXERS = ("linear", "titans", "selfmod", "attention", TRANSFORMER)
 DATA = {"prose": "shakespeare", "code": "stdlib"}
-STEPS, MINUTES, TRIAL_STEPS = 200, 3.0, 6
+STEPS, MINUTES, ROUNDS = 200, 3.0, 8
 WINDOW, LONG, PIECES = 256, 1024, 64  # tokens of a measured piece, and how many of LONG
 LONG_TEXTS = 32
-texts = {}  # {name of data: Text}, in each process
+KINDS = ("tokens", "minutes")
+texts, rate = {}, {}  # {name of data: Text}, and {"lr": another rate}, in each process
 
 
 def settings_of(mixer, **settings):
@@ -55,32 +58,35 @@ def count(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def open_texts(folder):
+def open_texts(folder, lr):
     torch.set_num_threads(1)
+    if lr:
+        rate["lr"] = lr
     texts.update({name: Text(Path(folder) / name) for name in DATA})
 
 
 def train(job):
-    """Train one model. ``job`` is (data, mixer, "tokens" or "minutes", amount, seed)."""
-    data, mixer, kind, amount, seed = job
-    text, config = texts[data], settings_of(mixer, seed=seed)
-    steps = amount if kind == "tokens" else steps_in(amount, config, text)
+    """Train one model. ``job`` is (data, mixer, "tokens" or "minutes", steps, seed); or measure
+    all speeds, for ("speed", rounds)."""
+    if job[0] == "speed":
+        return speeds(job[1])
+    data, mixer, kind, steps, seed = job
+    text, config = texts[data], settings_of(mixer, seed=seed, **rate)
+    ctypes.CDLL(None).malloc_trim(0)  # what the last run has freed
     with open("/proc/self/clear_refs", "w") as file:  # a new peak of memory
         file.write("5")
-    training, started = Training(config, text, steps), time.process_time()
+    training = Training(config, text, steps)
     while training.step < steps:
         training.take_step()
-    seconds = time.process_time() - started
-    is_quick = amount not in (STEPS, MINUTES)
+    memory = peak_memory()
+    is_quick = steps < 10
     pieces = even_pieces(text.held_out, 1 if is_quick else PIECES, LONG)
     short = pieces[:, :-1].reshape(-1, WINDOW)
     model = training.model.eval()
     bits = {str(WINDOW): bits_per_byte(model, text.coder, short)}
     if config.is_carried:
         bits[str(LONG)] = bits_per_byte(model, text.coder, pieces)
-    speed = steps * config.batch_size * config.length / seconds
-    result = {"bits": bits, "steps": steps, "seconds": seconds, "speed": speed}
-    result |= {"parameters": count(model), "memory": peak_memory()}
+    result = {"bits": bits, "steps": steps, "parameters": count(model), "memory": memory}
     if kind == "tokens":
         pieces_read = 1 if is_quick else LONG_TEXTS
         result["by position"] = by_position(
@@ -89,14 +95,20 @@ def train(job):
     return result
 
 
-def steps_in(minutes, config: TrainConfig, text):
-    """How many steps fit into ``minutes`` of CPU time, by the speed of a few."""
-    training, times = Training(config, text, TRIAL_STEPS), []
-    for _ in range(TRIAL_STEPS):
-        started = time.process_time()
-        training.take_step()
-        times.append(time.process_time() - started)
-    return max(1, round(60 * minutes / statistics.median(times[1:])))
+def speeds(rounds):
+    """Measure tokens a second of CPU time in training: {mixer: the best of ``rounds``}."""
+    trainings, best = {}, dict.fromkeys(MIXERS, 0.0)
+    for mixer in MIXERS:
+        trainings[mixer] = Training(settings_of(mixer), texts["prose"], rounds + 1)
+        trainings[mixer].take_step()
+    for _ in range(rounds):
+        for mixer, training in trainings.items():
+            started = time.process_time()
+            training.take_step()
+            seconds = time.process_time() - started
+            tokens = training.config.batch_size * training.config.length
+            best[mixer] = max(best[mixer], tokens / seconds)
+    return best
 
 
 def peak_memory():
@@ -111,19 +123,17 @@ def describe(job, result):
     return " ".join(f"{bits:.3f} ({window})" for window, bits in result["bits"].items())
 
 
-def show(jobs, known, seeds):
-    for data, mixer, kind, amount in dict.fromkeys(job[:4] for job in jobs):
-        results = [known[key_of((data, mixer, kind, amount, seed))] for seed in seeds]
+def show(jobs, known, seeds, fast):
+    for data, mixer, kind, steps in dict.fromkeys(job[:4] for job in jobs):
+        results = [known[key_of((data, mixer, kind, steps, seed))] for seed in seeds]
         line = f"{data}, the same {kind}, {mixer:12}"
         for window in results[0]["bits"]:
             each = [result["bits"][window] for result in results]
             values = " ".join(f"{bits:.3f}" for bits in each)
             line += f"  {window}: {statistics.mean(each):.3f} ({values})"
-        middle = {name: statistics.median(r[name] for r in results) for name in ("steps", "speed")}
-        memory = max(result["memory"] for result in results)
         print(
-            f"{line}  {middle['steps']:.0f} steps, {middle['speed']:,.0f} tokens/s,"
-            f" {memory:,.0f} MiB, {results[0]['parameters']:,} parameters"
+            f"{line}  {steps} steps, {fast[mixer]:,.0f} tokens/s,"
+            f" {results[-1]['memory']:,.0f} MiB, {results[0]['parameters']:,} parameters"
         )
         for span in results[0].get("by position", ()):
             each = [result["by position"][span] for result in results]
@@ -135,24 +145,37 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps: does it run?")
     parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=MIXERS)
+    parser.add_argument("--lr", type=float, help="another rate than nano's, with other --runs")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     add_arguments(parser)
     args = parser.parse_args()
     known = finished_runs(parser, args.runs)
-    seeds = (0,) if args.quick else (0, 1, 2)
-    amounts = {"tokens": 2 if args.quick else STEPS, "minutes": 0.05 if args.quick else MINUTES}
-    jobs = [
-        (data, mixer, kind, amount, seed)
-        for kind, amount in amounts.items()
-        for seed in seeds
-        for data in DATA
-        for mixer in args.mixers
-    ]
+    seeds = (0,) if args.quick else args.seeds
     with tempfile.TemporaryDirectory() as folder:
         for name, source in DATA.items():
             prepare([source], Path(folder) / name, show=lambda line: None)
-        with ProcessPoolExecutor(args.jobs, initializer=open_texts, initargs=(folder,)) as pool:
+        measure = ("speed", 1 if args.quick else ROUNDS)
+        with ProcessPoolExecutor(1, initializer=open_texts, initargs=(folder, args.lr)) as pool:
+            run_all(pool, train, [measure], known, args.runs, lambda job, result: result)
+        fast, seconds = known[key_of(measure)], 60 * (0.01 if args.quick else MINUTES)
+        batch = PRESETS["nano"].batch_size * PRESETS["nano"].length
+        steps = {
+            "tokens": dict.fromkeys(args.mixers, 2 if args.quick else STEPS),
+            "minutes": {m: max(1, round(seconds * fast[m] / batch)) for m in args.mixers},
+        }
+        jobs = [
+            (data, mixer, kind, steps[kind][mixer], seed)
+            for kind in args.kinds
+            for seed in seeds
+            for data in DATA
+            for mixer in args.mixers
+        ]
+        with ProcessPoolExecutor(
+            args.jobs, initializer=open_texts, initargs=(folder, args.lr)
+        ) as pool:
             run_all(pool, train, jobs, known, args.runs, describe)
-    show(jobs, known, seeds)
+    show(jobs, known, seeds, fast)
 
 
 if __name__ == "__main__":
