@@ -8,8 +8,9 @@ plays ("prose") and Python's standard library ("code"). There are three seeds.
 
 Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
 bytes, too: they were trained to read on. After the runs of the same tokens each model reads 32
-texts of 8,192 bytes, and its bits are shown by position. What is in --runs is not run again.
---quick runs a few steps of one seed.
+texts of 8,192 bytes, and its bits are shown by position. Texts differ more than positions do. So
+the bytes of the second half are measured once more, each after 512 to 1,024 bytes only. What is in
+--runs is not run again. --quick runs a few steps of one seed.
 """
 
 import argparse
@@ -28,8 +29,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import torch  # noqa: E402
 
 from nested.language.config import PRESETS, TRANSFORMER  # noqa: E402
-from nested.language.evaluate import EDGES, by_position  # noqa: E402
-from nested.language.measures import bits_per_byte, even_pieces  # noqa: E402
+from nested.language.evaluate import EDGES  # noqa: E402
+from nested.language.measures import (  # noqa: E402
+    bits_of_bytes,
+    bits_per_byte,
+    even_pieces,
+    token_losses,
+)
 from nested.language.text import Text, prepare  # noqa: E402
 from nested.language.training import Training  # noqa: E402
 from tests.benchmarks.jobs import add_arguments, finished_runs, key_of, run_all  # noqa: E402
@@ -38,7 +44,7 @@ MIXERS = ("linear", "titans", "selfmod", "attention", TRANSFORMER)
 DATA = {"prose": "shakespeare", "code": "stdlib"}
 STEPS, MINUTES, ROUNDS = 200, 3.0, 8
 WINDOW, LONG, PIECES = 256, 1024, 64  # tokens of a measured piece, and how many of LONG
-LONG_TEXTS = 32
+LONG_TEXTS, BEFORE = 32, 512
 KINDS = ("tokens", "minutes")
 texts, rate = {}, {}  # {name of data: Text}, and {"lr": another rate}, in each process
 
@@ -88,11 +94,24 @@ def train(job):
         bits[str(LONG)] = bits_per_byte(model, text.coder, pieces)
     result = {"bits": bits, "steps": steps, "parameters": count(model), "memory": memory}
     if kind == "tokens":
-        pieces_read = 1 if is_quick else LONG_TEXTS
-        result["by position"] = by_position(
-            model, text.coder, text.held_out, pieces_read, EDGES[-1]
-        )
+        texts_read = even_pieces(text.held_out, 1 if is_quick else LONG_TEXTS, EDGES[-1])
+        result["by position"] = by_position(model, text.coder, texts_read)
     return result
+
+
+def by_position(model, coder, pieces):
+    """Bits a byte between ``EDGES`` of ``pieces`` (B, T + 1); and of the bytes at 4,096 to 8,192
+    once more, when only 512 to 1,024 bytes are read before them."""
+    losses, targets = token_losses(model, pieces), pieces[:, 1:]
+    bits = {
+        f"{a} to {b}": bits_of_bytes(losses[:, a:b], coder, targets[:, a:b])
+        for a, b in zip(EDGES, EDGES[1:])
+    }
+    half = EDGES[-1] // 2
+    again = pieces[:, half - BEFORE :].unfold(1, 2 * BEFORE + 1, BEFORE).flatten(0, 1)
+    losses = token_losses(model, again)[:, BEFORE:]
+    bits["the last half after 512 bytes"] = bits_of_bytes(losses, coder, again[:, BEFORE + 1 :])
+    return bits
 
 
 def speeds(rounds):
@@ -138,7 +157,7 @@ def show(jobs, known, seeds, fast):
         for span in results[0].get("by position", ()):
             each = [result["by position"][span] for result in results]
             values = " ".join(f"{bits:.3f}" for bits in each)
-            print(f"    {span:>12}: {statistics.mean(each):.3f} ({values})")
+            print(f"    {span:>30}: {statistics.mean(each):.3f} ({values})")
 
 
 def main():
