@@ -1,10 +1,10 @@
 """Language models of one size: same tokens, same minutes.  python -m tests.benchmarks.mixers [...]
 
 Each mixer of ``python -m nested.language train`` gets the width at which it has as many parameters
-as the preset nano. It trains by nano's settings, without texts of facts. Once all read the same
-number of tokens, and once for the same minutes of one core: the speeds of all are measured side by
-side, and give the number of steps. Data are Shakespeare's
-plays ("prose") and Python's standard library ("code"). There are three seeds.
+as the preset nano. It trains by nano's settings, without texts of facts, at the best of four rates
+on prose, by another seed. Once all read the same number of tokens, and once they train for the same
+minutes of one core: the speeds of all are measured side by side, and give the number of steps. Data
+are Shakespeare's plays ("prose") and Python's standard library ("code"). There are three seeds.
 
 Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
 bytes, too: they were trained to read on. After the runs of the same tokens each model reads 32
@@ -46,7 +46,8 @@ STEPS, MINUTES, ROUNDS = 200, 3.0, 8
 WINDOW, LONG, PIECES = 256, 1024, 64  # tokens of a measured piece, and how many of LONG
 LONG_TEXTS, BEFORE = 32, 512
 KINDS = ("tokens", "minutes")
-texts, rate = {}, {}  # {name of data: Text}, and {"lr": another rate}, in each process
+RATES, TUNING_SEED = (0.003, 0.006, 0.012, 0.024), 10
+texts = {}  # {name of data: Text}, in each process
 
 
 def settings_of(mixer, **settings):
@@ -64,20 +65,18 @@ def count(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def open_texts(folder, lr):
+def open_texts(folder):
     torch.set_num_threads(1)
-    if lr:
-        rate["lr"] = lr
     texts.update({name: Text(Path(folder) / name) for name in DATA})
 
 
 def train(job):
-    """Train one model. ``job`` is (data, mixer, "tokens" or "minutes", steps, seed); or measure
-    all speeds, for ("speed", rounds)."""
+    """Train one model. ``job`` is (data, mixer, "rate", "tokens" or "minutes", steps, rate, seed);
+    or measure all speeds, for ("speed", rounds)."""
     if job[0] == "speed":
         return speeds(job[1])
-    data, mixer, kind, steps, seed = job
-    text, config = texts[data], settings_of(mixer, seed=seed, **rate)
+    data, mixer, kind, steps, rate, seed = job
+    text, config = texts[data], settings_of(mixer, lr=rate, seed=seed)
     ctypes.CDLL(None).malloc_trim(0)  # what the last run has freed
     with open("/proc/self/clear_refs", "w") as file:  # a new peak of memory
         file.write("5")
@@ -143,15 +142,15 @@ def describe(job, result):
 
 
 def show(jobs, known, seeds, fast):
-    for data, mixer, kind, steps in dict.fromkeys(job[:4] for job in jobs):
-        results = [known[key_of((data, mixer, kind, steps, seed))] for seed in seeds]
+    for data, mixer, kind, steps, rate in dict.fromkeys(job[:5] for job in jobs):
+        results = [known[key_of((data, mixer, kind, steps, rate, seed))] for seed in seeds]
         line = f"{data}, the same {kind}, {mixer:12}"
         for window in results[0]["bits"]:
             each = [result["bits"][window] for result in results]
             values = " ".join(f"{bits:.3f}" for bits in each)
             line += f"  {window}: {statistics.mean(each):.3f} ({values})"
         print(
-            f"{line}  {steps} steps, {fast[mixer]:,.0f} tokens/s,"
+            f"{line}  {steps} steps at {rate}, {fast[mixer]:,.0f} tokens/s,"
             f" {results[-1]['memory']:,.0f} MiB, {results[0]['parameters']:,} parameters"
         )
         for span in results[0].get("by position", ()):
@@ -164,7 +163,6 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few steps: does it run?")
     parser.add_argument("--mixers", nargs="+", choices=MIXERS, default=MIXERS)
-    parser.add_argument("--lr", type=float, help="another rate than nano's, with other --runs")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     add_arguments(parser)
@@ -175,7 +173,7 @@ def main():
         for name, source in DATA.items():
             prepare([source], Path(folder) / name, show=lambda line: None)
         measure = ("speed", 1 if args.quick else ROUNDS)
-        with ProcessPoolExecutor(1, initializer=open_texts, initargs=(folder, args.lr)) as pool:
+        with ProcessPoolExecutor(1, initializer=open_texts, initargs=(folder,)) as pool:
             run_all(pool, train, [measure], known, args.runs, lambda job, result: result)
         fast, seconds = known[key_of(measure)], 60 * (0.01 if args.quick else MINUTES)
         batch = PRESETS["nano"].batch_size * PRESETS["nano"].length
@@ -183,17 +181,28 @@ def main():
             "tokens": dict.fromkeys(args.mixers, 2 if args.quick else STEPS),
             "minutes": {m: max(1, round(seconds * fast[m] / batch)) for m in args.mixers},
         }
-        jobs = [
-            (data, mixer, kind, steps[kind][mixer], seed)
-            for kind in args.kinds
-            for seed in seeds
-            for data in DATA
-            for mixer in args.mixers
-        ]
-        with ProcessPoolExecutor(
-            args.jobs, initializer=open_texts, initargs=(folder, args.lr)
-        ) as pool:
+        rates = RATES[:1] if args.quick else RATES
+        tuning = {
+            m: [("prose", m, "rate", steps["tokens"][m], rate, TUNING_SEED) for rate in rates]
+            for m in args.mixers
+        }
+        with ProcessPoolExecutor(args.jobs, initializer=open_texts, initargs=(folder,)) as pool:
+            jobs = [job for listed in tuning.values() for job in listed]
             run_all(pool, train, jobs, known, args.runs, describe)
+            best = {
+                m: min(listed, key=lambda job: known[key_of(job)]["bits"][str(WINDOW)])[4]
+                for m, listed in tuning.items()
+            }
+            jobs = [
+                (data, mixer, kind, steps[kind][mixer], best[mixer], seed)
+                for kind in args.kinds
+                for seed in seeds
+                for data in DATA
+                for mixer in args.mixers
+            ]
+            run_all(pool, train, jobs, known, args.runs, describe)
+    for job in (job for listed in tuning.values() for job in listed):
+        print(f"tuning, {job[1]:12} at {job[4]}: {describe(job, known[key_of(job)])}")
     show(jobs, known, seeds, fast)
 
 
