@@ -23,7 +23,6 @@ class DarkReplay(Replay):
 
     ranges: Mapping[str, tuple[float, float]] = {
         "lr": LR_RANGE,
-        "rehearsed": (10, 60),
         "alpha": (0.1, 1.0),
         "beta": (0.3, 2.0),
     }

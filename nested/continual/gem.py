@@ -5,10 +5,8 @@ Letters: B examples of a batch. Source: A-GEM, Chaudhry et al. 2019 (arXiv 1812.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from nested.continual.replay import Replay
 from nested.continual.strategy import Strategy
@@ -22,9 +20,6 @@ class AveragedGem(Replay):
     """
 
     ranges = Strategy.ranges
-
-    def __init__(self, net: nn.Module, *, rehearsed: int = 64, **settings: Any) -> None:
-        super().__init__(net, rehearsed=rehearsed, **settings)
 
     def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         return self.criterion(self.net(x), y, task)

@@ -23,12 +23,13 @@ SHIPPED = Path(__file__).parent / "pretrained" / "steady.pt"
 
 
 class MetaLearned(Replay):
-    """Replay whose weights move by a learned ``rule``, by default the one that ships with
-    its rates times ``scale``. Its slow copy answers, and is taken from ``budget``."""
+    """Replay whose weights move by a learned ``rule``. By default it is the one that ships, with
+    its rates times ``scale``, and with a slow copy that follows ``follow`` times as fast. This copy
+    answers, and is taken from ``budget``."""
 
     ranges: Mapping[str, tuple[float, float]] = {
         "scale": (0.3, 3.0),
-        "rehearsed": (10, 60),
+        "follow": (0.01, 1.0),
         "weight": (0.3, 0.9),
     }
     saved = (*Replay.saved, "rule_state")
@@ -39,10 +40,11 @@ class MetaLearned(Replay):
         *,
         rule: SteadyRule | None = None,
         scale: float = 1.0,
+        follow: float = 1.0,
         **settings: Any,
     ) -> None:
         super().__init__(net, **settings)
-        self.rule = rule or shipped_rule(scale)
+        self.rule = rule or shipped_rule(scale, follow)
         self.rule_state = self.rule.init(self.weights())
         self.moves = {"weights": 0, "slow copy": 0}
 
@@ -69,9 +71,9 @@ class MetaLearned(Replay):
         return slots_for(self.budget - count_weights(self.net), x, 2)
 
 
-def shipped_rule(scale: float = 1.0) -> SteadyRule:
-    """Load the rule that ships, with all rates times ``scale``. Raises ``ValueError`` if its file
-    cannot be read."""
-    rule = SteadyRule(scale)
+def shipped_rule(scale: float = 1.0, follow: float = 1.0) -> SteadyRule:
+    """Load the rule that ships, with ``scale`` and ``follow`` as in ``SteadyRule``. Raises
+    ``ValueError`` if its file cannot be read."""
+    rule = SteadyRule(scale, follow)
     rule.load_state_dict(load_checkpoint(SHIPPED)["rule"])
     return rule

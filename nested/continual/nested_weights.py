@@ -35,9 +35,9 @@ class NestedWeights(Replay):
     copies are taken from ``budget``, and examples fill the rest. Without copies this is replay."""
 
     ranges: Mapping[str, tuple[float, float]] = {
-        **Replay.ranges,
+        "lr": (0.05, 2.0),
         "held": (0.1, 1.5),
-        "share": (0.05, 0.8),
+        "share": (0.01, 0.8),
     }
     saved = (*Replay.saved, "copies")
 
@@ -48,9 +48,10 @@ class NestedWeights(Replay):
         periods: tuple[int, ...] = (1, 4),
         share: float = 0.1,
         held: float = 0.3,
+        weight: float = 0.6,
         **settings: Any,
     ) -> None:
-        super().__init__(net, **settings)
+        super().__init__(net, weight=weight, **settings)
         check_numbers(share=share, held=held)
         self.share, self.held = share, held
         self.clocks = tuple(Clock(period) for period in periods)

@@ -25,15 +25,11 @@ class Replay(Strategy):
     other. Without examples this is fine-tuning. Raises ``ValueError`` for a weight that is no share
     from 0 to 1, and as ``Strategy`` does."""
 
-    ranges: Mapping[str, tuple[float, float]] = {
-        "lr": LR_RANGE,
-        "rehearsed": (10, 60),
-        "weight": (0.3, 0.9),
-    }
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "weight": (0.3, 0.9)}
     saved = (*Strategy.saved, "memory")
 
     def __init__(
-        self, net: nn.Module, *, rehearsed: int = 10, weight: float = 0.5, **settings: Any
+        self, net: nn.Module, *, rehearsed: int = 50, weight: float = 0.5, **settings: Any
     ) -> None:
         super().__init__(net, **settings)
         check_counts(rehearsed=rehearsed)

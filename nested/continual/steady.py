@@ -25,20 +25,21 @@ RANGES = {"rate": (1e-3, 3.0), "share": (1e-3, 0.999), "pull": (1e-4, 0.5)}
 class SteadyRule(UpdateRule):
     """Moves weights w by their gradient g, clipped to length 1, and a slow copy s after them:
 
-        w <- w - scale rate g - pull (w - s),   s <- s + share (w - s),
+        w <- w - scale rate g - pull (w - s),   s <- s + follow share (w - s),
 
     with a rate, a pull and a share for each kind of tensor: weight or bias, of the part of the net
     that its name begins with. These 24 numbers are learned. A sigmoid keeps them inside ``RANGES``,
-    in log space. Other names count as "fast".
+    in log space. Other names count as "fast". ``scale`` and ``follow`` are not learned: longer
+    streams want smaller ones.
 
     State: {"slow": {name: (...)}}.
     """
 
     needs_loss = False
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 1.0, follow: float = 1.0) -> None:
         super().__init__()
-        self.scale = scale
+        self.scale, self.follow = scale, follow
         starts = [torch.logit(_place(name, START[name])) for name in RANGES]
         self.raw = nn.Parameter(torch.stack(starts)[:, None, None].repeat(1, len(PARTS), 2))
 
@@ -63,7 +64,7 @@ class SteadyRule(UpdateRule):
             rate, share, pull = (numbers[n][part, kind] for n in ("rate", "share", "pull"))
             before = state["slow"][name]
             new[name] = w - self.scale * rate * clip * grads[name] - pull * (w - before)
-            slow[name] = before + share * (new[name] - before)
+            slow[name] = before + self.follow * share * (new[name] - before)
         return Step(new, {"slow": slow}, {})
 
 

@@ -92,15 +92,15 @@ def _path_of(where: Path | str) -> Path:
 
 
 def save_state(path: Path, model: SequenceModel, state: State) -> None:
-    """Save the ``state`` (B, ...) of ``model``. Raises ``ValueError`` when it cannot be written."""
+    """Save the ``state`` (1, ...) of ``model``. Raises ``ValueError`` when it cannot be written."""
     save_checkpoint(path, {"format": MEMORY, "weights": _fingerprint(model), "state": state})
 
 
 def load_state(path: Path, model: SequenceModel) -> State:
-    """Load a state (B, ...) that ``save_state`` saved for ``model``.
+    """Load a state (1, ...) that ``save_state`` saved for ``model``.
 
-    Raises ``ValueError`` if there is none, if it cannot be read, or if it belongs to other
-    weights."""
+    Raises ``ValueError`` if there is none, if it cannot be read, or if it belongs to another
+    model or other weights."""
     try:
         content = load_checkpoint(path)
     except FileNotFoundError as error:
@@ -110,7 +110,13 @@ def load_state(path: Path, model: SequenceModel) -> State:
     if content.get("weights") != _fingerprint(model):
         raise ValueError(f"the memory in {str(path)!r} belongs to a model with other weights")
     device = next(model.parameters()).device
-    return tree_map_only(Tensor, lambda leaf: leaf.to(device), content["state"])
+    state = tree_map_only(Tensor, lambda leaf: leaf.to(device), content["state"])
+    try:  # a file that was made by hand may hold anything
+        with torch.no_grad():
+            model(torch.zeros(1, 1, dtype=torch.int64, device=device), state)
+    except Exception as error:
+        raise ValueError(f"the memory in {str(path)!r} does not fit this model: {error}") from None
+    return state
 
 
 def _fingerprint(model: SequenceModel) -> str:

@@ -109,6 +109,11 @@ def test_a_memory_comes_back_from_its_file_bit_for_bit(mixer, tmp_path):
         other.head.weight += 1
     with pytest.raises(ValueError, match="belongs to a model with other weights"):
         load_state(tmp_path / "m.pt", other)
+    first, *rest = state["blocks"]
+    for wrong in ({"blocks": ()}, {"blocks": ({**first, "is_new": torch.ones(7)}, *rest)}, []):
+        save_state(tmp_path / "m.pt", model, wrong)
+        with pytest.raises(ValueError, match="does not fit this model"):
+            load_state(tmp_path / "m.pt", model)
     torch.save({"format": "?"}, tmp_path / "m.pt")
     with pytest.raises(ValueError, match="is no memory that was saved here"):
         load_state(tmp_path / "m.pt", model)
