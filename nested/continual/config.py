@@ -49,7 +49,7 @@ class ContinualConfig:
     seeds: int = 30
     seed: int = 0
     trials: int = 40
-    tuning_seeds: int = 6
+    tuning_seeds: int = 4
     device: str = "auto"
     precision: str = "float32"
     checkpointing: bool = False
