@@ -2,9 +2,10 @@
 
 Each mixer of ``python -m nested.language train`` gets the width at which it has as many parameters
 as the preset nano. It trains by nano's settings, without texts of facts, at the best of four rates
-on prose, by another seed. Once all read the same number of tokens, and once they train for the same
-minutes of one core: the speeds of all are measured side by side, and give the number of steps. Data
-are Shakespeare's plays ("prose") and Python's standard library ("code"). There are three seeds.
+on prose, by another seed. Once all read the same number of tokens. Once all train for the same
+minutes of one core. The number of steps then follows from speeds that are measured side by side.
+Data are Shakespeare's plays ("prose") and Python's standard library ("code"). There are three
+seeds.
 
 Bits a byte are of held-out text, in windows of 256 bytes for all. Memories are measured on 1,024
 bytes, too: they were trained to read on. After the runs of the same tokens each model reads 32
