@@ -114,10 +114,10 @@ figure.suptitle(
 save_figure(figure, folder / "lesson_14.png")
 
 # %% [markdown]
-# **Answer.** More accuracy and less forgetting, for the same memory. Fine-tuning knows the last task
-# alone. Replay and der++ keep most of the rest, but lose 0.09 to 0.12 of each task. The slow copy
-# loses 0.04, and is right in 0.87 instead of 0.82. The learned rule is as accurate, and learns new
-# tasks better, but forgets more.
+# **Answer.** More accuracy and less forgetting, for the same memory. Fine-tuning knows the last
+# task alone. Replay and der++ keep most of the rest, but lose 0.09 to 0.12 of each task. The slow
+# copy loses 0.04, and is right in 0.87 instead of 0.82. The learned rule is as accurate, and learns
+# new tasks better, but forgets more.
 #
 # **Exercise.** Give the copy a longer clock: `"periods": (8,)` in the settings of "one copy". Which
 # columns of its matrix get better, and which diagonal cells get worse? Why?
