@@ -57,7 +57,7 @@ print(stream_of(0).describe())
 # - *one copy* stores a slow copy of the weights and fewer examples. Every second batch the copy
 #   moves a little towards the fast weights. They are held to its answers, and it answers.
 # - *meta-learned* has such a copy, too. A level above chooses how fast each part of the net and of
-#   the copy moves. It was taught by gradients through whole streams of characters, not of digits.
+#   the copy moves. It was taught by gradients through whole streams of printed characters.
 #
 # After each task we measure the accuracy on each task. That gives a matrix, and two numbers of it:
 # the mean accuracy at the end, and how much worse each task is at the end than at its best.
