@@ -79,8 +79,7 @@ def labelled(
 
 
 def _examples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    x = torch.as_tensor(x)
-    x = x if x.is_floating_point() else x.float()
+    x = torch.as_tensor(x).float()
     y = _whole(y, "labels", len(x))
     if not x.isfinite().all():
         bad = int((~x.flatten(1).isfinite().all(1)).sum())

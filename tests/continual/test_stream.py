@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from nested.continual import labelled, make_stream
+from nested.continual import Strategy, labelled, make_stream, run
 from nested.continual.composition import composition
 from nested.continual.domains import change_domain
+from nested.continual.nets import build_net
 from nested.continual.stream import KINDS
 from tests.problems import generator
 
@@ -114,6 +115,14 @@ def test_domains_of_the_data_keep_their_order():
         latest = max(here)
         mine = torch.isin(data.held_domains, torch.tensor(here))
         assert stream.held_out(number)[1].equal(data.held_y[mine])
+
+
+def test_examples_of_numpy_train_a_net():
+    import numpy as np
+
+    x, y = np.random.default_rng(0).normal(size=(40, 3)), np.arange(40) % 4
+    stream = make_stream((x, y), "class", 2)
+    assert run(Strategy(build_net(stream.shape, 4)), stream).matrix.isfinite().all()
 
 
 def test_labels_can_be_any_whole_numbers():
