@@ -24,7 +24,7 @@ def build_net(
     "fast" and "head", from the input to the output.
 
     "mlp" has two hidden layers of ``width`` units. "conv" has three convolutions, each of which
-    halves the image, and takes images (channels, height, width) or (height, width). Raises
+    halves the image. It takes images (channels, height, width) or (height, width). Raises
     ``ValueError`` for another kind, and for convolutions on examples that are no images."""
     check_counts(width=width, classes=classes)
     if kind not in KINDS:

@@ -23,12 +23,12 @@ RANGES = {"rate": (1e-3, 3.0), "share": (1e-3, 0.999), "pull": (1e-4, 0.5)}
 
 
 class SteadyRule(UpdateRule):
-    """Moves weights w by their gradient g, clipped to length 1, and a slow copy s after them:
+    """Moves weights w by their gradient g, clipped to length 1, and a slow copy s after them.
 
-        w <- w - scale rate g - pull (w - s),   s <- s + follow share (w - s),
+        w <- w - scale rate g - pull (w - s),   s <- s + follow share (w - s).
 
-    with a rate, a pull and a share for each kind of tensor: weight or bias, of the part of the net
-    that its name begins with. These 24 numbers are learned. A sigmoid keeps them inside ``RANGES``,
+    Weights and biases of each part of a net have a rate, a pull and a share of their own. The name
+    of a tensor begins with its part. These 24 numbers are learned. A sigmoid keeps them inside ``RANGES``,
     in log space. Other names count as "fast". ``scale`` and ``follow`` are not learned: longer
     streams want smaller ones.
 
