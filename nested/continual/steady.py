@@ -28,9 +28,9 @@ class SteadyRule(UpdateRule):
         w <- w - scale rate g - pull (w - s),   s <- s + follow share (w - s).
 
     Weights and biases of each part of a net have a rate, a pull and a share of their own. The name
-    of a tensor begins with its part. These 24 numbers are learned. A sigmoid keeps them inside ``RANGES``,
-    in log space. Other names count as "fast". ``scale`` and ``follow`` are not learned: longer
-    streams want smaller ones.
+    of a tensor begins with its part, and other names count as "fast". These 24 numbers are learned.
+    A sigmoid keeps them inside ``RANGES``, in log space. ``scale`` and ``follow`` are not learned:
+    longer streams want smaller ones.
 
     State: {"slow": {name: (...)}}.
     """
