@@ -77,9 +77,10 @@ def _judge_gradients(evidence: Evidence) -> Verdict:
         measured = f"no gradient reaches {', '.join(dead)}"
         return Verdict(False, measured, "keep writes in the graph: no detach, no no_grad")
     off = {name: _off(slope, wanted) for name, (slope, wanted) in slopes.items()}
-    worst = max(off, key=lambda name: off[name] if off[name] == off[name] else float("inf"))
-    measured = f"the gradient of {worst} and its central difference differ by {off[worst]:.1g}"
-    return Verdict(off[worst] < CLOSE, measured, "is a part of the writes cut from the graph?")
+    wrong = [name for name, distance in off.items() if not distance < CLOSE]  # NaN is wrong too
+    name = wrong[0] if wrong else max(off, key=off.__getitem__)
+    measured = f"the gradient of {name} and its central difference differ by {off[name]:.1g}"
+    return Verdict(not wrong, measured, "is a part of the writes cut from the graph?")
 
 
 def _probe_detached(make: Make, seed: int) -> Evidence:

@@ -60,13 +60,15 @@ def _batches(seed: int, task: int, count: int, size: int = BATCH) -> list[tuple[
     return batches
 
 
-def _taught(make: Make, seed: int, task: int | None = None) -> Any:
-    """A strategy after two tasks. With a number as ``task`` it knows the tasks."""
+def _taught(make: Make, seed: int, task: int | None = None, ends: int = 2) -> Any:
+    """A strategy after two tasks, of which ``ends`` have ended. With a number as ``task`` it knows
+    the tasks."""
     strategy = make(strategy_net(seed), BUDGET, seed)
     for number in range(2):
         for x, y in _batches(seed, number, 20):
             strategy.observe(x, y, None if task is None else number)
-        strategy.end_task(number)
+        if number < ends:
+            strategy.end_task(number)
     return strategy
 
 
@@ -166,21 +168,38 @@ def _probe_inputs(make: Make, seed: int) -> Evidence:
 
 
 def _probe_numbers(make: Make, seed: int) -> Evidence:
-    """Compare what it says with what its state holds beside the weights and the optimizer."""
-    strategy = _taught(make, seed)
-    state = strategy.state_dict()
-    rest = {name: part for name, part in state.items() if name not in ("net", "optimizer")}
-    tensors = [leaf for leaf in tree_leaves(rest) if isinstance(leaf, Tensor)]
-    kept = sum(leaf.numel() for leaf in tensors if leaf.dtype != torch.uint8)  # of generators
-    return {"counted": strategy.numbers_stored(), "kept": kept}
+    """Compare what it says with what its state holds beside the weights and the optimizer, and with
+    its budget, before the end of the second task and after it."""
+    strategy = _taught(make, seed, ends=1)
+    counts = []
+    for is_over in (False, True):
+        if is_over:
+            strategy.end_task(1)
+        state = strategy.state_dict()
+        rest = {name: part for name, part in state.items() if name not in ("net", "optimizer")}
+        tensors = [leaf for leaf in tree_leaves(rest) if isinstance(leaf, Tensor)]
+        kept = sum(leaf.numel() for leaf in tensors if not _is_generator_state(leaf))
+        counts.append((strategy.numbers_stored(), kept))
+    return {"counts": counts}
+
+
+def _is_generator_state(leaf: Tensor) -> bool:
+    return leaf.dtype == torch.uint8 and leaf.shape == Generator().get_state().shape
 
 
 def _judge_numbers(evidence: Evidence) -> Verdict:
-    counted, kept = evidence["counted"], evidence["kept"]
-    measured = f"numbers_stored() is {counted}, and its state holds {kept}"
-    is_whole = type(counted) is int and counted >= 0
     hint = "count examples with their labels, logits, and copies of weights alike"
-    return Verdict(is_whole and counted >= 0.9 * kept, measured, hint)
+    for counted, kept in evidence["counts"]:
+        measured = f"numbers_stored() is {counted}, and its state holds {kept}"
+        if type(counted) is not int or counted < max(0, 0.9 * kept):
+            return Verdict(False, measured, hint)
+    return Verdict(True, measured)
+
+
+def _judge_budget(evidence: Evidence) -> Verdict:
+    most = max(counted for counted, _ in evidence["counts"])
+    measured = f"it may store {BUDGET} numbers, and stores {most}"
+    return Verdict(most <= BUDGET, measured, "store fewer examples, or fewer copies of weights")
 
 
 def _probe_tasks(make: Make, seed: int) -> Evidence:
@@ -240,6 +259,7 @@ STRATEGY_CHECKS = [
         judge_equal("do not change a batch, and clone what you store", within=0),
     ),
     Check("it counts what it stores", _probe_numbers, _judge_numbers),
+    Check("it keeps to its budget", _probe_numbers, _judge_budget),
     Check("a known task masks other classes", _probe_tasks, _judge_tasks),
     Check("it refuses broken batches", _probe_refusals, _judge_refusals),
 ]

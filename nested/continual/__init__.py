@@ -1,6 +1,5 @@
 """Continual learning: streams of tasks, strategies against forgetting, and honest metrics."""
 
-from nested.continual.data import LabelledData, labelled
 from nested.continual.metrics import (
     any_time_average,
     average_accuracy,
@@ -13,6 +12,7 @@ from nested.continual.registry import STRATEGIES
 from nested.continual.run import Result, run
 from nested.continual.strategy import Strategy
 from nested.continual.stream import Stream, make_stream
+from nested.tasks.labelled import LabelledData, labelled
 
 __all__ = [
     "STRATEGIES",

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from nested.continual.composition import check_shares
 from nested.continual.nets import KINDS as NETS
 from nested.continual.registry import STRATEGIES
+from nested.continual.run import PRECISIONS
 from nested.continual.sources import DATA
 from nested.continual.stream import KINDS
 from nested.support.checks import check_counts, check_seed
 from nested.support.settings import check_kinds
 
-PRECISIONS = ("float32", "bfloat16")
+MOST_COPIES = 1000
+TUNING = 10_000  # streams from this seed on are for tuning, and are not measured
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,8 @@ class ContinualConfig:
 
     All may store equally many numbers: ``copies`` times those of the net's weights, and as many as
     ``examples`` examples have. Each strategy is tuned on ``trials`` settings with ``tuning_seeds``
-    streams, and measured on ``seeds`` others. Raises ``ValueError`` for settings that make no
-    sense."""
+    streams, and measured on ``seeds`` others, whose held-out examples tuning never sees. Raises
+    ``ValueError`` for settings that make no sense."""
 
     data: str = "digits"
     path: str | None = None
@@ -74,8 +76,12 @@ class ContinualConfig:
                 raise ValueError(f"there is no strategy {name!r}; strategies: {known}")
         if not self.strategies:
             raise ValueError("strategies name at least one, but got none")
-        if not self.copies >= 0 or self.examples < 0:
-            raise ValueError("copies and examples are numbers from 0")
+        if not 0 <= self.copies <= MOST_COPIES or self.examples < 0:
+            raise ValueError(
+                f"copies are a number from 0 to {MOST_COPIES}, and examples one from 0"
+            )
+        if self.seed + self.seeds > TUNING:
+            raise ValueError(f"streams from {TUNING} on are for tuning: take a lower seed")
 
 
 PRESETS = {

@@ -5,22 +5,25 @@ Letters: B examples of a batch, D features. Source: Behrouz et al. 2025 (arXiv 2
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from nested.continual.strategy import Strategy, count_weights
-from nested.optim import NestedOptimizer
+from nested.continual.layers import Layers
+from nested.continual.strategy import count_weights
 
 
-class Continuum(Strategy):
+class Continuum(Layers):
     """Puts a chain of small nets before the head of ``net``, one for each of ``periods``:
 
         h <- h + W_2 relu(W_1 h),
 
-    and moves each of them once in its period of batches, by the mean of the gradients since. All
+    and moves each of them once in its period of batches, by the sum of the gradients since. All
     else moves at every batch. W_2 starts at 0, so that the first net is ``net`` itself. A net has
-    ``hidden`` units, or as many as ``budget`` allows. They count as numbers stored, because other
-    strategies do not have them. Without periods or without room this is fine-tuning."""
+    ``hidden`` units, or as many as ``budget`` allows. Its weights and the sums that wait count as
+    stored, because other strategies do not have them. Without periods or without room this is
+    fine-tuning."""
 
     def __init__(
         self,
@@ -30,21 +33,21 @@ class Continuum(Strategy):
         hidden: int = 32,
         budget: int = 0,
         seed: int = 0,
-        **settings: float,
+        **settings: Any,
     ) -> None:
         self.periods = tuple(periods)
         *body, head = net.children()
-        dim = head.in_features
-        room = budget // max(1, len(self.periods)) - dim  # of a net with biases
+        dim, device = head.in_features, head.weight.device
+        copies = len(self.periods) + sum(period > 1 for period in self.periods)
+        room = budget // max(1, copies) - dim  # of a net with biases
         units = max(0, min(hidden, room // (2 * dim + 1)))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            levels = [Residual(dim, units) for _ in self.periods if units]
+            levels = [Residual(dim, units).to(device) for _ in self.periods if units]
         parts = type(net)(*body, *levels, head)
         super().__init__(parts, seed=seed, budget=budget, **settings)
-        self.moves = {group["name"]: 0 for group in self.optimizer.param_groups}
 
-    def new_optimizer(self, lr: float) -> torch.optim.Optimizer:
+    def groups(self) -> list[dict]:
         levels = [part for part in self.net if isinstance(part, Residual)]
         groups = [
             {"params": list(level.parameters()), "name": f"level {i}", "period": period}
@@ -52,14 +55,11 @@ class Continuum(Strategy):
         ]
         ours = {id(weight) for group in groups for weight in group["params"]}
         rest = [weight for weight in self.net.parameters() if id(weight) not in ours]
-        groups.append({"params": rest, "name": "body and head", "period": 1})
-        return NestedOptimizer(groups, torch.optim.SGD, reduction="mean", lr=lr)
-
-    def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
-        self.moves = self.optimizer.moves()
+        return [*groups, {"params": rest, "name": "body and head", "period": 1}]
 
     def numbers_stored(self) -> int:
-        return sum(count_weights(part) for part in self.net if isinstance(part, Residual))
+        levels = [part for part in self.net if isinstance(part, Residual)]
+        return super().numbers_stored() + sum(map(count_weights, levels))
 
 
 class Residual(nn.Module):

@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import kl_div
 
-from nested.continual.strategy import LR_RANGE, Strategy, weights_of
+from nested.continual.strategy import LR_RANGE, Strategy, answer_with, weights_of
 from nested.levels.forward import Params
 from nested.support.checks import check_numbers
 
@@ -42,8 +40,7 @@ class Distillation(Strategy):
         loss = self.criterion(logits, y, task)
         if not self.teacher or not self.strength:
             return loss
-        with torch.no_grad():
-            wanted = functional_call(self.net, self.teacher, (x,))[:, self.taught] / HEAT
+        wanted = answer_with(self.net, self.teacher, x)[:, self.taught] / HEAT
         ours = (logits[:, self.taught] / HEAT).log_softmax(-1)
         apart = kl_div(ours, wanted.log_softmax(-1), log_target=True, reduction="batchmean")
         return loss + self.strength * HEAT**2 * apart

@@ -19,7 +19,9 @@ def change_domain(x: Tensor, number: int, count: int) -> Tensor:
     """Return examples ``x`` (N, ...) in the domain ``number`` of ``count``. Domain 0 is ``x``.
 
     Images (N, H, W) or (N, C, H, W) are turned, by up to 144 degrees. Features (N, F) come in
-    another order, which is the same in every run."""
+    another order, which is the same in every run. Raises ``ValueError`` for another shape."""
+    if x.dim() not in (2, 3, 4):
+        raise ValueError(f"domains are made of features or images, but examples are {x.shape[1:]}")
     if number == 0 or not len(x):
         return x
     if x.dim() == 2:

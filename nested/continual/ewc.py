@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
 
 from nested.continual.reservoir import Reservoir, slots_for
 from nested.continual.strategy import LR_RANGE, Strategy, count_weights, weights_of
@@ -67,7 +68,7 @@ class EWC(Strategy):
 
     def log_loss(self, task: int | None) -> Any:
         """Return the loss of logits (B, C) and labels (B,) in ``task``."""
-        return lambda logits, y: self.criterion(logits, y, task)
+        return lambda logits, y: cross_entropy(self.masked(logits, task), y)
 
 
 def fisher_diagonal(net: nn.Module, x: Tensor, y: Tensor, criterion: Any) -> Params:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator
+from torch import Generator, nn
 
-from nested.continual.config import ContinualConfig
-from nested.continual.data import LabelledData
+from nested.continual.config import TUNING, ContinualConfig
 from nested.continual.metrics import average_accuracy
 from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
@@ -31,9 +30,9 @@ from nested.support.device import find_device
 from nested.support.extras import needed
 from nested.support.files import load_checkpoint, prepare_folder, save_checkpoint
 from nested.support.progress import Progress
+from nested.tasks.labelled import LabelledData, split_again
 
-RUNS, SAVE_EVERY = "runs.pt", 2.0  # seconds
-TUNING = 10_000  # seeds of tuning start here, and are not used again
+RUNS, SAVE_EVERY, FORMAT = "runs.pt", 2.0, 2  # a file, seconds, of the file
 BACKENDS = ("loky", "ray")
 Settings = dict[str, float]
 
@@ -70,7 +69,8 @@ def compare(
     check_counts(jobs=jobs)
     prepare_folder(out, RUNS)
     known = _known(out / RUNS, config, resume)
-    stream_of(config, config.seed)  # refuses before any work
+    for seed in (config.seed, TUNING):
+        stream_of(config, seed)  # refuses before any work
     trials = {name: trial_settings(name, config) for name in config.strategies}
     seeds = range(TUNING, TUNING + config.tuning_seeds)
     tuning = [Job(n, s, seed) for n in trials for s in trials[n] for seed in seeds]
@@ -159,8 +159,10 @@ def train(job: Job, config: ContinualConfig) -> Result:
 
 
 def stream_of(config: ContinualConfig, seed: int) -> Stream:
-    """Make the stream of one seed of ``config``. Raises ``ValueError`` as ``make_stream`` does."""
+    """Make the stream of one seed of ``config``. Those of tuning, from ``TUNING`` on, are made of
+    data to learn from alone. Raises ``ValueError`` as ``make_stream`` does."""
     data = _loaded(config.data, config.path, config.limit)
+    data = data if seed < TUNING else split_again(data, seed)
     more = {name: getattr(config, name) for name in ("blur", "interference", "ood", "batch_size")}
     return make_stream(data, config.kind, config.tasks, seed=seed, **more)
 
@@ -170,9 +172,15 @@ def new_strategy(job: Job, stream: Stream, config: ContinualConfig) -> Strategy:
     net = build_net(stream.shape, len(stream.names), config.net, config.width, job.seed)
     if config.checkpointing:
         net = Checkpointed(OrderedDict(net.named_children()))
-    budget = config.copies * count_weights(net) + config.examples * (math.prod(stream.shape) + 2)
     net = net.to(find_device(config.device))
-    return STRATEGIES[job.strategy](net, budget=int(budget), seed=job.seed, **dict(job.settings))
+    settings = {"budget": budget_of(config, net, stream), **dict(job.settings)}
+    return STRATEGIES[job.strategy](net, seed=job.seed, **settings)
+
+
+def budget_of(config: ContinualConfig, net: nn.Module, stream: Stream) -> int:
+    """Compute how many numbers a strategy with ``net`` may store."""
+    one = math.prod(stream.shape) + 2  # an example, its label and its task
+    return int(config.copies * count_weights(net)) + config.examples * one
 
 
 @cache
@@ -189,7 +197,8 @@ def _loaded(name: str, path: str | None, limit: int | None) -> LabelledData:
 def _plain(config: ContinualConfig) -> dict[str, Any]:
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(config).items()}
     chosen_later = ("strategies", "seeds", "device")
-    return {name: value for name, value in plain.items() if name not in chosen_later}
+    kept = {name: value for name, value in plain.items() if name not in chosen_later}
+    return {"format": FORMAT, **kept}
 
 
 def _known(path: Path, config: ContinualConfig, resume: bool) -> dict[Job, Result]:

@@ -14,7 +14,7 @@ from nested.continual.strategy import Strategy
 
 class AveragedGem(Replay):
     """Takes from the gradient g what points against the gradient r of ``rehearsed`` stored
-    examples:
+    examples, which come from past tasks and from this one:
 
         g <- g - (g r) / (r r) r   where g r < 0.
     """

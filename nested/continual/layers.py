@@ -5,18 +5,23 @@ Letters: B examples of a batch. Source: Behrouz et al. 2025 (arXiv 2512.24695), 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
-from nested.continual.strategy import Strategy
+from nested.continual.strategy import LR_RANGE, Strategy
 from nested.optim import NestedOptimizer
 
 
 class Layers(Strategy):
     """Moves the parts of ``net`` after 1, 4, 16, ... batches, from the output to the input, by the
-    mean of the gradients since. The last part, the head, moves with the part before it.
+    sum of the gradients since. The last part, the head, moves with the part before it.
 
-    ``period`` is the factor between neighbours. With 1 this is fine-tuning."""
+    ``period`` is the factor between neighbours. With 1 this is fine-tuning. A sum that waits counts
+    as stored."""
+
+    ranges: Mapping[str, tuple[float, float]] = {"lr": (0.003, LR_RANGE[1])}
 
     def __init__(self, net: nn.Module, *, period: int = 4, **settings: float) -> None:
         self.period = period
@@ -24,11 +29,18 @@ class Layers(Strategy):
         self.moves = {group["name"]: 0 for group in self.optimizer.param_groups}
 
     def new_optimizer(self, lr: float) -> torch.optim.Optimizer:
-        groups = layer_groups(self.net, self.period)
-        return NestedOptimizer(groups, torch.optim.SGD, reduction="mean", lr=lr)
+        return NestedOptimizer(self.groups(), torch.optim.SGD, lr=lr)
+
+    def groups(self) -> list[dict]:
+        """Return groups of weights with their "name" and "period"."""
+        return layer_groups(self.net, self.period)
 
     def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
         self.moves = self.optimizer.moves()
+
+    def numbers_stored(self) -> int:
+        waiting = [group["params"] for group in self.optimizer.param_groups if group["period"] > 1]
+        return sum(weight.numel() for weights in waiting for weight in weights)
 
 
 def layer_groups(net: nn.Module, period: int) -> list[dict]:

@@ -11,12 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from nested.continual.replay import Replay
 from nested.continual.reservoir import slots_for
 from nested.continual.steady import SteadyRule
-from nested.continual.strategy import count_weights
+from nested.continual.strategy import answer_with, count_weights
 from nested.support.files import load_checkpoint
 
 SHIPPED = Path(__file__).parent / "pretrained" / "steady.pt"
@@ -65,7 +64,7 @@ class MetaLearned(Replay):
         self.moves["slow copy"] += 1
 
     def answer(self, x: Tensor) -> Tensor:
-        return functional_call(self.net, self.rule_state["slow"], (x,))
+        return answer_with(self.net, self.rule_state["slow"], x)
 
     def free_slots(self, x: Tensor) -> int:
         return slots_for(self.budget - count_weights(self.net), x, 2)

@@ -12,12 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import mse_loss
 
 from nested.continual.replay import Replay
 from nested.continual.reservoir import slots_for
-from nested.continual.strategy import count_weights, weights_of
+from nested.continual.strategy import answer_with, count_weights, weights_of
 from nested.levels.clock import Clock
 from nested.levels.forward import Params
 from nested.support.checks import check_numbers
@@ -61,9 +60,7 @@ class NestedWeights(Replay):
     def regularised(self, x: Tensor, logits: Tensor) -> Tensor | float:
         if not (self.copies and self.held):
             return 0.0
-        with torch.no_grad():
-            known = functional_call(self.net, self.copies[-1], (x,))
-        return self.held * mse_loss(logits, known)
+        return self.held * mse_loss(logits, answer_with(self.net, self.copies[-1], x))
 
     @torch.no_grad()
     def after_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
@@ -77,7 +74,7 @@ class NestedWeights(Replay):
             faster = copy
 
     def answer(self, x: Tensor) -> Tensor:
-        return functional_call(self.net, self.copies[-1], (x,)) if self.copies else self.net(x)
+        return answer_with(self.net, self.copies[-1], x) if self.copies else self.net(x)
 
     def free_slots(self, x: Tensor) -> int:
         return slots_for(self.budget - len(self.copies) * count_weights(self.net), x, 2)

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 
 from nested.continual.config import ContinualConfig
-from nested.continual.experiment import Comparison
+from nested.continual.experiment import Comparison, budget_of
 from nested.continual.metrics import METRICS, forward_transfer, interval
+from nested.continual.nets import build_net
 from nested.continual.run import Result
 from nested.continual.stream import ORIGINS, Stream
 from nested.support.files import save_json, write_whole
@@ -28,7 +29,8 @@ def scores(result: Result) -> dict[str, float]:
     """Compute all metrics of one ``result``."""
     values = {name: metric(result.matrix) for name, metric in METRICS.items()}
     values["forward transfer"] = forward_transfer(result.matrix, result.untrained)
-    return {**values, "seconds": result.seconds, "numbers": float(result.numbers)}
+    sizes = {"numbers": float(result.numbers), "KiB": result.kept / 1024}
+    return {**values, "CPU seconds": result.seconds, **sizes}
 
 
 def table(comparison: Comparison) -> Rows:
@@ -48,7 +50,8 @@ def in_markdown(rows: Rows) -> str:
         cells = []
         for metric, (mean, half) in rows[name].items():
             spread = "" if half == float("inf") else f" ± {half:.3f}"
-            digits = {"seconds": f"{mean:.1f}", "numbers": f"{mean:,.0f}"}
+            digits = {"CPU seconds": f"{mean:.1f}"}
+            digits |= {"numbers": f"{mean:,.0f}", "KiB": f"{mean:,.0f}"}
             cells.append(digits.get(metric, f"{mean:.3f}{spread}"))
         lines.append([name, *cells])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
@@ -57,7 +60,12 @@ def in_markdown(rows: Rows) -> str:
 def save_report(comparison: Comparison, config: ContinualConfig, stream: Stream, out: Path) -> str:
     """Save report.json, report.md and the pictures in the folder ``out``. Returns the table."""
     rows = table(comparison)
-    text = in_markdown(rows)
+    budget = budget_of(
+        config, build_net(stream.shape, len(stream.names), config.net, config.width), stream
+    )
+    larger = ", ".join(sorted(name for name, row in rows.items() if row["numbers"][0] > budget))
+    note = f"\nMore than the {budget:,} numbers of the others: {larger}.\n" if larger else ""
+    text = in_markdown(rows) + note
     content: dict[str, Any] = {"config": asdict(config), "table": rows}
     content["settings"] = comparison.settings
     content["matrices"] = {

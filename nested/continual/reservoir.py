@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+FEWEST = 64  # slots to begin with
+
 
 class Reservoir:
     """Keeps up to ``size`` examples of a stream, each with the same probability.
@@ -29,8 +31,14 @@ class Reservoir:
                 slot = self.seen - 1
             else:
                 slot = int(torch.randint(self.seen, (), generator=generator))
-            if not self._slots:
-                self._slots = [part.new_zeros(self.size, *part.shape[1:]) for part in parts]
+            room = len(self._slots[0]) if self._slots else 0
+            if (
+                slot == room < self.size
+            ):  # twice as many, so that a large size needs no large memory
+                more = min(self.size - room, max(room, FEWEST))
+                new = [part.new_zeros(more, *part.shape[1:]) for part in parts]
+                old = self._slots or [part[:0] for part in new]
+                self._slots = [torch.cat(pair) for pair in zip(old, new)]
             if slot < self.size:
                 for kept, part in zip(self._slots, parts, strict=True):
                     kept[slot] = part[i].detach()

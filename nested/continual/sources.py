@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from nested.continual.data import LabelledData, labelled
 from nested.tasks.digits import load_digits
 from nested.tasks.glyphs import CHARACTERS, SIDE, draw_glyphs
 from nested.tasks.images import read_cifar100, read_idx, read_image_folder
+from nested.tasks.labelled import LabelledData, labelled, only_classes
 from nested.tasks.sources import documents
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")  # where Debian puts it
@@ -50,6 +50,12 @@ def digits(seed: int = 0) -> LabelledData:
 
 
 def glyphs(seed: int = 0) -> LabelledData:
+    """Draw half of the characters, those on which no rule was taught, as ``all_glyphs`` does."""
+    data = all_glyphs(seed)
+    return only_classes(data, range(1, data.classes, 2))
+
+
+def all_glyphs(seed: int = 0) -> LabelledData:
     """Draw characters in nine fonts at nine places, images (N, 12, 12). Domains are the fonts."""
     drawn = draw_glyphs()  # (characters, fonts, 14, 14)
     windows = drawn.unfold(2, SIDE, 1).unfold(3, SIDE, 1).flatten(2, 3)
@@ -113,27 +119,44 @@ def folder(path: str | None = None, seed: int = 0) -> LabelledData:
 def texts(path: str | None = None, seed: int = 0) -> LabelledData:
     """Load pieces of texts by language, or by author: a file or a folder in ``path`` for each. A
     piece of 200 bytes becomes the logarithms of its counts of three bytes in a row, hashed to 512
-    numbers, (N, 512). Raises ``ValueError`` for a text that is missing or too short."""
+    numbers, (N, 512). Every fifth document is held out, or the last fifth of a class that has only
+    one. Raises ``ValueError`` for a text that is missing or too short."""
     if path is None:
         sources = {name: name for name in LANGUAGES}
     elif Path(path).is_dir():
         sources = {child.name: str(child) for child in sorted(Path(path).iterdir())}
     else:
         raise ValueError(f"there is no folder at {path!r}: give one with a text for each author")
-    x, y = [], []
-    for label, source in enumerate(sources.values()):
-        pieces: list[bytes] = []
-        for _, content in documents(source):
-            pieces += [content[at : at + PIECE] for at in range(0, len(content) - PIECE, PIECE)]
-            if len(pieces) > 10 * MOST_PIECES:
-                break
-        pieces = pieces[:: max(1, len(pieces) // MOST_PIECES)][:MOST_PIECES]
-        x += [_trigrams(piece) for piece in pieces]
-        y += [label] * len(pieces)
-    missing = [name for label, name in enumerate(sources) if label not in y]
-    if missing:
-        raise ValueError(f"the text of {missing[0]!r} is shorter than {PIECE} bytes")
-    return labelled(torch.stack(x), y, names=list(sources), seed=seed)
+    sides: list[tuple[list[Tensor], list[int]]] = [([], []), ([], [])]
+    for label, (name, source) in enumerate(sources.items()):
+        for (x, y), pieces in zip(sides, _pieces(source)):
+            if not pieces:
+                raise ValueError(
+                    f"the text of {name!r} is too short: give {2 * PIECE} bytes or more"
+                )
+            pieces = pieces[:: max(1, len(pieces) // MOST_PIECES)][:MOST_PIECES]
+            x += [_trigrams(piece) for piece in pieces]
+            y += [label] * len(pieces)
+    learned, held_out = ((torch.stack(x), y) for x, y in sides)
+    return labelled(*learned, held_out, names=list(sources), seed=seed)
+
+
+def _pieces(source: str) -> tuple[list[bytes], list[bytes]]:
+    """Cut the documents of ``source`` into pieces to learn from, and those held out."""
+    listed: list[list[bytes]] = []
+    for _, content in documents(source):
+        listed.append(
+            [content[at : at + PIECE] for at in range(0, len(content) - PIECE + 1, PIECE)]
+        )
+        if sum(map(len, listed)) > 10 * MOST_PIECES and len(listed) > 1:
+            break
+    if len(listed) == 1:
+        last = max(1, len(listed[0]) // 5)
+        listed = [listed[0][:-last], listed[0][-last:]]
+    step = min(5, len(listed))
+    held_out = listed[step - 1 :: step] if listed else []
+    others = [pieces for i, pieces in enumerate(listed) if i % step != step - 1]
+    return sum(others, []), sum(held_out, [])
 
 
 def _trigrams(piece: bytes) -> Tensor:

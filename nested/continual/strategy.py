@@ -15,8 +15,9 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from nested.levels.forward import Params
 from nested.support.checks import check_numbers
@@ -35,7 +36,7 @@ class Strategy:
 
     Its contract: ``observe`` learns from a batch, ``end_task`` is called after each task, and
     ``logits`` answers. In streams of kind "task" both get the ``task``, and answers are among its
-    classes.
+    classes. Copies of the weights share the running statistics of the net, if it has some.
 
     Raises ``ValueError`` for settings that make no sense, and in ``observe`` for batches that are
     empty or not finite, and for labels without an output."""
@@ -83,6 +84,9 @@ class Strategy:
     def criterion(self, logits: Tensor, y: Tensor, task: int | Tensor | None) -> Tensor:
         """Return the cross entropy of ``logits`` (B, C) among the classes of ``task``, (). Tasks
         (B,) of each example are possible, too; -1 is none."""
+        if (largest := int(y.max())) >= logits.shape[1]:
+            outputs = logits.shape[1]
+            raise ValueError(f"labels are below {outputs}, the outputs of the net: got {largest}")
         return cross_entropy(self.masked(logits, task), y)
 
     def before_step(self, x: Tensor, y: Tensor, task: int | None) -> None:
@@ -138,12 +142,15 @@ class Strategy:
         if state.keys() != set(self.saved):
             names = f"{sorted(state)}, and here {sorted(self.saved)}"
             raise ValueError(f"this is the state of another strategy: it has {names}")
+        device = next(self.net.parameters()).device
         for name in self.saved:
             part, value = getattr(self, name), copy.deepcopy(state[name])
+            if isinstance(part, Generator):
+                part.set_state(value)
+                continue
+            value = tree_map_only(Tensor, lambda tensor: tensor.to(device), value)
             if hasattr(part, "load_state_dict"):
                 part.load_state_dict(value)
-            elif isinstance(part, Generator):
-                part.set_state(value)
             else:
                 setattr(self, name, value)
 
@@ -169,6 +176,17 @@ def check_batch(x: Tensor, y: Tensor) -> None:
 def tasks_of(y: Tensor, task: int | None) -> Tensor:
     """Return the task of each label y (B,), (B,): -1 is none."""
     return torch.full_like(y, -1 if task is None else task)
+
+
+@torch.no_grad()
+def answer_with(net: nn.Module, weights: Params, x: Tensor) -> Tensor:
+    """Return the logits (B, C) of x (B, ...) by ``net`` with other ``weights``, {name: (...)}. The
+    net is in evaluation mode meanwhile, so that no running statistics move."""
+    was_training = net.training
+    net.eval()
+    logits = functional_call(net, weights, (x,))
+    net.train(was_training)
+    return logits
 
 
 def weights_of(net: nn.Module) -> Params:

@@ -1,8 +1,8 @@
 """Streams of tasks: who learns what, in which order, and what else comes in between.
 
 Letters: N examples of a task, M held out, T tasks, B examples of a batch.
-Source: the three scenarios of van de Ven and Tolias 2019 (arXiv 1904.07734); blurry boundaries as
-in Bang et al. 2021 (arXiv 2103.17230).
+Source: the three scenarios of van de Ven and Tolias 2019 (arXiv 1904.07734); blurry boundaries
+after Bang et al. 2021 (arXiv 2103.17230), where here only the next task leaks in.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import torch
 from torch import Generator, Tensor
 
 from nested.continual.composition import check_shares, composition
-from nested.continual.data import LabelledData, labelled
 from nested.continual.domains import change_domain
 from nested.support.checks import check_counts, check_seed
+from nested.tasks.labelled import LabelledData, labelled
 
 KINDS = ("class", "domain", "task", "mixed")
 ORIGINS = ("own", "to come", "returned", "out of distribution")
@@ -115,10 +115,11 @@ def make_stream(
     The ratios are shares of the examples of a task. ``blur``: classes to come leak in from the next
     task. The last task has none. ``interference``: examples of past tasks return. The first task
     has none. ``ood``: the features of an example are shuffled, and its label is drawn from the
-    classes of the task.
+    classes of the task. With few features this is little more than a random label.
 
     Raises ``ValueError`` for an unknown kind, for more tasks than classes, domains or examples, for
-    ratios that are no shares or leave a task empty, and as ``labelled`` does."""
+    ratios that are no shares or leave a task empty, for a task without held-out examples, and as
+    ``labelled`` does."""
     check_counts(tasks=tasks, batch_size=batch_size)
     check_seed(seed)
     if kind not in KINDS:
@@ -129,7 +130,7 @@ def make_stream(
             "learners of a stream of kind 'task' know the task, so no other task can leak in: take"
             " blur 0 and interference 0, or the kind 'class'"
         )
-    data = data if isinstance(data, LabelledData) else labelled(*data, seed=seed)
+    data = _as_labelled(data, seed)
     generator = Generator().manual_seed(seed)
     if kind == "domain":
         groups, labels = _domains(data, tasks, generator), [torch.arange(data.classes)] * tasks
@@ -147,6 +148,14 @@ def make_stream(
         pools = [pools[source][counts[task][source] :] for source in range(tasks)]
         parts.append(_task(data, kind, tasks, task, labels[task], drawn, ood, generator))
     return Stream(kind, data.names, parts, batch_size, seed)
+
+
+def _as_labelled(data: Any, seed: int) -> LabelledData:
+    if isinstance(data, LabelledData):
+        return data
+    if not isinstance(data, (tuple, list)) or len(data) != 2:
+        raise ValueError(f"data are (x, y), or come from labelled, but got {type(data)}")
+    return labelled(*data, seed=seed)
 
 
 def _task(
@@ -179,6 +188,8 @@ def _task(
         is_mine = task_of_domain(data.domains, tasks)[data.held_domains] == task
     else:
         is_mine = torch.ones(len(data.held_y), dtype=torch.bool)
+    if not is_mine.any():
+        raise ValueError(f"task {task} has no held-out example: take fewer tasks, or more examples")
     held_x = change_domain(data.held_x, task, tasks) if is_made else data.held_x[is_mine]
     return StreamTask(x, y, rows, origins, labels, held_x, data.held_y[is_mine])
 

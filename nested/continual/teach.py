@@ -15,16 +15,16 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
-from nested.continual.data import LabelledData
 from nested.continual.meta_learned import SHIPPED
 from nested.continual.nets import build_net
 from nested.continual.reservoir import Reservoir
-from nested.continual.sources import load_data
+from nested.continual.sources import all_glyphs
 from nested.continual.steady import SteadyRule
 from nested.levels.forward import Batch, Params, functional_loss
 from nested.support.checks import check_counts, check_seed
 from nested.support.files import prepare_folder, save_checkpoint
 from nested.support.progress import Progress
+from nested.tasks.labelled import LabelledData
 from nested.unroll import unroll_tasks
 
 TASKS, WAYS, LENGTH = 5, 2, 12  # tasks of a stream, classes of a task, batches of a task
@@ -130,7 +130,7 @@ def first_weights(like: Params, count: int, generator: Generator) -> Params:
 def teach(steps: int = STEPS, count: int = COUNT, seed: int = 0) -> SteadyRule:
     """Meta-train a rule: ``steps`` moves, each through ``count`` whole streams."""
     rule, generator = SteadyRule(), Generator().manual_seed(seed)
-    streams = Streams(load_data("glyphs"), is_held_out=False)
+    streams = Streams(all_glyphs(), is_held_out=False)
     optimizer = torch.optim.Adam(rule.parameters(), LR)
     with Progress(steps) as progress:
         for step in range(1, steps + 1):
@@ -152,7 +152,7 @@ def compared(rule: SteadyRule, count: int = 64) -> dict[int, tuple[float, float]
     standard error)}."""
     differences = {}
     for tasks in (TASKS, 2 * TASKS):
-        streams = Streams(load_data("glyphs"), is_held_out=True, tasks=tasks)
+        streams = Streams(all_glyphs(), is_held_out=True, tasks=tasks)
         both = [
             scores(one, streams, count, Generator().manual_seed(77))[1]
             for one in (SteadyRule(), rule)

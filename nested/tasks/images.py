@@ -72,12 +72,16 @@ def read_image_folder(root: Path) -> tuple[list[str], Tensor, Tensor]:
     """Read a folder with a subfolder of images for each class.
 
     Returns the names of the classes, images (N, 3, 32, 32) and labels (N,). Raises ``ValueError``
-    for a folder without images, and for a file that is none."""
+    for a folder or a class without images, and for a file that is none."""
     from PIL import Image, UnidentifiedImageError  # comes with matplotlib
 
     names = sorted(child.name for child in root.iterdir() if child.is_dir())
     pixels, labels = [], []
     for label, name in enumerate(names):
+        if not any((root / name).iterdir()):
+            raise ValueError(
+                f"the class {name!r} in {str(root)!r} has no image: add some, or delete it"
+            )
         for file in sorted((root / name).iterdir()):
             try:
                 with Image.open(file) as image:

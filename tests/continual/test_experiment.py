@@ -47,6 +47,20 @@ def test_tuning_uses_other_streams_than_measuring(tmp_path):
     assert len(runs) == 3 * (2 * 1 + 2)
 
 
+@pytest.mark.parametrize("kind", ["class", "domain"])
+def test_tuning_sees_nothing_of_what_is_measured(kind):
+    config = replace(SMALL, kind=kind, limit=None, ood=0.0)
+
+    def images(parts):  # of domains, the first has plain images
+        return {tuple(x.flatten().tolist()) for part in parts for x in part}
+
+    measured, tuning = stream_of(config, 0), stream_of(config, 10_003)
+    held_out = images(task.held_x for task in measured.tasks[: 1 if kind == "domain" else 5])
+    seen = images([task.x for task in tuning.tasks] + [task.held_x for task in tuning.tasks])
+    assert len(held_out) > 100 and not held_out & seen
+    assert len(measured.tasks[0].held_y) > len(tuning.tasks[0].held_y) > 0
+
+
 def test_a_stopped_comparison_resumes_to_the_same_matrices(tmp_path, monkeypatch):
     whole = compare(SMALL, tmp_path / "whole")
     import nested.continual.experiment as experiment
@@ -134,10 +148,28 @@ def test_the_command_writes_a_report_and_pictures(tmp_path, capsys):
     assert "| nested |" in printed and "out of distribution" in printed
     report = json.loads((tmp_path / "report.json").read_text())
     assert len(report["matrices"]["nested"]) == 2 and report["config"]["blur"] == 0.1
-    assert set(report["table"]["replay"]) >= {"accuracy", "forgetting", "seconds", "numbers"}
+    assert set(report["table"]["replay"]) >= {
+        "accuracy",
+        "forgetting",
+        "CPU seconds",
+        "numbers",
+        "KiB",
+    }
+    assert "More than the 10,232 numbers" not in printed
     for name in ("matrices", "accuracy", "moves", "stream"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| replay |" in (tmp_path / "report.md").read_text()
+
+
+def test_who_stores_more_than_the_budget_is_named(tmp_path, capsys):
+    flags = [*FLAGS, "--strategies", "si", "replay", "joint", "--examples", "0"]
+    assert main([*flags, "--out", str(tmp_path)]) == 0
+    assert "\nMore than the 6,932 numbers of the others: " in capsys.readouterr().out
+    assert "of the others: joint, si.\n" in (tmp_path / "report.md").read_text()
+
+
+def test_a_budget_may_be_larger_than_everything(tmp_path):
+    assert main([*FLAGS, "--examples", str(10**15), "--out", str(tmp_path)]) == 0
 
 
 def test_settings_come_from_a_file_and_flags_change_them(tmp_path):
@@ -166,6 +198,11 @@ def test_settings_come_from_a_file_and_flags_change_them(tmp_path):
         (["--seeds", "0"], "seeds is a whole number from 1, but got 0"),
         (["--net", "rnn"], "net is one of mlp, conv, but got 'rnn'"),
         (["--device", "tpu"], "device"),
+        (["--copies", "inf"], "copies are a number from 0 to 1000"),
+        (["--copies", "nan"], "copies are a number from 0 to 1000"),
+        (["--seed", "9999"], "streams from 10000 on are for tuning: take a lower seed"),
+        (["--kind", "task"], "take blur 0 and interference 0, or the kind 'class'"),
+        (["--precision", "float16"], "precision is one of float32, bfloat16"),
         (["--config", "none.yaml"], "cannot read settings from"),
     ],
 )

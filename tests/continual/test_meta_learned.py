@@ -5,7 +5,7 @@ import torch
 
 from nested.continual.meta_learned import MetaLearned, shipped_rule
 from nested.continual.nets import build_net
-from nested.continual.sources import load_data
+from nested.continual.sources import all_glyphs
 from nested.continual.steady import RANGES, START, SteadyRule
 from nested.continual.teach import LENGTH, Streams, compared, main, scores, teach
 from nested.support.files import load_checkpoint
@@ -41,7 +41,7 @@ def test_its_numbers_stay_in_their_ranges():
 
 def test_each_kind_of_tensor_learns_its_own_numbers():
     rule = SteadyRule()
-    streams = Streams(load_data("glyphs"), is_held_out=False, tasks=2)
+    streams = Streams(all_glyphs(), is_held_out=False, tasks=2)
     loss, _ = scores(rule, streams, 2, generator())
     (slopes,) = torch.autograd.grad(loss, [rule.raw])
     assert slopes.isfinite().all()
@@ -50,7 +50,7 @@ def test_each_kind_of_tensor_learns_its_own_numbers():
 
 
 def test_streams_to_learn_from_and_held_out_share_no_character():
-    data = load_data("glyphs")
+    data = all_glyphs()
     first, second = Streams(data, False), Streams(data, True)
     assert not set(first.classes.tolist()) & set(second.classes.tolist())
     batches, queries = first.sample(generator())

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nested.continual import make_stream
-from nested.continual.sources import DATA, FROM_FILES, load_data
+from nested.continual.sources import DATA, FROM_FILES, all_glyphs, load_data
 
 
 @pytest.mark.parametrize("name", ["digits", "glyphs", "drift", "texts"])
@@ -91,6 +91,10 @@ def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no folder of images at None"):
         load_data("folder")
     write_images(tmp_path)
+    (tmp_path / "eel").mkdir()
+    with pytest.raises(ValueError, match="the class 'eel' in .* has no image: add some, or delete"):
+        load_data("folder", str(tmp_path))
+    (tmp_path / "eel").rmdir()
     (tmp_path / "cat" / "note.txt").write_text("no image")
     with pytest.raises(ValueError, match="note.txt' is no image that can be read"):
         load_data("folder", str(tmp_path))
@@ -129,10 +133,31 @@ def test_texts_by_author_come_from_a_folder(tmp_path):
     data = load_data("texts", str(tmp_path))
     assert data.names == ("anna.txt", "bob.txt") and data.x.shape[1:] == (512,)
     (tmp_path / "eve.txt").write_text("short")
-    with pytest.raises(ValueError, match="the text of 'eve.txt' is shorter than 200 bytes"):
+    with pytest.raises(
+        ValueError, match="the text of 'eve.txt' is too short: give 400 bytes or more"
+    ):
         load_data("texts", str(tmp_path))
     with pytest.raises(ValueError, match="there is no folder at"):
         load_data("texts", str(tmp_path / "none"))
+
+
+def test_held_out_texts_share_no_document_with_the_others(tmp_path):
+    for name in ("anna", "bob"):
+        (tmp_path / name).mkdir()
+        for number in range(10):
+            text = f"{name} {number} "
+            (tmp_path / name / f"{number}.txt").write_text(text * (600 // len(text) + 1))
+    data = load_data("texts", str(tmp_path))
+    assert len(data.held_y) == 2 * 2 * 3 and len(data.y) == 2 * 8 * 3
+    apart = torch.cdist(data.x, data.held_x)
+    assert apart.min() > 0.1  # pieces of one document are nearly the same
+
+
+def test_glyphs_are_those_that_taught_no_rule():
+    data, every = load_data("glyphs"), all_glyphs()
+    assert data.names == every.names[1::2] and data.categories == every.categories[1::2]
+    assert data.x[data.y == 3].equal(every.x[every.y == 7])
+    assert data.held_domains[data.held_y == 3].equal(every.held_domains[every.held_y == 7])
 
 
 def test_unknown_data_and_paths_that_nobody_reads_are_refused():

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils._pytree import tree_leaves
 
-from nested.conformance import STRATEGY_CHECKS, check_strategy
+from nested.conformance import STRATEGY_CHECKS, ConformanceError, check_strategy
 from nested.continual import STRATEGIES, Strategy, labelled, make_stream, run
 from nested.continual.ewc import EWC, fisher_diagonal
 from nested.continual.gem import AveragedGem
@@ -38,7 +39,13 @@ def test_every_strategy_keeps_the_contract(name):
     def make(net, budget, seed):
         return STRATEGIES[name](net, budget=budget, seed=seed)
 
-    check_strategy(make)
+    if name != "joint":
+        check_strategy(make)
+        return
+    with pytest.raises(ConformanceError) as error:
+        check_strategy(make)
+    (fault,) = str(error.value).splitlines()[1:]
+    assert "it keeps to its budget: it may store 2000 numbers, and stores 4212" in fault
 
 
 OFF = {
@@ -205,11 +212,94 @@ def test_a_killed_run_resumes_to_the_same_matrix(name, tmp_path):
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path = tmp_path / "run.pt"
     run(Strategy(net()), small_stream(), checkpoint=path)
-    with pytest.raises(ValueError, match="this is the state of another strategy"):
-        run(STRATEGIES["ewc"](net()), small_stream(), checkpoint=path)
+    others = {
+        "strategy": lambda: run(STRATEGIES["ewc"](net()), small_stream(), checkpoint=path),
+        "rate": lambda: run(Strategy(net(), lr=0.2), small_stream(), checkpoint=path),
+        "stream": lambda: run(Strategy(net()), small_stream(seed=1), checkpoint=path),
+        "kind": lambda: run(Strategy(net()), small_stream("task"), checkpoint=path),
+        "passes": lambda: run(Strategy(net()), small_stream(), epochs=2, checkpoint=path),
+    }
+    for wrong in others.values():
+        with pytest.raises(ValueError, match="is no run of this strategy with these settings"):
+            wrong()
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be read"):
         run(Strategy(net()), small_stream(), checkpoint=path)
+
+
+def test_examples_that_are_dropped_after_a_task_count_as_stored():
+    strategy = STRATEGIES["ewc"](net(), budget=1000)
+    result = run(strategy, small_stream())
+    assert strategy.numbers_stored() < 500 < result.numbers <= 1000
+
+
+def test_gradients_that_wait_count_as_stored():
+    strategy = STRATEGIES["layers"](net(), period=4)
+    assert strategy.numbers_stored() == sum(w.numel() for w in strategy.net.slow.parameters()) > 0
+    strategy = STRATEGIES["continuum"](net(), periods=(1, 4), hidden=3, budget=10_000)
+    one = 8 * 3 + 3 + 3 * 8 + 8
+    assert strategy.numbers_stored() == 3 * one  # two small nets, and one sum
+
+
+def test_layers_move_by_the_sum_of_the_gradients_since():
+    strategy, plain = STRATEGIES["layers"](net(), lr=0.1, period=4), net()
+    total = {name: torch.zeros_like(w) for name, w in plain.slow.named_parameters()}
+    for x, y in list(small_stream().batches(0))[:4]:
+        model = copy.deepcopy(strategy.net)
+        model.zero_grad()
+        cross_entropy(model(x), y).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        total = {name: total[name] + w.grad for name, w in model.slow.named_parameters()}
+        strategy.observe(x, y)
+    for name, w in strategy.net.slow.named_parameters():
+        wanted = plain.slow.get_parameter(name) - 0.1 * total[name]
+        assert torch.allclose(w, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["lwf", "nested", "meta-learned"])
+def test_answers_of_copies_move_no_running_statistics(name):
+    def statistics(strategy, x, y):
+        strategy.observe(x, y)
+        strategy.end_task(0)
+        strategy.observe(x, y)
+        strategy.logits(x)
+        return strategy.net[1].running_mean
+
+    nets = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        nets.append(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 4)))
+    x, y = torch.randn(10, 4, generator=generator()), torch.arange(10) % 4
+    kind = STRATEGIES[name]
+    more = {"scale": 0.0} if name == "meta-learned" else {"lr": 0.0}
+    ours = statistics(kind(nets[0], budget=0, **more), x, y)
+    assert nets[0][1].num_batches_tracked == 2
+    passes = nets[1][0](x).mean(0).detach()  # both batches pass with the first weights
+    wanted = 0.1 * passes + 0.9 * 0.1 * passes
+    assert torch.allclose(ours, wanted, atol=1e-4)
+
+
+def test_a_state_moves_to_the_device_of_the_net():
+    stream = small_stream()
+    for name in STRATEGIES:
+        strategy = STRATEGIES[name](net(), budget=1000)
+        x, y = next(stream.batches(0))
+        strategy.observe(x, y)
+        strategy.end_task(0)
+        strategy.observe(x, y)
+        other = STRATEGIES[name](net().to("meta"), budget=1000)
+        other.load_state_dict(strategy.state_dict())
+        rest = {n: part for n, part in other.state_dict().items() if n != "generator"}
+        tensors = [leaf for leaf in tree_leaves(rest) if isinstance(leaf, torch.Tensor)]
+        assert tensors and {leaf.device.type for leaf in tensors} == {"meta"}, name
+
+
+def test_a_reservoir_takes_no_more_room_than_its_examples_need():
+    memory = Reservoir(10**15)
+    for batch in torch.arange(3000.0).view(-1, 10, 3).unbind():
+        memory.add(generator(), batch)
+    (kept,) = memory.all()
+    assert len(memory) == 1000 and kept.equal(torch.arange(3000.0).view(-1, 3))
 
 
 def test_a_known_task_helps():
@@ -231,6 +321,15 @@ def test_a_known_task_helps():
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         Strategy(net(), **settings)
+
+
+def test_labels_without_an_output_and_other_precisions_are_refused():
+    for name in STRATEGIES:
+        strategy = STRATEGIES[name](net(), budget=1000)
+        with pytest.raises(ValueError, match="labels are below 4, the outputs of the net: got 9"):
+            strategy.observe(torch.randn(3, 4), torch.tensor([0, 9, 1]))
+    with pytest.raises(ValueError, match="precision is one of float32, bfloat16, but got 'float16"):
+        run(Strategy(net()), small_stream(), precision="float16")
 
 
 def test_checks_find_wrong_strategies():
@@ -267,19 +366,34 @@ def test_checks_find_wrong_strategies():
         def step(self):
             pass
 
-    wrong = {
-        "it resumes bit for bit": Forgetful,
-        "answering changes nothing": Learning,
-        "it counts what it stores": Sharing,
-        "its seed decides everything": Unseeded,
-        "a known task masks other classes": Open,
-        "it refuses broken batches": Careless,
-        "it learns an easy task": Idle,
-    }
+    class Greedy(STRATEGIES["replay"]):
+        def free_slots(self, x):
+            return 10**6
+
+    class Hiding(Strategy):
+        saved = (*Strategy.saved, "bytes")
+
+        def after_step(self, x, y, task):
+            self.bytes = (100 * x).to(torch.uint8)
+
+        def numbers_stored(self):
+            return 0
+
+    wrong = [
+        ("it resumes bit for bit", Forgetful),
+        ("answering changes nothing", Learning),
+        ("it counts what it stores", Sharing),
+        ("its seed decides everything", Unseeded),
+        ("a known task masks other classes", Open),
+        ("it refuses broken batches", Careless),
+        ("it learns an easy task", Idle),
+        ("it keeps to its budget", Greedy),
+        ("it counts what it stores", Hiding),
+    ]
     checks = {check.name: check for check in STRATEGY_CHECKS}
     from nested.conformance.check import run_check
 
-    for name, kind in wrong.items():
+    for name, kind in wrong:
 
         def make(net, budget, seed):
             return kind(net, budget=budget, seed=seed)

@@ -1,5 +1,6 @@
 """Streams: each example once, nothing held out in training, and the ratios that were asked for."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,6 +9,7 @@ from nested.continual.composition import composition
 from nested.continual.domains import change_domain
 from nested.continual.nets import build_net
 from nested.continual.stream import KINDS
+from nested.tasks.labelled import split_again
 from tests.problems import generator
 
 
@@ -164,12 +166,68 @@ def test_more_domains_than_there_are_are_refused():
         (torch.rand(4, 2), [0.5, 0, 1, 1], "labels are whole numbers"),
         (torch.rand(4, 2), ["a", "b", "a", "b"], "labels are whole numbers"),
         (torch.rand(4, 2), [0, 0, 0, 1], "class 1 has one example"),
+        (torch.rand(4, 2), [0, 0, float("nan"), 1], "labels are whole numbers: no words, no frac"),
         (torch.rand(0, 2), [], "at least one"),
+        (torch.rand(4), [0, 0, 1, 1], "examples are arrays"),
     ],
 )
 def test_data_that_make_no_sense_are_refused(x, y, message):
     with pytest.raises(ValueError, match=message):
         labelled(x, y)
+
+
+@pytest.mark.parametrize(
+    "more, message",
+    [
+        ({"domains": [0, -1, 0, 1]}, "domains are whole numbers from 0"),
+        ({"domains": [0, 1]}, "there are 4 examples, but domains"),
+        ({"categories": ["even", "odd"]}, "categories are whole numbers"),
+        ({"categories": [1]}, "there are 2 classes, but categories"),
+        ({"names": ["one"]}, "there are 2 classes, but 1 names"),
+    ],
+)
+def test_domains_categories_and_names_that_make_no_sense_are_refused(more, message):
+    with pytest.raises(ValueError, match=message):
+        labelled(torch.rand(4, 2), [0, 0, 1, 1], **more)
+
+
+def test_domains_of_held_out_data():
+    x, y, domains = torch.rand(8, 2), [0, 1] * 4, [0, 0, 1, 1, 2, 2, 3, 3]
+    data = labelled(x, y, (x + 1, y, domains), domains=domains)
+    stream = make_stream(data, "domain", 4)
+    for number in range(4):
+        assert stream.held_out(number)[0].equal(x[2 * number : 2 * number + 2] + 1)
+    for held_out, more in (((x, y), {"domains": domains}), ((x, y, domains), {})):
+        with pytest.raises(ValueError, match="both sides have domains, or none"):
+            labelled(x, y, held_out, **more)
+    data = labelled(x, y, (x + 1, y, [0] * 8), domains=domains)
+    with pytest.raises(ValueError, match="task 1 has no held-out example"):
+        make_stream(data, "domain", 4)
+
+
+@pytest.mark.parametrize("data", [None, "digits", torch.rand(4, 2)])
+def test_other_things_than_data_are_refused(data):
+    with pytest.raises(ValueError, match=r"data are \(x, y\), or come from labelled, but got"):
+        make_stream(data)
+
+
+def test_ratios_of_numpy_are_taken_and_strange_shapes_are_refused():
+    assert len(make_stream(numbered(), tasks=5, blur=np.float64(0.1))) == 5
+    data = labelled(torch.rand(20, 2, 3, 4, 5), [0, 1] * 10)
+    with pytest.raises(ValueError, match="domains are made of features or images"):
+        make_stream(data, "domain", 2)
+
+
+def test_data_to_tune_on_hold_out_what_is_learned_later():
+    x, y = torch.arange(400.0).view(200, 2), torch.arange(200) % 4
+    data = labelled(x, y, domains=torch.arange(200) % 3, categories=(0, 0, 1, 1))
+    again = split_again(data, 7)
+    assert set(again.held_x[:, 0].tolist()) | set(again.x[:, 0].tolist()) == set(
+        data.x[:, 0].tolist()
+    )
+    assert len(again.held_y) == 32 and again.categories == data.categories
+    wanted = (again.held_x[:, 0] / 2).long()
+    assert again.held_y.equal(wanted % 4) and again.held_domains.equal(wanted % 3)
 
 
 def test_held_out_data_need_every_class():

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Generator, Tensor
 
-HELD_OUT = 5  # every fifth example of a class is held out
+HELD_OUT = 5  # a random fifth of each class is held out
 
 
 class LabelledData(NamedTuple):
@@ -39,7 +39,7 @@ class LabelledData(NamedTuple):
 def labelled(
     x: Any,
     y: Any,
-    held_out: tuple[Any, Any] | None = None,
+    held_out: tuple[Any, ...] | None = None,
     *,
     names: Sequence[str] = (),
     domains: Any = None,
@@ -48,18 +48,23 @@ def labelled(
 ) -> LabelledData:
     """Check arrays ``x`` (N, ...) and labels ``y`` (N,), and hold some of them out.
 
-    ``held_out`` are arrays that are held out already. Otherwise a fifth of each class is, drawn by
-    ``seed``. Labels may be any whole numbers. Raises ``ValueError`` for arrays of different length,
-    for numbers that are not finite, and for labels that are no whole numbers. Raises it too for a
-    class without an example on either side."""
+    ``held_out`` are arrays that are held out already, (x, y) or (x, y, domains). Otherwise a random
+    fifth of each class is, drawn by ``seed``. Labels may be any whole numbers, and domains those
+    from 0. Raises ``ValueError`` for arrays of different length, for numbers that are not finite,
+    and for labels, domains or categories that are no whole numbers. Raises it too for a class
+    without an example on either side, and for domains of one side alone."""
     x, y = _examples(x, y)
-    domains = None if domains is None else _whole(domains, "domains", len(y))
+    domains = None if domains is None else _whole(domains, "domains", len(y), lowest=0)
     if held_out is None:
         is_held = _draw_held_out(y, seed)
         held_x, held_y, x, y = x[is_held], y[is_held], x[~is_held], y[~is_held]
         held_domains, domains = _split(domains, is_held)
     else:
-        (held_x, held_y), held_domains = _examples(*held_out), None
+        (held_x, held_y), held_domains = _examples(*held_out[:2]), None
+        if (domains is None) != (len(held_out) == 2):
+            raise ValueError("both sides have domains, or none: give held_out (x, y, domains)")
+        if domains is not None:
+            held_domains = _whole(held_out[2], "domains", len(held_y), lowest=0)
         if held_x.shape[1:] != x.shape[1:]:
             shapes = f"{tuple(x.shape[1:])} and {tuple(held_x.shape[1:])}"
             raise ValueError(f"examples have one shape, but got {shapes} held out")
@@ -72,14 +77,42 @@ def labelled(
     if len(names) != len(values):
         raise ValueError(f"there are {len(values)} classes, but {len(names)} names")
     y, held_y = torch.searchsorted(values, y), torch.searchsorted(values, held_y)
-    groups = None if categories is None else tuple(categories)
-    if groups is not None and len(groups) != len(names):
-        raise ValueError(f"there are {len(names)} classes, but categories of {len(groups)}")
+    groups = None
+    if categories is not None:
+        groups = tuple(_whole(categories, "categories", len(names), of="classes").tolist())
+    return LabelledData(x, y, held_x, held_y, names, domains, held_domains, groups)
+
+
+def split_again(data: LabelledData, seed: int) -> LabelledData:
+    """Leave out the examples that are held out, and hold out a fifth of the others. Whoever tunes
+    on these data sees nothing of what is measured later."""
+    more = {"names": data.names, "domains": data.domains, "categories": data.categories}
+    return labelled(data.x, data.y, **more, seed=seed)
+
+
+def only_classes(data: LabelledData, classes: Sequence[int]) -> LabelledData:
+    """Keep the examples of some ``classes``, whose labels become 0, 1, ... in that order."""
+    kept = torch.tensor(list(classes))
+    place = torch.full((data.classes,), -1)
+    place[kept] = torch.arange(len(kept))
+    sides = []
+    for x, y, domains in (
+        (data.x, data.y, data.domains),
+        (data.held_x, data.held_y, data.held_domains),
+    ):
+        rows = torch.isin(y, kept)
+        sides += [x[rows], place[y[rows]], None if domains is None else domains[rows]]
+    x, y, domains, held_x, held_y, held_domains = sides
+    names, groups = (
+        part and tuple(part[i] for i in kept.tolist()) for part in (data.names, data.categories)
+    )
     return LabelledData(x, y, held_x, held_y, names, domains, held_domains, groups)
 
 
 def _examples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     x = torch.as_tensor(x).float()
+    if x.dim() < 2:
+        raise ValueError(f"examples are arrays (examples, features, ...), but got {tuple(x.shape)}")
     y = _whole(y, "labels", len(x))
     if not x.isfinite().all():
         bad = int((~x.flatten(1).isfinite().all(1)).sum())
@@ -87,18 +120,22 @@ def _examples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _whole(values: Any, name: str, count: int) -> Tensor:
+def _whole(
+    values: Any, name: str, count: int, *, of: str = "examples", lowest: int | None = None
+) -> Tensor:
     try:
         values = torch.as_tensor(values)
         is_whole = not values.is_complex() and bool((values == values.long()).all())
+        is_whole = is_whole and (lowest is None or bool((values >= lowest).all()))
     except (TypeError, ValueError, RuntimeError):
         is_whole = False
     if not is_whole:
-        raise ValueError(f"{name} are whole numbers: give classes numbers instead of words")
+        start = "" if lowest is None else f" from {lowest}"
+        raise ValueError(f"{name} are whole numbers{start}: no words, no fractions, no NaN")
     if values.shape != (count,) or not count:
         raise ValueError(
-            f"there is one of {name} for each example, and at least one: {count} examples, but"
-            f" {name} {tuple(values.shape)}"
+            f"{name} hold one number for each of the {of}, and at least one: there are {count}"
+            f" {of}, but {name} {tuple(values.shape)}"
         )
     return values.long()
 
