@@ -19,9 +19,9 @@ from nested.continual import (
     make_stream,
     run,
 )
-from nested.continual.metrics import interval
 from nested.continual.nets import build_net
 from nested.support.files import prepare_folder
+from nested.support.intervals import interval
 from nested.support.plots import new_figure, save_figure
 from nested.tasks.digits import load_digits
 
@@ -30,9 +30,10 @@ BUDGET = 10_000  # numbers that each strategy may store: examples, logits, copie
 folder = prepare_folder(os.environ.get("NESTED_OUT", "runs"))
 
 # %% [markdown]
-# **A stream** shows each digit once, in five tasks of two classes. It is not tidy. A tenth of each
-# task comes early, from the next one. Some examples of past tasks return, and some are noise with a
-# label. Every fifth image is held out, and only those are scored.
+# **A stream** shows each digit once, in five tasks of two classes. It is not tidy. A tenth of the
+# examples in each task belong to the next task. Some examples of past tasks return. Some have
+# shuffled pixels and a random label. A random fifth of each class is held out, and only those
+# images are scored.
 
 # %%
 images, labels = load_digits()

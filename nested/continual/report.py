@@ -6,7 +6,6 @@ Letters: T tasks. Source: ``nested.continual.metrics``.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,17 @@ import torch
 
 from nested.continual.config import ContinualConfig
 from nested.continual.experiment import Comparison, budget_of
-from nested.continual.metrics import METRICS, forward_transfer, interval
+from nested.continual.metrics import (
+    METRICS,
+    average_accuracy,
+    forgetting,
+    forward_transfer,
+)
 from nested.continual.nets import build_net
 from nested.continual.run import Result
 from nested.continual.stream import ORIGINS, Stream
 from nested.support.files import save_json, write_whole
+from nested.support.intervals import interval
 from nested.support.plots import COLOURS, TEXT_SIZE, new_figure, save_figure, whole_steps
 
 Rows = dict[str, dict[str, tuple[float, float]]]
@@ -49,11 +54,31 @@ def in_markdown(rows: Rows) -> str:
     for name in sorted(rows, key=lambda name: -rows[name]["accuracy"][0]):
         cells = []
         for metric, (mean, half) in rows[name].items():
-            spread = "" if half == float("inf") else f" ± {half:.3f}"
             digits = {"CPU seconds": f"{mean:.1f}"}
             digits |= {"numbers": f"{mean:,.0f}", "KiB": f"{mean:,.0f}"}
-            cells.append(digits.get(metric, f"{mean:.3f}{spread}"))
+            cells.append(digits.get(metric, f"{mean:.3f}{_spread(half)}"))
         lines.append([name, *cells])
+    return _lines(lines)
+
+
+def differences(comparison: Comparison, best: str) -> str:
+    """Write a table in Markdown of how far each strategy is from ``best``, on the same streams."""
+    lines = [[f"minus {best}", "accuracy", "forgetting"], ["---"] * 3]
+    for name, results in comparison.results.items():
+        pairs = [(a.matrix, b.matrix) for a, b in zip(results, comparison.results[best])]
+        cells = []
+        for metric in (average_accuracy, forgetting):
+            mean, half = interval([metric(a) - metric(b) for a, b in pairs])
+            cells.append(f"{mean:+.3f}{_spread(half)}")
+        lines += [[name, *cells]] if name != best else []
+    return _lines(lines)
+
+
+def _spread(half: float) -> str:
+    return "" if half == float("inf") else f" ± {half:.3f}"
+
+
+def _lines(lines: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -63,9 +88,11 @@ def save_report(comparison: Comparison, config: ContinualConfig, stream: Stream,
     budget = budget_of(
         config, build_net(stream.shape, len(stream.names), config.net, config.width), stream
     )
-    larger = ", ".join(sorted(name for name, row in rows.items() if row["numbers"][0] > budget))
-    note = f"\nMore than the {budget:,} numbers of the others: {larger}.\n" if larger else ""
-    text = in_markdown(rows) + note
+    larger = sorted(name for name, row in rows.items() if row["numbers"][0] > budget)
+    note = f"\nMore than the {budget:,} numbers of the others: {', '.join(larger)}.\n"
+    text = in_markdown(rows) + (note if larger else "")
+    best = max(rows.keys() - {*larger} or rows, key=lambda name: rows[name]["accuracy"][0])
+    text += f"\nDifferences to {best} on the same streams:\n\n{differences(comparison, best)}"
     content: dict[str, Any] = {"config": asdict(config), "table": rows}
     content["settings"] = comparison.settings
     content["matrices"] = {
@@ -158,12 +185,7 @@ def draw_stream(stream: Stream, path: Path) -> None:
     for end in ends[:-1]:
         axes.axvline(end - 0.5, color="grey", linewidth=0.8)
     axes.set(xlabel="example of the stream", ylabel="class")
-    names = _few(stream.names)
-    axes.set_yticks(range(0, len(stream.names), len(stream.names) // len(names) or 1)[: len(names)])
+    axes.set_yticks(range(0, len(stream.names), max(1, len(stream.names) // 10)))
     axes.set_title(f"What comes when, in a stream of kind {stream.kind!r}", fontsize=TEXT_SIZE)
     figure.legend(loc="outside lower center", ncols=4, fontsize=TEXT_SIZE, markerscale=2)
     save_figure(figure, path)
-
-
-def _few(names: Sequence[str]) -> Sequence[str]:
-    return names[:: max(1, len(names) // 10)]

@@ -12,6 +12,7 @@ import torch
 from nested.continual.__main__ import main
 from nested.continual.config import PRESETS, ContinualConfig
 from nested.continual.experiment import (
+    Comparison,
     Job,
     compare,
     new_strategy,
@@ -21,6 +22,8 @@ from nested.continual.experiment import (
 )
 from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
+from nested.continual.report import differences
+from nested.continual.run import Result
 from nested.support.files import load_checkpoint
 
 SMALL = ContinualConfig(
@@ -156,6 +159,7 @@ def test_the_command_writes_a_report_and_pictures(tmp_path, capsys):
         "KiB",
     }
     assert "More than the 10,232 numbers" not in printed
+    assert "Differences to " in printed and "| minus " in printed
     for name in ("matrices", "accuracy", "moves", "stream"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
     assert "| replay |" in (tmp_path / "report.md").read_text()
@@ -166,6 +170,17 @@ def test_who_stores_more_than_the_budget_is_named(tmp_path, capsys):
     assert main([*flags, "--out", str(tmp_path)]) == 0
     assert "\nMore than the 6,932 numbers of the others: " in capsys.readouterr().out
     assert "of the others: joint, si.\n" in (tmp_path / "report.md").read_text()
+
+
+def test_differences_are_those_on_the_same_streams():
+    def results(*accuracies):
+        return [Result(torch.tensor([[0.9, 0.0], [x, 0.5]]), None, 0, 0, 0, {}) for x in accuracies]
+
+    comparison = Comparison({}, {"a": results(0.1, 0.3, 0.5), "b": results(0.3, 0.5, 0.7)})
+    assert "| a | -0.100 ± 0.000 | +0.200 ± 0.000 |\n" in differences(comparison, "b")
+    comparison = Comparison({}, {"a": results(0.1, 0.3, 0.5), "b": results(0.3, 0.3, 0.3)})
+    half = 4.303 * 0.1 / 3**0.5  # Student's t, of the halves of the differences
+    assert f"0.000 ± {half:.3f} | " in differences(comparison, "b")
 
 
 def test_a_budget_may_be_larger_than_everything(tmp_path):

@@ -1,6 +1,4 @@
-"""Metrics against numbers worked out by hand, and the interval against tables of Student's t."""
-
-import math
+"""Metrics against numbers worked out by hand."""
 
 import pytest
 import torch
@@ -13,7 +11,6 @@ from nested.continual import (
     forward_transfer,
     learning_accuracy,
 )
-from nested.continual.metrics import interval
 
 TWO = torch.tensor([[0.9, 0.1], [0.6, 0.8]], dtype=torch.float64)
 ROWS = [[0.8, 0.3, 0.1], [0.9, 0.7, 0.2], [0.5, 0.4, 0.6]]
@@ -56,16 +53,3 @@ def test_a_matrix_is_square(wrong):
             metric(wrong)
     with pytest.raises(ValueError, match="untrained has 2 accuracies"):
         forward_transfer(TWO, [0.1, 0.2, 0.3])
-
-
-@pytest.mark.parametrize(
-    "count, t", [(2, 12.706), (3, 4.303), (10, 2.262), (11, 2.228), (31, 2.042)]
-)
-def test_an_interval_is_students(count, t):
-    """95 % points of Student's t from the tables of Fisher and Yates."""
-    values = [float(i % 2) for i in range(count)]
-    mean, half = interval(values)
-    deviation = torch.tensor(values, dtype=torch.float64).std().item()
-    assert mean == pytest.approx(sum(values) / count)
-    assert half == pytest.approx(t * deviation / math.sqrt(count), rel=5e-4)
-    assert interval([0.4]) == (0.4, math.inf)
