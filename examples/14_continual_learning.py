@@ -65,11 +65,11 @@ print(stream_of(0).describe())
 
 # %%
 SETTINGS = {
-    "fine-tuning": {"lr": 0.70},
-    "replay": {"lr": 0.51, "weight": 0.88},
-    "der++": {"lr": 0.99, "alpha": 0.50, "beta": 0.88},
+    "fine-tuning": {"lr": 0.78},
+    "replay": {"lr": 0.80, "weight": 0.84},
+    "der++": {"lr": 0.49, "alpha": 0.157, "beta": 1.83},
     "one copy": {"lr": 1.09, "held": 0.175, "share": 0.135},
-    "meta-learned": {"scale": 0.93, "follow": 0.62, "weight": 0.50},
+    "meta-learned": {"scale": 0.49, "follow": 0.87, "weight": 0.75},
 }
 results = {}
 for name, settings in SETTINGS.items():
@@ -115,10 +115,10 @@ figure.suptitle(
 save_figure(figure, folder / "lesson_14.png")
 
 # %% [markdown]
-# **Answer.** More accuracy and less forgetting, for the same memory. Fine-tuning knows the last
-# task alone. Replay and der++ keep most of the rest, but lose 0.09 to 0.12 of each task. The slow
-# copy loses 0.04, and is right in 0.87 instead of 0.82. The learned rule is as accurate, and learns
-# new tasks better, but forgets more.
+# **Answer.** A slow copy buys more accuracy and less forgetting, for the same memory. Fine-tuning
+# knows the last task alone. Replay and der++ lose 0.06 to 0.12 of each task. The slow copy loses
+# 0.04, and is right in 0.87 instead of 0.84 ([thirty streams](results.md)). The learned rule is as
+# accurate, and learns new tasks better, but forgets more.
 #
 # **Exercise.** Give the copy a longer clock: `"periods": (8,)` in the settings of "one copy". Which
 # columns of its matrix get better, and which diagonal cells get worse? Why?
