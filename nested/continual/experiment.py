@@ -1,6 +1,7 @@
 """Compare strategies on one kind of stream: tuned alike, measured on other seeds, and resumed.
 
-Source: equal trials for all, as De Lange et al. 2021 (arXiv 1909.08383) ask for.
+Source: equal trials for all, as De Lange et al. 2021 (arXiv 1909.08383) ask for; the rule of one
+standard error, Breiman et al. 1984.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from torch import Generator, nn
 
 from nested.continual.config import TUNING, ContinualConfig
-from nested.continual.metrics import average_accuracy
+from nested.continual.metrics import average_accuracy, forgetting
 from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
 from nested.continual.run import Result, run
@@ -63,9 +64,9 @@ def compare(
     """Tune each strategy of ``config``, and measure it, in the folder ``out``.
 
     ``jobs`` processes run side by side, by joblib's ``backend``: "loky", or "ray" for a cluster.
-    Runs are saved every two seconds. A comparison that was stopped goes on with ``resume``. Raises
-    ``ValueError`` for a folder with another comparison, and as ``load_data`` and ``make_stream``
-    do."""
+    Runs are saved every two seconds. With ``resume`` a comparison that was stopped goes on, and one
+    that has ended takes more trials, streams or strategies. Raises ``ValueError`` for a folder with
+    another comparison, and as ``load_data`` and ``make_stream`` do."""
     check_counts(jobs=jobs)
     prepare_folder(out, RUNS)
     known = _known(out / RUNS, config, resume)
@@ -120,11 +121,14 @@ def _like(number: float, ends: tuple[float, float]) -> float:
 
 
 def _best(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> tuple:
-    def score(settings: tuple) -> float:
-        shares = [average_accuracy(known[Job(name, settings, seed)].matrix) for seed in seeds]
-        return sum(shares) / len(shares)
-
-    return max(trials, key=score)
+    """The settings that forget least, of those that are as accurate as the best ones: up to one
+    standard error of the differences on the same streams."""
+    matrices = [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
+    shares = torch.tensor([[average_accuracy(matrix) for matrix in row] for row in matrices])
+    behind = shares[shares.mean(1).argmax()] - shares  # (trials, streams)
+    is_level = behind.mean(1) <= behind.std(1, correction=0) / max(1, len(seeds) - 1) ** 0.5
+    lost = torch.tensor([sum(map(forgetting, row)) for row in matrices])
+    return trials[int(lost.where(is_level, torch.inf).argmin())]
 
 
 def _all(
@@ -196,7 +200,7 @@ def _loaded(name: str, path: str | None, limit: int | None) -> LabelledData:
 
 def _plain(config: ContinualConfig) -> dict[str, Any]:
     plain = {n: list(v) if isinstance(v, tuple) else v for n, v in asdict(config).items()}
-    chosen_later = ("strategies", "seeds", "device")
+    chosen_later = ("strategies", "seeds", "device", "trials", "tuning_seeds")
     kept = {name: value for name, value in plain.items() if name not in chosen_later}
     return {"format": FORMAT, **kept}
 

@@ -119,8 +119,8 @@ def folder(path: str | None = None, seed: int = 0) -> LabelledData:
 def texts(path: str | None = None, seed: int = 0) -> LabelledData:
     """Load pieces of texts by language, or by author: a file or a folder in ``path`` for each. A
     piece of 200 bytes becomes the logarithms of its counts of three bytes in a row, hashed to 512
-    numbers, (N, 512). Every fifth document is held out, or the last fifth of a class that has only
-    one. Raises ``ValueError`` for a text that is missing or too short."""
+    numbers, (N, 512). Every fifth document is held out, from the last one on. Of a class that has
+    only one, its last fifth is. Raises ``ValueError`` for a text that is missing or too short."""
     if path is None:
         sources = {name: name for name in LANGUAGES}
     elif Path(path).is_dir():
@@ -153,10 +153,8 @@ def _pieces(source: str) -> tuple[list[bytes], list[bytes]]:
     if len(listed) == 1:
         last = max(1, len(listed[0]) // 5)
         listed = [listed[0][:-last], listed[0][-last:]]
-    step = min(5, len(listed))
-    held_out = listed[step - 1 :: step] if listed else []
-    others = [pieces for i, pieces in enumerate(listed) if i % step != step - 1]
-    return sum(others, []), sum(held_out, [])
+    others = [pieces for i, pieces in enumerate(reversed(listed)) if i % 5]
+    return sum(others, []), sum(listed[::-5], [])
 
 
 def _trigrams(piece: bytes) -> Tensor:

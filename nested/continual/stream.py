@@ -117,9 +117,9 @@ def make_stream(
     has none. ``ood``: the features of an example are shuffled, and its label is drawn from the
     classes of the task. With few features this is little more than a random label.
 
-    Raises ``ValueError`` for an unknown kind, for more tasks than classes, domains or examples, for
-    ratios that are no shares or leave a task empty, for a task without held-out examples, and as
-    ``labelled`` does."""
+    Raises ``ValueError`` for an unknown kind, for more tasks than classes, domains or examples, and
+    for ratios that are no shares. It does so too for a task without examples of its own or held-out
+    ones, and as ``labelled`` does."""
     check_counts(tasks=tasks, batch_size=batch_size)
     check_seed(seed)
     if kind not in KINDS:

@@ -14,6 +14,7 @@ from nested.continual.config import PRESETS, ContinualConfig
 from nested.continual.experiment import (
     Comparison,
     Job,
+    _best,
     compare,
     new_strategy,
     stream_of,
@@ -170,6 +171,43 @@ def test_who_stores_more_than_the_budget_is_named(tmp_path, capsys):
     assert main([*flags, "--out", str(tmp_path)]) == 0
     assert "\nMore than the 6,932 numbers of the others: " in capsys.readouterr().out
     assert "of the others: joint, si.\n" in (tmp_path / "report.md").read_text()
+
+
+def test_of_settings_as_accurate_as_the_best_those_win_that_forget_least():
+    def known(table):
+        return {
+            Job("replay", settings, seed): Result(
+                torch.tensor([[best, 0.0], [2 * share - 0.5, 0.5]]), None, 0, 0, 0, {}
+            )
+            for settings, pairs in table.items()
+            for seed, (share, best) in enumerate(pairs)
+        }
+
+    # accuracy, and the best accuracy of the first task; settings b differ from a by 0.02 +- 0.04
+    table = {
+        "a": [(0.70, 1.0), (0.60, 1.0), (0.50, 1.0)],
+        "b": [(0.64, 0.8), (0.62, 0.8), (0.48, 0.8)],
+        "c": [(0.66, 0.7), (0.56, 0.7), (0.46, 0.7)],
+    }
+    assert _best("replay", list(table), range(3), known(table)) == "b"  # c is 0.04 behind, always
+    one = {settings: pairs[:1] for settings, pairs in table.items()}
+    assert _best("replay", list(one), range(1), known(one)) == "a"
+
+
+def test_more_trials_and_streams_keep_the_runs_that_are_there(tmp_path, monkeypatch):
+    import nested.continual.experiment as experiment
+
+    whole = compare(replace(SMALL, trials=3, tuning_seeds=2), tmp_path / "whole")
+    compare(SMALL, tmp_path / "part")
+    before = load_checkpoint(tmp_path / "part" / "runs.pt")["runs"]
+    train, done = experiment.train, []
+    monkeypatch.setattr(
+        experiment, "train", lambda job, config: done.append(job) or train(job, config)
+    )
+    more = compare(replace(SMALL, trials=3, tuning_seeds=2), tmp_path / "part", resume=True)
+    assert more.settings == whole.settings
+    assert len(done) + len(before) == len(load_checkpoint(tmp_path / "part" / "runs.pt")["runs"])
+    assert len(done) <= 3 * (4 + 2)  # four tuning runs of each strategy, and new final ones
 
 
 def test_differences_are_those_on_the_same_streams():
