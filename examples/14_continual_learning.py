@@ -65,7 +65,7 @@ print(stream_of(0).describe())
 
 # %%
 SETTINGS = {
-    "fine-tuning": {"lr": 0.78},
+    "fine-tuning": {"lr": 0.64},
     "replay": {"lr": 0.80, "weight": 0.84},
     "der++": {"lr": 0.49, "alpha": 0.157, "beta": 1.83},
     "one copy": {"lr": 1.09, "held": 0.175, "share": 0.135},
