@@ -23,8 +23,8 @@ class DarkReplay(Replay):
 
     ranges: Mapping[str, tuple[float, float]] = {
         "lr": LR_RANGE,
-        "alpha": (0.1, 1.0),
-        "beta": (0.3, 2.0),
+        "alpha": (0.1, 2.0),
+        "beta": (0.3, 10.0),
     }
 
     def __init__(

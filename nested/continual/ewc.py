@@ -29,7 +29,7 @@ class EWC(Strategy):
     mean of squared gradients of single examples with their labels. They come from a sample of the
     task, which fills what F and a leave of ``budget``, and is dropped after the task."""
 
-    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (0.01, 1e3)}
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1e-3, 1e2)}
     saved = (*Strategy.saved, "fisher", "anchor", "sample")
 
     def __init__(

@@ -34,9 +34,9 @@ class NestedWeights(Replay):
     copies are taken from ``budget``, and examples fill the rest. Without copies this is replay."""
 
     ranges: Mapping[str, tuple[float, float]] = {
-        "lr": (0.05, 2.0),
+        "lr": (0.1, 2.0),
         "held": (0.1, 1.5),
-        "share": (0.01, 0.8),
+        "share": (0.01, 0.4),
     }
     saved = (*Replay.saved, "copies")
 

@@ -25,7 +25,7 @@ class Synapses(Strategy):
     with o_i what the weight's moves lowered the loss by in the task, minus the sum of gradient
     times move, and d_i how far it moved in the task."""
 
-    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1e-4, 10.0)}
+    ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1e-5, 1.0)}
     saved = (*Strategy.saved, "anchor", "gain", "importance")
 
     def __init__(self, net: nn.Module, *, strength: float = 1.0, **settings: Any) -> None:
