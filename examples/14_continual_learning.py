@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 14. Continual learning: what do nested levels buy? (10 s)
 #
-# A net that learns one task after another forgets the earlier ones: gradient descent moves its
+# A net that learns one task after another forgets the earlier ones. Gradient descent moves its
 # weights to wherever the newest batch wants them. Earlier lessons had levels that move at clocks of
 # their own. Here the weights themselves become levels. The fast ones learn from each batch. A slow
 # copy follows them, holds them back, and answers.
@@ -60,8 +60,8 @@ print(stream_of(0).describe())
 # - *meta-learned* has such a copy, too. A level above chooses how fast each part of the net and of
 #   the copy moves. It was taught by gradients through whole streams of printed characters.
 #
-# After each task we measure the accuracy on each task. That gives a matrix, and two numbers of it:
-# the mean accuracy at the end, and how much worse each task is at the end than at its best.
+# After each task we measure the accuracy on each task. Two numbers sum up this matrix. One is the
+# mean accuracy at the end. The other says how much worse each task is at the end than at its best.
 
 # %%
 SETTINGS = {

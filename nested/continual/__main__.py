@@ -13,9 +13,9 @@ from nested.continual.config import PRESETS, ContinualConfig
 from nested.continual.experiment import BACKENDS, compare, stream_of
 from nested.continual.registry import STRATEGIES
 from nested.continual.report import save_report
-from nested.continual.sources import DATA
 from nested.continual.stream import KINDS
 from nested.support.settings import from_preset, settings_from
+from nested.tasks.data_sets import DATA
 
 NUMBERS = {
     "tasks": "tasks of the stream",

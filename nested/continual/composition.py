@@ -5,6 +5,8 @@ Letters: T tasks. Source: a linear system: shares of each task on one side, exam
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from torch import Tensor
 def check_shares(**shares: float) -> None:
     """Raise ``ValueError`` unless all are numbers from 0 and their sum is under 1."""
     for name, share in shares.items():
-        if not isinstance(share, (int, float)) or not 0 <= share < 1:
+        if not isinstance(share, Real) or not 0 <= share < 1:
             raise ValueError(f"{name} is a share from 0 to below 1, but got {share!r}")
     if sum(shares.values()) >= 1:
         listed = ", ".join(f"{name} {share:g}" for name, share in shares.items())

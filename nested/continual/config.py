@@ -11,10 +11,10 @@ from nested.continual.composition import check_shares
 from nested.continual.nets import KINDS as NETS
 from nested.continual.registry import STRATEGIES
 from nested.continual.run import PRECISIONS
-from nested.continual.sources import DATA
 from nested.continual.stream import KINDS
 from nested.support.checks import check_counts, check_seed
 from nested.support.settings import check_kinds
+from nested.tasks.data_sets import DATA
 
 MOST_COPIES = 1000
 TUNING = 10_000  # streams from this seed on are for tuning, and are not measured
@@ -24,9 +24,10 @@ TUNING = 10_000  # streams from this seed on are for tuning, and are not measure
 class ContinualConfig:
     """What is learned, by whom, and how it is measured.
 
-    ``data`` are one of ``DATA``, from ``path``, at most ``limit`` examples of each class. The
-    stream is of ``kind``, with ``tasks``, ``blur``, ``interference``, ``ood`` and ``batch_size`` as
-    in ``make_stream``. Every strategy trains a ``net`` of ``width`` for ``epochs``.
+    ``data`` are one of ``DATA``, from ``path``, with at most ``limit`` examples of each class to
+    learn from. The stream is of ``kind``, with ``tasks``, ``blur``, ``interference``, ``ood`` and
+    ``batch_size`` as in ``make_stream``. Every strategy trains a ``net`` of ``width`` for
+    ``epochs``.
 
     All may store equally many numbers: ``copies`` times those of the net's weights, and as many as
     ``examples`` examples have. Each strategy is tuned on ``trials`` settings with ``tuning_seeds``
@@ -74,8 +75,8 @@ class ContinualConfig:
             if name not in STRATEGIES:
                 known = ", ".join(STRATEGIES)
                 raise ValueError(f"there is no strategy {name!r}; strategies: {known}")
-        if not self.strategies:
-            raise ValueError("strategies name at least one, but got none")
+        if not self.strategies or len({*self.strategies}) < len(self.strategies):
+            raise ValueError(f"strategies are one or more, each once, but got {self.strategies}")
         if not 0 <= self.copies <= MOST_COPIES or self.examples < 0:
             raise ValueError(
                 f"copies are a number from 0 to {MOST_COPIES}, and examples one from 0"

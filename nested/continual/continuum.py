@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nested.continual.layers import Layers
 from nested.continual.strategy import count_weights
+from nested.support.checks import check_numbers
 
 
 class Continuum(Layers):
@@ -35,6 +36,7 @@ class Continuum(Layers):
         seed: int = 0,
         **settings: Any,
     ) -> None:
+        check_numbers(hidden=hidden)
         self.periods = tuple(periods)
         *body, head = net.children()
         dim, device = head.in_features, head.weight.device

@@ -18,8 +18,9 @@ from nested.support.checks import check_numbers
 
 
 class DarkReplay(Replay):
-    """Beside the loss of the batch, a step lowers ``alpha`` times the squared distance to stored
-    logits, and ``beta`` times the loss of stored labels, each of examples drawn anew."""
+    """A step lowers the loss of the batch and two more terms, each on stored examples drawn anew:
+    ``alpha`` times the squared distance to their logits, and ``beta`` times the loss of their
+    labels."""
 
     ranges: Mapping[str, tuple[float, float]] = {
         "lr": LR_RANGE,

@@ -17,7 +17,7 @@ from torch.nn.functional import cross_entropy
 from nested.continual.reservoir import Reservoir, slots_for
 from nested.continual.strategy import LR_RANGE, Strategy, count_weights, weights_of
 from nested.levels.forward import Params
-from nested.support.checks import check_numbers
+from nested.support.checks import check_numbers, check_share
 
 
 class EWC(Strategy):
@@ -26,8 +26,9 @@ class EWC(Strategy):
         L + strength / 2 sum_i F_i (w_i - a_i)^2,   F <- decay F + F of the task,
 
     with a the weights after the last task, and F the diagonal of the Fisher information. F is the
-    mean of squared gradients of single examples with their labels. They come from a sample of the
-    task, which fills what F and a leave of ``budget``, and is dropped after the task."""
+    mean of squared gradients of single examples with their labels. It is computed on a sample of
+    the task, which is dropped after the task. The sample has as many examples as fit into
+    ``budget`` beside F and a."""
 
     ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1e-3, 1e2)}
     saved = (*Strategy.saved, "fisher", "anchor", "sample")
@@ -36,7 +37,8 @@ class EWC(Strategy):
         self, net: nn.Module, *, strength: float = 100.0, decay: float = 1.0, **settings: Any
     ) -> None:
         super().__init__(net, **settings)
-        check_numbers(strength=strength, decay=decay)
+        check_numbers(strength=strength)
+        check_share(decay=decay)
         self.strength, self.decay = strength, decay
         self.fisher: Params = {}
         self.anchor: Params = {}
@@ -57,9 +59,12 @@ class EWC(Strategy):
         if not self.sample.size:
             free = self.budget - 2 * count_weights(self.net)
             self.sample = Reservoir(max(1, slots_for(free, x)))
-        self.sample.add(self.generator, x, y)
+        if not self.is_repeat:
+            self.sample.add(self.generator, x, y)
 
     def end_task(self, task: int) -> None:
+        if not len(self.sample):
+            return
         known = task if task in self.labels else None
         new = fisher_diagonal(self.net, *self.sample.all(), self.log_loss(known))
         old = self.fisher or {name: torch.zeros_like(part) for name, part in new.items()}

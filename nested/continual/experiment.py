@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from nested.continual.config import TUNING, ContinualConfig
 from nested.continual.metrics import average_accuracy, forgetting
 from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
 from nested.continual.run import Result, run
-from nested.continual.sources import load_data
 from nested.continual.strategy import Strategy, count_weights
 from nested.continual.stream import Stream, make_stream
 from nested.support.checks import check_counts
@@ -31,7 +30,8 @@ from nested.support.device import find_device
 from nested.support.extras import needed
 from nested.support.files import load_checkpoint, prepare_folder, save_checkpoint
 from nested.support.progress import Progress
-from nested.tasks.labelled import LabelledData, split_again
+from nested.tasks.data_sets import load_data
+from nested.tasks.labelled import LabelledData, labelled, split_again
 
 RUNS, SAVE_EVERY, FORMAT = "runs.pt", 2.0, 2  # a file, seconds, of the file
 BACKENDS = ("loky", "ray")
@@ -192,10 +192,16 @@ def _loaded(name: str, path: str | None, limit: int | None) -> LabelledData:
     data = load_data(name, path)
     if limit is None:
         return data
-    rows = [(data.y == label).nonzero()[:limit, 0] for label in range(data.classes)]
-    kept = torch.cat(rows).sort().values
-    domains = None if data.domains is None else data.domains[kept]
-    return data._replace(x=data.x[kept], y=data.y[kept], domains=domains)
+    rows = [(data.y == label).nonzero()[:, 0] for label in range(data.classes)]
+    if data.domains is not None:  # some of each
+        generator = Generator().manual_seed(0)
+        rows = [part[torch.randperm(len(part), generator=generator)] for part in rows]
+    kept = torch.cat([part[:limit] for part in rows]).sort().values
+    more: dict[str, Any] = {"names": data.names, "categories": data.categories}
+    held_out: tuple[Tensor, ...] = (data.held_x, data.held_y)
+    if data.domains is not None:
+        more["domains"], held_out = data.domains[kept], (*held_out, data.held_domains)
+    return labelled(data.x[kept], data.y[kept], held_out, **more)
 
 
 def _plain(config: ContinualConfig) -> dict[str, Any]:

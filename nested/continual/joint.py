@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from nested.continual.strategy import CLIP, Strategy, check_batch, tasks_of
+from nested.support.checks import check_counts
 
 
 class Joint(Strategy):
@@ -21,6 +22,7 @@ class Joint(Strategy):
 
     def __init__(self, net: nn.Module, *, passes: int = 5, **settings: Any) -> None:
         super().__init__(net, **settings)
+        check_counts(passes=passes)
         self.passes, self.batch_size = passes, 0
         self.seen: list[tuple[Tensor, ...]] = []  # x, y and the task of each example
         self.first = {name: part.clone() for name, part in net.state_dict().items()}
@@ -28,11 +30,14 @@ class Joint(Strategy):
     def observe(self, x: Tensor, y: Tensor, task: int | None = None) -> float:
         check_batch(x, y)
         self.note(y, task)
-        self.seen.append((x.clone(), y.clone(), tasks_of(y, task)))
+        if not self.is_repeat:
+            self.seen.append((x.clone(), y.clone(), tasks_of(y, task)))
         self.batch_size = max(self.batch_size, len(y))
         return self.loss(x, y, task).item()
 
     def end_task(self, task: int) -> None:
+        if not self.seen:
+            return
         self.net.load_state_dict(self.first)
         self.net.train()
         x, y, tasks = (torch.cat(part) for part in zip(*self.seen))

@@ -16,6 +16,7 @@ from nested.continual.replay import Replay
 from nested.continual.reservoir import slots_for
 from nested.continual.steady import SteadyRule
 from nested.continual.strategy import answer_with, count_weights
+from nested.support.checks import check_numbers
 from nested.support.files import load_checkpoint
 
 SHIPPED = Path(__file__).parent / "pretrained" / "steady.pt"
@@ -43,6 +44,7 @@ class MetaLearned(Replay):
         **settings: Any,
     ) -> None:
         super().__init__(net, **settings)
+        check_numbers(scale=scale, follow=follow)
         self.rule = rule or shipped_rule(scale, follow)
         self.rule_state = self.rule.init(self.weights())
         self.moves = {"weights": 0, "slow copy": 0}

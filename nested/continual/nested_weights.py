@@ -19,7 +19,7 @@ from nested.continual.reservoir import slots_for
 from nested.continual.strategy import answer_with, count_weights, weights_of
 from nested.levels.clock import Clock
 from nested.levels.forward import Params
-from nested.support.checks import check_numbers
+from nested.support.checks import check_numbers, check_share
 
 
 class NestedWeights(Replay):
@@ -29,8 +29,8 @@ class NestedWeights(Replay):
 
         w_i <- w_i + share (w_(i-1) - w_i).
 
-    The fast weights are held to what the slowest copy knows: a step also lowers ``held`` times the
-    squared distance to its logits, on new and on rehearsed examples. The slowest copy answers. The
+    The slowest copy holds the fast weights back. A step also lowers ``held`` times the squared
+    distance to its logits, on new and on rehearsed examples. The slowest copy answers. The
     copies are taken from ``budget``, and examples fill the rest. Without copies this is replay."""
 
     ranges: Mapping[str, tuple[float, float]] = {
@@ -51,7 +51,8 @@ class NestedWeights(Replay):
         **settings: Any,
     ) -> None:
         super().__init__(net, weight=weight, **settings)
-        check_numbers(share=share, held=held)
+        check_numbers(held=held)
+        check_share(share=share)
         self.share, self.held = share, held
         self.clocks = tuple(Clock(period) for period in periods)
         self.copies: list[Params] = [weights_of(net) for _ in self.clocks]

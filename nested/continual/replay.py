@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nested.continual.reservoir import Reservoir, slots_for
 from nested.continual.strategy import LR_RANGE, Strategy, tasks_of
-from nested.support.checks import check_counts
+from nested.support.checks import check_counts, check_share
 
 
 class Replay(Strategy):
@@ -33,13 +33,13 @@ class Replay(Strategy):
     ) -> None:
         super().__init__(net, **settings)
         check_counts(rehearsed=rehearsed)
-        if not 0 <= weight <= 1:
-            raise ValueError(f"weight is a share from 0 to 1, but got {weight}")
+        check_share(weight=weight)
         self.rehearsed, self.weight, self.memory = rehearsed, weight, self.new_memory(0)
 
     def loss(self, x: Tensor, y: Tensor, task: int | None) -> Tensor:
         if not len(self.memory):
-            return super().loss(x, y, task)
+            logits = self.net(x)
+            return self.criterion(logits, y, task) + self.regularised(x, logits)
         old_x, old_y, tasks = self.memory.draw(self.generator, self.rehearsed)
         x = torch.cat([x, old_x])
         logits = self.net(x)
@@ -55,7 +55,8 @@ class Replay(Strategy):
         super().after_step(x, y, task)
         if not self.memory.seen:
             self.memory = self.new_memory(self.free_slots(x))
-        self.remember(x, y, tasks_of(y, task))
+        if not self.is_repeat:
+            self.remember(x, y, tasks_of(y, task))
 
     def remember(self, x: Tensor, y: Tensor, tasks: Tensor) -> None:
         """Store examples x (B, ...) with their labels y (B,) and ``tasks`` (B,)."""

@@ -21,6 +21,7 @@ from nested.continual.metrics import (
     forward_transfer,
 )
 from nested.continual.nets import build_net
+from nested.continual.registry import STRATEGIES
 from nested.continual.run import Result
 from nested.continual.stream import ORIGINS, Stream
 from nested.support.files import save_json, write_whole
@@ -74,6 +75,17 @@ def differences(comparison: Comparison, best: str) -> str:
     return _lines(lines)
 
 
+def near_an_end(comparison: Comparison) -> str:
+    """List the tuned numbers within a fifth of an end of their range: a wider range may help."""
+    return ", ".join(
+        f"{name}: {key} {value:g}"
+        for name, settings in comparison.settings.items()
+        for key, value in settings.items()
+        for low, high in [STRATEGIES[name].ranges[key]]
+        if not 1.25 * low <= value <= 0.8 * high
+    )
+
+
 def _spread(half: float) -> str:
     return "" if half == float("inf") else f" ± {half:.3f}"
 
@@ -92,7 +104,10 @@ def save_report(comparison: Comparison, config: ContinualConfig, stream: Stream,
     note = f"\nMore than the {budget:,} numbers of the others: {', '.join(larger)}.\n"
     text = in_markdown(rows) + (note if larger else "")
     best = max(rows.keys() - {*larger} or rows, key=lambda name: rows[name]["accuracy"][0])
-    text += f"\nDifferences to {best} on the same streams:\n\n{differences(comparison, best)}"
+    if ends := near_an_end(comparison):
+        text += f"\nNear an end of the range of its tuning: {ends}.\n"
+    if len(rows) > 1:
+        text += f"\nDifferences to {best} on the same streams:\n\n{differences(comparison, best)}"
     content: dict[str, Any] = {"config": asdict(config), "table": rows}
     content["settings"] = comparison.settings
     content["matrices"] = {

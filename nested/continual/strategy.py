@@ -49,6 +49,7 @@ class Strategy:
         if type(budget) is not int or budget < 0:
             raise ValueError(f"budget is a whole number from 0, but got {budget!r}")
         self.net, self.budget = net, budget
+        self.is_repeat = False  # ``run`` sets it when a task is read once more: nothing is new
         self.generator = Generator().manual_seed(seed)
         self.optimizer = self.new_optimizer(lr)
         self.labels: dict[int, list[int]] = {}  # of each task that the learner knows
@@ -123,7 +124,7 @@ class Strategy:
         for row, number in zip(mask, tasks):
             if number in self.labels:
                 row.fill_(-math.inf)
-                row[self.labels[number]] = 0.0
+                row[[label for label in self.labels[number] if label < len(row)]] = 0.0
         return logits + mask
 
     def numbers_stored(self) -> int:
@@ -169,8 +170,10 @@ def check_batch(x: Tensor, y: Tensor) -> None:
         )
     if not x.isfinite().all():
         raise ValueError("this batch has NaN or infinity: leave such examples out")
-    if y.dtype != torch.int64 or (y < 0).any():
-        raise ValueError(f"labels are whole numbers from 0 (int64), but got {y.dtype}")
+    if y.dtype != torch.int64:
+        raise ValueError(f"labels are whole numbers (torch.int64), but got {y.dtype}")
+    if y.min() < 0:
+        raise ValueError(f"labels are whole numbers from 0, but got {y.min().item()}")
 
 
 def tasks_of(y: Tensor, task: int | None) -> Tensor:

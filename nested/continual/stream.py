@@ -14,8 +14,8 @@ import torch
 from torch import Generator, Tensor
 
 from nested.continual.composition import check_shares, composition
-from nested.continual.domains import change_domain
 from nested.support.checks import check_counts, check_seed
+from nested.tasks.domains import change_domain
 from nested.tasks.labelled import LabelledData, labelled
 
 KINDS = ("class", "domain", "task", "mixed")
@@ -223,10 +223,7 @@ def task_of_domain(domains: Tensor, tasks: int) -> Tensor:
     known = domains.unique()
     if tasks > len(known):
         raise ValueError(f"{len(known)} domains cannot be split into {tasks} tasks: take fewer")
-    task_of = torch.zeros(int(known[-1]) + 1, dtype=torch.long)
-    for task, part in enumerate(known.tensor_split(tasks)):
-        task_of[part] = task
-    return task_of
+    return torch.cat([torch.full_like(p, i) for i, p in enumerate(known.tensor_split(tasks))])
 
 
 def _shuffled(rows: Tensor, generator: Generator) -> Tensor:

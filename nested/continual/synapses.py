@@ -22,8 +22,8 @@ class Synapses(Strategy):
 
         L + strength sum_i O_i (w_i - a_i)^2,   O_i <- O_i + max(0, o_i) / (d_i^2 + damping),
 
-    with o_i what the weight's moves lowered the loss by in the task, minus the sum of gradient
-    times move, and d_i how far it moved in the task."""
+    Here d_i is how far a weight moved in the task. By o_i its moves lowered the loss: minus the
+    sum of gradient times move."""
 
     ranges: Mapping[str, tuple[float, float]] = {"lr": LR_RANGE, "strength": (1e-5, 1.0)}
     saved = (*Strategy.saved, "anchor", "gain", "importance")

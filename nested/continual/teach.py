@@ -18,12 +18,12 @@ from torch.nn.functional import cross_entropy
 from nested.continual.meta_learned import SHIPPED
 from nested.continual.nets import build_net
 from nested.continual.reservoir import Reservoir
-from nested.continual.sources import all_glyphs
 from nested.continual.steady import SteadyRule
 from nested.levels.forward import Batch, Params, functional_loss
 from nested.support.checks import check_counts, check_seed
 from nested.support.files import prepare_folder, save_checkpoint
 from nested.support.progress import Progress
+from nested.tasks.data_sets import all_glyphs
 from nested.tasks.labelled import LabelledData
 from nested.unroll import unroll_tasks
 

@@ -6,6 +6,7 @@ Source: ours.
 from __future__ import annotations
 
 import math
+from numbers import Real
 
 
 def check_counts(**counts: int) -> None:
@@ -24,5 +25,16 @@ def check_seed(seed: int) -> None:
 def check_numbers(**numbers: float) -> None:
     """Raise ``ValueError`` unless all are finite numbers from 0."""
     for name, value in numbers.items():
-        if type(value) not in (int, float) or not 0 <= value < math.inf:
+        if not _is_real(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is a finite number from 0, but got {value!r}")
+
+
+def check_share(**shares: float) -> None:
+    """Raise ``ValueError`` unless all are numbers from 0 to 1."""
+    for name, value in shares.items():
+        if not _is_real(value) or not 0 <= value <= 1:
+            raise ValueError(f"{name} is a share from 0 to 1, but got {value!r}")
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)

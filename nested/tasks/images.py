@@ -60,7 +60,7 @@ def read_cifar100(path: str | None = None) -> tuple[dict[str, tuple[Tensor, Tens
     sides, coarse = {}, {}
     for side in ("train", "test"):
         if side not in whole or not {*COLUMNS} <= {*whole[side].features}:
-            raise ValueError(f"{path!r} has no {side} images with {', '.join(COLUMNS)}")
+            raise ValueError(f"{path or CIFAR!r} has no {side} images with {', '.join(COLUMNS)}")
         rows = whole[side]
         pixels = [np.asarray(image.convert("RGB")) for image in rows["img"]]
         sides[side] = as_images(pixels), torch.tensor(rows["fine_label"])
@@ -75,14 +75,15 @@ def read_image_folder(root: Path) -> tuple[list[str], Tensor, Tensor]:
     for a folder or a class without images, and for a file that is none."""
     from PIL import Image, UnidentifiedImageError  # comes with matplotlib
 
-    names = sorted(child.name for child in root.iterdir() if child.is_dir())
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and path.name[0] != ".")
     pixels, labels = [], []
     for label, name in enumerate(names):
-        if not any((root / name).iterdir()):
+        files = sorted(path for path in (root / name).iterdir() if path.name[0] != ".")
+        if not files:
             raise ValueError(
                 f"the class {name!r} in {str(root)!r} has no image: add some, or delete it"
             )
-        for file in sorted((root / name).iterdir()):
+        for file in files:
             try:
                 with Image.open(file) as image:
                     pixels.append(np.asarray(image.convert("RGB").resize((PICTURE, PICTURE))))

@@ -49,22 +49,22 @@ def labelled(
     """Check arrays ``x`` (N, ...) and labels ``y`` (N,), and hold some of them out.
 
     ``held_out`` are arrays that are held out already, (x, y) or (x, y, domains). Otherwise a random
-    fifth of each class is, drawn by ``seed``. Labels may be any whole numbers, and domains those
-    from 0. Raises ``ValueError`` for arrays of different length, for numbers that are not finite,
-    and for labels, domains or categories that are no whole numbers. Raises it too for a class
-    without an example on either side, and for domains of one side alone."""
+    fifth of each class is, drawn by ``seed``. Labels and domains may be any whole numbers. They are
+    numbered anew, from 0. Raises ``ValueError`` for arrays of different length, for numbers that
+    are not finite, and for labels, domains or categories that are no whole numbers. Raises it too
+    for a class without an example on either side, and for domains that are held out alone."""
     x, y = _examples(x, y)
-    domains = None if domains is None else _whole(domains, "domains", len(y), lowest=0)
+    domains = None if domains is None else _whole(domains, "domains", len(y))
     if held_out is None:
         is_held = _draw_held_out(y, seed)
         held_x, held_y, x, y = x[is_held], y[is_held], x[~is_held], y[~is_held]
         held_domains, domains = _split(domains, is_held)
     else:
+        if len(held_out) != (2 if domains is None else 3):
+            raise ValueError("held_out is (x, y), or (x, y, domains) if there are domains")
         (held_x, held_y), held_domains = _examples(*held_out[:2]), None
-        if (domains is None) != (len(held_out) == 2):
-            raise ValueError("both sides have domains, or none: give held_out (x, y, domains)")
         if domains is not None:
-            held_domains = _whole(held_out[2], "domains", len(held_y), lowest=0)
+            held_domains = _whole(held_out[2], "domains", len(held_y))
         if held_x.shape[1:] != x.shape[1:]:
             shapes = f"{tuple(x.shape[1:])} and {tuple(held_x.shape[1:])}"
             raise ValueError(f"examples have one shape, but got {shapes} held out")
@@ -77,10 +77,20 @@ def labelled(
     if len(names) != len(values):
         raise ValueError(f"there are {len(values)} classes, but {len(names)} names")
     y, held_y = torch.searchsorted(values, y), torch.searchsorted(values, held_y)
+    if domains is not None:
+        domains, held_domains = _numbered(domains, held_domains)
     groups = None
     if categories is not None:
         groups = tuple(_whole(categories, "categories", len(names), of="classes").tolist())
     return LabelledData(x, y, held_x, held_y, names, domains, held_domains, groups)
+
+
+def _numbered(domains: Tensor, held_domains: Tensor) -> tuple[Tensor, ...]:
+    """Number the domains (N,) and (M,) from 0."""
+    known = domains.unique()
+    if lacking := sorted(set(held_domains.tolist()) - set(known.tolist())):
+        raise ValueError(f"domain {lacking[0]} is held out, and has no example to learn from")
+    return tuple(torch.searchsorted(known, side) for side in (domains, held_domains))
 
 
 def split_again(data: LabelledData, seed: int) -> LabelledData:
@@ -110,9 +120,16 @@ def only_classes(data: LabelledData, classes: Sequence[int]) -> LabelledData:
 
 
 def _examples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
-    x = torch.as_tensor(x).float()
-    if x.dim() < 2:
-        raise ValueError(f"examples are arrays (examples, features, ...), but got {tuple(x.shape)}")
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"examples are numbers in arrays of one shape: {error}") from error
+    if x.dim() < 2 or x.is_complex() or not x[:1].numel() and len(x):
+        raise ValueError(
+            f"examples are real numbers (examples, features, ...), but got {x.dtype} of shape"
+            f" {tuple(x.shape)}"
+        )
+    x = x.float()
     y = _whole(y, "labels", len(x))
     if not x.isfinite().all():
         bad = int((~x.flatten(1).isfinite().all(1)).sum())
@@ -120,18 +137,14 @@ def _examples(x: Any, y: Any) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _whole(
-    values: Any, name: str, count: int, *, of: str = "examples", lowest: int | None = None
-) -> Tensor:
+def _whole(values: Any, name: str, count: int, *, of: str = "examples") -> Tensor:
     try:
         values = torch.as_tensor(values)
         is_whole = not values.is_complex() and bool((values == values.long()).all())
-        is_whole = is_whole and (lowest is None or bool((values >= lowest).all()))
     except (TypeError, ValueError, RuntimeError):
         is_whole = False
     if not is_whole:
-        start = "" if lowest is None else f" from {lowest}"
-        raise ValueError(f"{name} are whole numbers{start}: no words, no fractions, no NaN")
+        raise ValueError(f"{name} are whole numbers: no words, no fractions, no NaN")
     if values.shape != (count,) or not count:
         raise ValueError(
             f"{name} hold one number for each of the {of}, and at least one: there are {count}"

@@ -23,7 +23,7 @@ from nested.continual.experiment import (
 )
 from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
-from nested.continual.report import differences
+from nested.continual.report import differences, near_an_end
 from nested.continual.run import Result
 from nested.support.files import load_checkpoint
 
@@ -210,6 +210,19 @@ def test_more_trials_and_streams_keep_the_runs_that_are_there(tmp_path, monkeypa
     assert len(done) <= 3 * (4 + 2)  # four tuning runs of each strategy, and new final ones
 
 
+def test_a_limit_keeps_examples_of_every_domain():
+    config = replace(SMALL, data="glyphs", kind="domain", limit=20)
+    stream = stream_of(config, 0)
+    counts = torch.stack([task.y.bincount(minlength=len(stream.names)) for task in stream.tasks])
+    assert len(stream) == 5 and counts.sum(0).eq(20).all() and counts.sum(1).min() > 20
+
+
+def test_numbers_near_an_end_of_their_range_are_named():
+    comparison = Comparison({"replay": {"lr": 0.95, "weight": 0.5}, "lwf": {"strength": 0.11}}, {})
+    assert near_an_end(comparison) == "replay: lr 0.95, lwf: strength 0.11"
+    assert near_an_end(Comparison({"replay": {"lr": 0.3, "weight": 0.5}}, {})) == ""
+
+
 def test_differences_are_those_on_the_same_streams():
     def results(*accuracies):
         return [Result(torch.tensor([[0.9, 0.0], [x, 0.5]]), None, 0, 0, 0, {}) for x in accuracies]
@@ -242,7 +255,7 @@ def test_settings_come_from_a_file_and_flags_change_them(tmp_path):
         (["--data", "mnist"], "data is one of digits"),
         (["--data", "fashion", "--path", "nowhere"], "there is no train-images-idx3-ubyte"),
         (["--data", "folder"], "there is no folder of images at None"),
-        (["--path", "here"], "digits are shipped, so they take no path"),
+        (["--path", "here"], "digits come with the package, so they take no path"),
         (["--kind", "order"], "kind is one of class, domain, task, mixed, but got 'order'"),
         (["--tasks", "11"], "10 classes cannot be split into 11 tasks"),
         (["--blur", "1.5"], "blur is a share from 0 to below 1"),
@@ -251,6 +264,7 @@ def test_settings_come_from_a_file_and_flags_change_them(tmp_path):
         (["--seeds", "0"], "seeds is a whole number from 1, but got 0"),
         (["--net", "rnn"], "net is one of mlp, conv, but got 'rnn'"),
         (["--device", "tpu"], "device"),
+        (["--strategies", "replay", "replay"], "strategies are one or more, each once"),
         (["--copies", "inf"], "copies are a number from 0 to 1000"),
         (["--copies", "nan"], "copies are a number from 0 to 1000"),
         (["--seed", "9999"], "streams from 10000 on are for tuning: take a lower seed"),

@@ -5,10 +5,10 @@ import torch
 
 from nested.continual.meta_learned import MetaLearned, shipped_rule
 from nested.continual.nets import build_net
-from nested.continual.sources import all_glyphs
 from nested.continual.steady import RANGES, START, SteadyRule
 from nested.continual.teach import LENGTH, Streams, compared, main, scores, teach
 from nested.support.files import load_checkpoint
+from nested.tasks.data_sets import all_glyphs
 from tests.problems import generator
 
 

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -19,10 +20,10 @@ from nested.continual.synapses import Synapses
 from tests.problems import generator
 
 
-def small_stream(kind="class", **more):
+def small_stream(kind="class", scale=2, **more):
     source = generator()
     y = torch.arange(400) % 4
-    x = 2 * torch.eye(4)[y] + 0.5 * torch.randn(400, 4, generator=source)
+    x = scale * torch.eye(4)[y] + 0.5 * torch.randn(400, 4, generator=source)
     return make_stream(labelled(x, y), kind, 2, **more)
 
 
@@ -218,6 +219,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         "stream": lambda: run(Strategy(net()), small_stream(seed=1), checkpoint=path),
         "kind": lambda: run(Strategy(net()), small_stream("task"), checkpoint=path),
         "passes": lambda: run(Strategy(net()), small_stream(), epochs=2, checkpoint=path),
+        "net": lambda: run(Strategy(net(1)), small_stream(), checkpoint=path),
+        "data": lambda: run(Strategy(net()), small_stream(scale=2.1), checkpoint=path),
+        "width": lambda: run(
+            Strategy(build_net((4,), 4, width=9)), small_stream(), checkpoint=path
+        ),
     }
     for wrong in others.values():
         with pytest.raises(ValueError, match="is no run of this strategy with these settings"):
@@ -225,6 +231,68 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot be read"):
         run(Strategy(net()), small_stream(), checkpoint=path)
+
+
+@pytest.mark.parametrize(
+    "name, first, other",
+    [
+        ("meta-learned", {"scale": 1.0}, {"scale": 0.3}),
+        ("nested", {"periods": (1, 4)}, {"periods": (2, 8)}),
+        ("replay", {"seed": 0}, {"seed": 3}),
+    ],
+)
+def test_a_checkpoint_of_other_settings_is_refused(name, first, other, tmp_path):
+    path = tmp_path / "run.pt"
+    run(STRATEGIES[name](net(), budget=1000, **first), small_stream(), checkpoint=path)
+    run(STRATEGIES[name](net(), budget=1000, **first), small_stream(), checkpoint=path)
+    with pytest.raises(ValueError, match="is no run of this strategy with these settings"):
+        run(STRATEGIES[name](net(), budget=1000, **other), small_stream(), checkpoint=path)
+
+
+@pytest.mark.parametrize("name", ["joint", "replay", "der++", "nested"])
+def test_more_passes_store_no_example_twice(name):
+    stream = small_stream()
+    once = run(STRATEGIES[name](net(), budget=10_000), stream)
+    strategy = STRATEGIES[name](net(), budget=10_000)
+    again = run(strategy, stream, epochs=3)
+    assert again.numbers == once.numbers
+    assert name == "joint" or again.moves["weights"][-1] == 3 * once.moves["weights"][-1]
+    kept = (
+        torch.cat([x for x, *_ in strategy.seen]) if name == "joint" else strategy.memory.all()[0]
+    )
+    assert len(kept) == len(kept.unique(dim=0)) == 320
+
+
+def test_without_examples_copies_hold_the_weights_all_the_same():
+    ends = []
+    for held in (1.5, 0.0):
+        strategy = NestedWeights(net(), budget=0, held=held)
+        run(strategy, small_stream())
+        ends.append(weights(strategy))
+    start = weights(NestedWeights(net()))
+    assert (ends[0] - start).norm() < 0.9 * (ends[1] - start).norm()
+
+
+def test_a_strategy_may_have_the_six_methods_alone():
+    class Mine:
+        def __init__(self):
+            self.inner = Strategy(net())
+
+        def __getattr__(self, name):
+            if name in ("observe", "end_task", "logits", "numbers_stored"):
+                return getattr(self.inner, name)
+            raise AttributeError(name)
+
+        def state_dict(self):
+            return self.inner.state_dict()
+
+    stream = small_stream()
+    assert run(Mine(), stream).matrix.equal(run(Strategy(net()), stream).matrix)
+
+
+def test_learners_who_know_the_task_choose_among_its_classes_from_the_start():
+    result = run(Strategy(net()), small_stream("task"))
+    assert result.untrained.min() > 0.2 and result.matrix[0, 1] > 0.2  # two classes each
 
 
 def test_examples_that_are_dropped_after_a_task_count_as_stored():
@@ -316,18 +384,33 @@ def test_a_known_task_helps():
         ({"lr": -1.0}, "lr is a finite number from 0"),
         ({"lr": float("nan")}, "lr is a finite number"),
         ({"budget": -1}, "budget is a whole number from 0"),
+        ({"name": "joint", "passes": 0}, "passes is a whole number from 1"),
+        ({"name": "meta-learned", "scale": float("nan")}, "scale is a finite number from 0"),
+        ({"name": "nested", "share": 3.0}, "share is a share from 0 to 1"),
+        ({"name": "ewc", "decay": 5.0}, "decay is a share from 0 to 1"),
+        ({"name": "replay", "weight": -0.1}, "weight is a share from 0 to 1"),
+        ({"name": "continuum", "hidden": -3}, "hidden is a finite number from 0"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
-        Strategy(net(), **settings)
+        name = settings.get("name", "fine-tuning")
+        STRATEGIES[name](net(), **{n: value for n, value in settings.items() if n != "name"})
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert Strategy(net(), lr=np.float64(0.25)).optimizer.param_groups[0]["lr"] == 0.25
 
 
 def test_labels_without_an_output_and_other_precisions_are_refused():
     for name in STRATEGIES:
         strategy = STRATEGIES[name](net(), budget=1000)
+        x = torch.randn(3, 4)
         with pytest.raises(ValueError, match="labels are below 4, the outputs of the net: got 9"):
-            strategy.observe(torch.randn(3, 4), torch.tensor([0, 9, 1]))
+            strategy.observe(x, torch.tensor([0, 9, 1]), 0)
+        assert strategy.logits(x, 0).argmax(-1).max() <= 1  # the refused label has left no trace
+        with pytest.raises(ValueError, match="labels are whole numbers from 0, but got -1"):
+            strategy.observe(x, torch.tensor([0, -1, 1]))
     with pytest.raises(ValueError, match="precision is one of float32, bfloat16, but got 'float16"):
         run(Strategy(net()), small_stream(), precision="float16")
 
@@ -352,9 +435,23 @@ def test_checks_find_wrong_strategies():
         def loss(self, x, y, task):
             return super().loss(x + 0.1 * torch.randn_like(x), y, task)
 
-    class Open(Strategy):
+    class Open(STRATEGIES["replay"]):
         def masked(self, logits, task):
             return logits
+
+    class Under(STRATEGIES["replay"]):
+        def numbers_stored(self):
+            return int(0.95 * super().numbers_stored())
+
+    class Hidden(Strategy):
+        def after_step(self, x, y, task):
+            for weight in self.net.parameters():
+                self.optimizer.state[weight]["slow"] = weight.detach().clone()
+
+    class Hasty(STRATEGIES["ewc"]):
+        def end_task(self, task):
+            self.sample.all()[0]
+            super().end_task(task)
 
     class Careless(Strategy):
         def observe(self, x, y, task=None):
@@ -389,6 +486,9 @@ def test_checks_find_wrong_strategies():
         ("it learns an easy task", Idle),
         ("it keeps to its budget", Greedy),
         ("it counts what it stores", Hiding),
+        ("it counts what it stores", Under),
+        ("it counts what it stores", Hidden),
+        ("tasks and batches of any size", Hasty),
     ]
     checks = {check.name: check for check in STRATEGY_CHECKS}
     from nested.conformance.check import run_check

@@ -6,9 +6,9 @@ import torch
 
 from nested.continual import Strategy, labelled, make_stream, run
 from nested.continual.composition import composition
-from nested.continual.domains import change_domain
 from nested.continual.nets import build_net
 from nested.continual.stream import KINDS
+from nested.tasks.domains import change_domain
 from nested.tasks.labelled import split_again
 from tests.problems import generator
 
@@ -168,7 +168,11 @@ def test_more_domains_than_there_are_are_refused():
         (torch.rand(4, 2), [0, 0, 0, 1], "class 1 has one example"),
         (torch.rand(4, 2), [0, 0, float("nan"), 1], "labels are whole numbers: no words, no frac"),
         (torch.rand(0, 2), [], "at least one"),
-        (torch.rand(4), [0, 0, 1, 1], "examples are arrays"),
+        (torch.rand(4), [0, 0, 1, 1], "examples are real numbers"),
+        (torch.rand(4, 0), [0, 0, 1, 1], "examples are real numbers"),
+        (torch.rand(4, 2) * 1j, [0, 0, 1, 1], "examples are real numbers"),
+        (None, [0, 0, 1, 1], "examples are numbers in arrays of one shape"),
+        ([[1.0], [2.0, 3.0]], [0, 1], "examples are numbers in arrays of one shape"),
     ],
 )
 def test_data_that_make_no_sense_are_refused(x, y, message):
@@ -179,7 +183,12 @@ def test_data_that_make_no_sense_are_refused(x, y, message):
 @pytest.mark.parametrize(
     "more, message",
     [
-        ({"domains": [0, -1, 0, 1]}, "domains are whole numbers from 0"),
+        ({"domains": [0, 0.5, 0, 1]}, "domains are whole numbers"),
+        ({"held_out": (torch.rand(2, 2),)}, r"held_out is \(x, y\), or \(x, y, domains\)"),
+        (
+            {"domains": [0, 0, 1, 1], "held_out": (torch.rand(2, 2), [0, 1], [0, 7])},
+            "domain 7 is held out, and has no example to learn from",
+        ),
         ({"domains": [0, 1]}, "there are 4 examples, but domains"),
         ({"categories": ["even", "odd"]}, "categories are whole numbers"),
         ({"categories": [1]}, "there are 2 classes, but categories"),
@@ -193,12 +202,13 @@ def test_domains_categories_and_names_that_make_no_sense_are_refused(more, messa
 
 def test_domains_of_held_out_data():
     x, y, domains = torch.rand(8, 2), [0, 1] * 4, [0, 0, 1, 1, 2, 2, 3, 3]
-    data = labelled(x, y, (x + 1, y, domains), domains=domains)
-    stream = make_stream(data, "domain", 4)
-    for number in range(4):
-        assert stream.held_out(number)[0].equal(x[2 * number : 2 * number + 2] + 1)
+    for names in (domains, [10**12 * d - 5 for d in domains]):  # any whole numbers
+        data = labelled(x, y, (x + 1, y, names), domains=names)
+        stream = make_stream(data, "domain", 4)
+        for number in range(4):
+            assert stream.held_out(number)[0].equal(x[2 * number : 2 * number + 2] + 1)
     for held_out, more in (((x, y), {"domains": domains}), ((x, y, domains), {})):
-        with pytest.raises(ValueError, match="both sides have domains, or none"):
+        with pytest.raises(ValueError, match="held_out is"):
             labelled(x, y, held_out, **more)
     data = labelled(x, y, (x + 1, y, [0] * 8), domains=domains)
     with pytest.raises(ValueError, match="task 1 has no held-out example"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nested.continual import make_stream
-from nested.continual.sources import DATA, FROM_FILES, all_glyphs, load_data
+from nested.tasks.data_sets import DATA, FROM_FILES, all_glyphs, load_data
 
 
 @pytest.mark.parametrize("name", ["digits", "glyphs", "drift", "texts"])
@@ -35,6 +35,8 @@ def write_idx(path, array):
 
 @pytest.fixture
 def fashion(tmp_path):
+    tmp_path = tmp_path / "fashion-mnist"
+    tmp_path.mkdir()
     images = np.arange(40 * 28 * 28).reshape(40, 28, 28) % 256
     for side in ("train", "t10k"):
         write_idx(tmp_path / f"{side}-images-idx3-ubyte.gz", images)
@@ -47,6 +49,14 @@ def test_fashion_mnist_is_read_from_idx_files(fashion):
     assert data.x.shape == (40, 28, 28) and data.y.tolist() == [i % 10 for i in range(40)]
     assert data.x[0, 0, 5].item() == pytest.approx(5 / 255) and data.names[9] == "boot"
     assert data.categories is not None
+
+
+def test_mnist_has_the_same_files_and_no_clothes(tmp_path):
+    for side in ("train", "t10k"):
+        write_idx(tmp_path / f"{side}-images-idx3-ubyte.gz", np.zeros((20, 28, 28)))
+        write_idx(tmp_path / f"{side}-labels-idx1-ubyte.gz", np.arange(20) % 10)
+    data = load_data("fashion", str(tmp_path))
+    assert data.names == tuple("0123456789") and data.categories is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\x08\x01\0\0\0\x09abc", b"no images here at all"])
@@ -91,6 +101,9 @@ def test_a_folder_without_images_is_refused(tmp_path):
     with pytest.raises(ValueError, match="there is no folder of images at None"):
         load_data("folder")
     write_images(tmp_path)
+    (tmp_path / "cat" / ".DS_Store").write_text("hidden")
+    (tmp_path / ".cache").mkdir()
+    assert load_data("folder", str(tmp_path)).names == ("cat", "dog")
     (tmp_path / "eel").mkdir()
     with pytest.raises(ValueError, match="the class 'eel' in .* has no image: add some, or delete"):
         load_data("folder", str(tmp_path))
@@ -137,6 +150,11 @@ def test_texts_by_author_come_from_a_folder(tmp_path):
         ValueError, match="the text of 'eve.txt' is too short: give 400 bytes or more"
     ):
         load_data("texts", str(tmp_path))
+    (tmp_path / "eve.txt").unlink()
+    (tmp_path / ".git").mkdir()
+    assert load_data("texts", str(tmp_path)).names == ("anna.txt", "bob.txt")
+    with pytest.raises(ValueError, match="there is no text in .* give one for each author"):
+        load_data("texts", str(tmp_path / ".git"))
     with pytest.raises(ValueError, match="there is no folder at"):
         load_data("texts", str(tmp_path / "none"))
 
@@ -164,7 +182,7 @@ def test_unknown_data_and_paths_that_nobody_reads_are_refused():
     with pytest.raises(ValueError, match="data are one of digits, glyphs, fashion, cifar100"):
         load_data("mnist")
     for name in DATA.keys() - set(FROM_FILES):
-        with pytest.raises(ValueError, match=f"{name} are shipped, so they take no path"):
+        with pytest.raises(ValueError, match=f"{name} come with the package, so they take no"):
             load_data(name, "here")
 
 

@@ -39,7 +39,7 @@ def load_data(name: str, path: str | None = None, seed: int = 0) -> LabelledData
     if name in FROM_FILES:
         return load(path, seed)
     if path is not None:
-        raise ValueError(f"{name} are shipped, so they take no path: leave it out")
+        raise ValueError(f"{name} come with the package, so they take no path: leave it out")
     return load(seed)
 
 
@@ -88,7 +88,7 @@ def fashion(path: str | None = None, seed: int = 0) -> LabelledData:
     for side in ("train", "t10k"):
         images = read_idx(folder, f"{side}-images-idx3-ubyte")
         sides.append((images.float() / 255, read_idx(folder, f"{side}-labels-idx1-ubyte")))
-    is_fashion = len(sides[0][1].unique()) == 10
+    is_fashion = path is None or "fashion" in str(path).lower()  # MNIST has files of these names
     more = {"names": FASHION_NAMES, "categories": FASHION_CATEGORIES} if is_fashion else {}
     return labelled(*sides[0], sides[1], **more, seed=seed)
 
@@ -119,14 +119,18 @@ def folder(path: str | None = None, seed: int = 0) -> LabelledData:
 def texts(path: str | None = None, seed: int = 0) -> LabelledData:
     """Load pieces of texts by language, or by author: a file or a folder in ``path`` for each. A
     piece of 200 bytes becomes the logarithms of its counts of three bytes in a row, hashed to 512
-    numbers, (N, 512). Every fifth document is held out, from the last one on. Of a class that has
-    only one, its last fifth is. Raises ``ValueError`` for a text that is missing or too short."""
+    numbers, (N, 512). Of the documents of a class, the last one is held out, and every fifth
+    before it. Of a single document its last fifth is. Raises ``ValueError`` for a text that is
+    missing or too short."""
     if path is None:
         sources = {name: name for name in LANGUAGES}
     elif Path(path).is_dir():
-        sources = {child.name: str(child) for child in sorted(Path(path).iterdir())}
+        shown = [child for child in sorted(Path(path).iterdir()) if child.name[0] != "."]
+        sources = {child.name: str(child) for child in shown}
     else:
         raise ValueError(f"there is no folder at {path!r}: give one with a text for each author")
+    if not sources:
+        raise ValueError(f"there is no text in {path!r}: give one for each author")
     sides: list[tuple[list[Tensor], list[int]]] = [([], []), ([], [])]
     for label, (name, source) in enumerate(sources.items()):
         for (x, y), pieces in zip(sides, _pieces(source)):
