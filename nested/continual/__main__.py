@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         names = vars(ContinualConfig()).keys() & vars(args).keys()
         flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-        settings = settings_from(args.config) if args.config else {}
+        settings = settings_from(args.config, "continual") if args.config else {}
         few = QUICK if args.quick else {}
         config = from_preset(PRESETS, args.preset, {**few, **settings, **flags})
         stream = stream_of(config, config.seed)

@@ -18,9 +18,9 @@ from nested.support.checks import check_numbers
 
 
 class DarkReplay(Replay):
-    """A step lowers the loss of the batch and two more terms, each on stored examples drawn anew:
-    ``alpha`` times the squared distance to their logits, and ``beta`` times the loss of their
-    labels."""
+    """A step lowers the loss of the batch and two more terms, each on stored examples drawn anew.
+    One is ``alpha`` times the squared distance to their logits. The other is ``beta`` times the
+    loss of their labels."""
 
     ranges: Mapping[str, tuple[float, float]] = {
         "lr": LR_RANGE,

@@ -100,7 +100,7 @@ def _add_train(parser: Parser) -> None:
 def _train(args: argparse.Namespace) -> None:
     names = vars(TrainConfig()).keys() & vars(args).keys()
     flags = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    settings = settings_from(args.config) if args.config else {}
+    settings = settings_from(args.config, "language") if args.config else {}
     config = from_preset(PRESETS, args.preset, {**settings, **flags})
     more = {name: getattr(args, name) for name in ("resume", "keep", "parallel")}
     is_first = os.environ.get("RANK", "0") == "0"  # of the processes of torchrun

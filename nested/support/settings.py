@@ -21,10 +21,10 @@ NAMES = {
 }
 
 
-def settings_from(path: Path | str) -> dict[str, Any]:
+def settings_from(path: Path | str, extra: str) -> dict[str, Any]:
     """Read settings from a YAML file. Raises ``ValueError`` if it holds none, or if the library is
-    missing."""
-    library = needed("yaml", "language")
+    missing, which comes with ``extra`` of this package."""
+    library = needed("yaml", extra)
     try:
         settings = library.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, library.YAMLError) as error:

@@ -383,15 +383,15 @@ def test_settings_come_from_a_file(tmp_path):
     pytest.importorskip("yaml")
     path = tmp_path / "settings.yaml"
     path.write_text("mixer: titans\nperiods: [4, 8]\nlr: 0.01\n")
-    made = from_preset(PRESETS, "nano", settings_from(path))
+    made = from_preset(PRESETS, "nano", settings_from(path, "language"))
     assert (made.mixer, made.periods, made.lr) == ("titans", (4, 8), 0.01)
     assert TrainConfig(**json.loads(json.dumps(plain(made)))) == made
     for content in ("[1, 2]", "a: [", "just words"):
         path.write_text(content)
         with pytest.raises(ValueError, match="settings"):
-            settings_from(path)
+            settings_from(path, "language")
     with pytest.raises(ValueError, match="cannot read settings from"):
-        settings_from(tmp_path / "none.yaml")
+        settings_from(tmp_path / "none.yaml", "language")
 
 
 def test_presets_grow_and_another_name_is_refused():
