@@ -31,7 +31,7 @@ NUMBERS = {
     "seeds": "streams to measure on",
     "seed": "of the first stream; default 0",
     "trials": "settings that tuning tries",
-    "tuning-seeds": "streams of each trial",
+    "tuning-seeds": "streams of a good trial",
 }
 QUICK = {"limit": 50, "seeds": 2, "trials": 1, "tuning_seeds": 1}
 

@@ -30,9 +30,9 @@ class ContinualConfig:
     ``epochs``.
 
     All may store equally many numbers: ``copies`` times those of the net's weights, and as many as
-    ``examples`` examples have. Each strategy is tuned on ``trials`` settings with ``tuning_seeds``
-    streams, and measured on ``seeds`` others, whose held-out examples tuning never sees. Raises
-    ``ValueError`` for settings that make no sense."""
+    ``examples`` examples have. Each strategy is tuned on ``trials`` settings with up to
+    ``tuning_seeds`` streams, and measured on ``seeds`` others. Tuning never sees their held-out
+    examples. Raises ``ValueError`` for settings that make no sense."""
 
     data: str = "digits"
     path: str | None = None
@@ -52,7 +52,7 @@ class ContinualConfig:
     seeds: int = 30
     seed: int = 0
     trials: int = 40
-    tuning_seeds: int = 4
+    tuning_seeds: int = 8
     device: str = "auto"
     precision: str = "float32"
     checkpointing: bool = False

@@ -1,7 +1,7 @@
 """Compare strategies on one kind of stream: tuned alike, measured on other seeds, and resumed.
 
 Source: equal trials for all, as De Lange et al. 2021 (arXiv 1909.08383) ask for; the rule of one
-standard error, Breiman et al. 1984.
+standard error, Breiman et al. 1984; halving, Jamieson and Talwalkar 2016 (arXiv 1502.07943).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import asdict
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,6 +63,8 @@ def compare(
 ) -> Comparison:
     """Tune each strategy of ``config``, and measure it, in the folder ``out``.
 
+    Tuning tries all settings on a quarter of its streams, and the best quarter of them on the rest.
+
     ``jobs`` processes run side by side, by joblib's ``backend``: "loky", or "ray" for a cluster.
     Runs are saved every two seconds. With ``resume`` a comparison that was stopped goes on, and one
     that has ended takes more trials, streams or strategies. Raises ``ValueError`` for a folder with
@@ -74,32 +76,44 @@ def compare(
         stream_of(config, seed)  # refuses before any work
     trials = {name: trial_settings(name, config) for name in config.strategies}
     seeds = range(TUNING, TUNING + config.tuning_seeds)
-    tuning = [Job(n, s, seed) for n in trials for s in trials[n] for seed in seeds]
-    finals = len(config.strategies) * config.seeds
-    with Progress(len(tuning) + finals) as progress:
-
-        def work(wanted: list[Job], before: int) -> None:
-            todo = [job for job in dict.fromkeys(wanted) if job not in known]
-            before, saved_at = before + len(wanted) - len(todo), time.monotonic()
-            progress.show(before, "")
-            try:
-                for done, (job, result) in enumerate(_all(todo, config, jobs, backend), start=1):
-                    known[job] = result
-                    if time.monotonic() > saved_at + SAVE_EVERY:
-                        _save(out / RUNS, config, known)
-                        saved_at = time.monotonic()
-                    share = average_accuracy(result.matrix)
-                    progress.show(before + done, f"{job.strategy}: accuracy {share:.3f}")
-            finally:  # also after Ctrl-C
-                _save(out / RUNS, config, known)
-
-        work(tuning, 0)
-        best = {name: _best(name, trials[name], seeds, known) for name in trials}
+    few, others = seeds[: max(1, len(seeds) // 4)], seeds[max(1, len(seeds) // 4) :]
+    each = config.trials * len(few) + -(-config.trials // 4) * len(others) + config.seeds
+    with Progress(len(trials) * each) as progress:
+        work = partial(_work, known, config, out, progress, jobs, backend)
+        work([Job(n, s, seed) for n in trials for s in trials[n] for seed in few])
+        good = {name: _best_quarter(name, trials[name], few, known) for name in trials}
+        work([Job(n, s, seed) for n in good for s in good[n] for seed in others])
+        best = {name: _best(name, good[name], seeds, known) for name in trials}
         measured = range(config.seed, config.seed + config.seeds)
         jobs_of = {name: [Job(name, best[name], seed) for seed in measured] for name in best}
-        work([job for listed in jobs_of.values() for job in listed], len(tuning))
+        work([job for listed in jobs_of.values() for job in listed])
     results = {name: [known[job] for job in listed] for name, listed in jobs_of.items()}
     return Comparison({name: dict(settings) for name, settings in best.items()}, results)
+
+
+def _work(
+    known: dict[Job, Result],
+    config: ContinualConfig,
+    out: Path,
+    progress: Progress,
+    jobs: int,
+    backend: str,
+    wanted: list[Job],
+) -> None:
+    """Measure what is ``wanted`` and not ``known`` yet, and save it."""
+    todo = [job for job in dict.fromkeys(wanted) if job not in known]
+    progress.show(int(progress.task.completed) + len(wanted) - len(todo), "")
+    saved_at = time.monotonic()
+    try:
+        for job, result in _all(todo, config, jobs, backend):
+            known[job] = result
+            if time.monotonic() > saved_at + SAVE_EVERY:
+                _save(out / RUNS, config, known)
+                saved_at = time.monotonic()
+            share = average_accuracy(result.matrix)
+            progress.show(int(progress.task.completed) + 1, f"{job.strategy}: accuracy {share:.3f}")
+    finally:  # also after Ctrl-C
+        _save(out / RUNS, config, known)
 
 
 def trial_settings(name: str, config: ContinualConfig) -> list[tuple[tuple[str, float], ...]]:
@@ -120,13 +134,25 @@ def _like(number: float, ends: tuple[float, float]) -> float:
     return round(number) if all(type(end) is int for end in ends) else float(f"{number:.3g}")
 
 
+def _best_quarter(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> list:
+    shares = _accuracies(name, trials, seeds, known).mean(1)
+    order = shares.argsort(descending=True, stable=True).tolist()
+    return [trials[i] for i in order[: -(-len(trials) // 4)]]
+
+
+def _accuracies(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> Tensor:
+    """The accuracy of each of ``trials`` on each stream, (trials, streams)."""
+    rows = [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
+    return torch.tensor([list(map(average_accuracy, row)) for row in rows])
+
+
 def _best(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> tuple:
     """The settings that forget least, of those that are as accurate as the best ones: up to one
     standard error of the differences on the same streams."""
-    matrices = [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
-    shares = torch.tensor([[average_accuracy(matrix) for matrix in row] for row in matrices])
+    shares = _accuracies(name, trials, seeds, known)
     behind = shares[shares.mean(1).argmax()] - shares  # (trials, streams)
     is_level = behind.mean(1) <= behind.std(1, correction=0) / max(1, len(seeds) - 1) ** 0.5
+    matrices = [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
     lost = torch.tensor([sum(map(forgetting, row)) for row in matrices])
     return trials[int(lost.where(is_level, torch.inf).argmin())]
 
