@@ -34,8 +34,10 @@ TOLERANCES = {
     "04_schedule_or_feedback": 0.2,
     "06_a_rule_per_coordinate": 0.25,
     "12_hope": 0.3,
-    "14_continual_learning": 0.5,
+    "14_continual_learning": 0.2,
 }
+# Forgetting is a difference of accuracies, and near 0. So its error is not relative to it.
+LAST_DIGIT, LAST_DIGITS = 1.01, {"14_continual_learning": 4.0}
 
 
 def run_script(name: str, folder: Path) -> str:
@@ -52,11 +54,14 @@ def run_script(name: str, folder: Path) -> str:
     return done.stdout
 
 
-def difference(printed: str, committed: str, tolerance: float) -> str:
+def difference(
+    printed: str, committed: str, tolerance: float, last_digit: float = LAST_DIGIT
+) -> str:
     """Say where two texts differ by more than the tolerance of their numbers; "" if nowhere.
 
-    Numbers with a decimal point may also differ by one in their last digit. Others that are small
-    are counts, and have to agree. Standard errors, after "+-", vary too much to be compared.
+    Numbers with a decimal point may also differ by ``last_digit`` in their last digit. Others that
+    are small are counts, and have to agree. Standard errors, after "+-", vary too much to be
+    compared.
     """
     lines, wanted = (re.sub(r"\+- [\d.]+", "+-", x).splitlines() for x in (printed, committed))
     if len(lines) != len(wanted):
@@ -66,7 +71,7 @@ def difference(printed: str, committed: str, tolerance: float) -> str:
         close = words == wanted_words
         for a, b in zip(NUMBER.findall(line), NUMBER.findall(want)):
             digits = len(b.partition(".")[2]) if "e" not in b else 0
-            slack = tolerance * abs(float(b)) + (1.01 * 10.0**-digits if digits else 0)
+            slack = tolerance * abs(float(b)) + (last_digit * 10.0**-digits if digits else 0)
             close &= abs(float(a) - float(b)) <= slack
         if not close:
             return f"{line!r} instead of {want!r}"
@@ -78,7 +83,8 @@ def run_lesson(name: str, folder: Path) -> str:
     text = run_script(name, folder)
     assert (PICTURES / f"lesson_{name[:2]}.png").exists()
     committed = (OUTPUT / f"{name}.txt").read_text()
-    assert not difference(text, committed, TOLERANCES.get(name, TOLERANCE)), text
+    limits = TOLERANCES.get(name, TOLERANCE), LAST_DIGITS.get(name, LAST_DIGIT)
+    assert not difference(text, committed, *limits), text
     return text
 
 
@@ -239,8 +245,8 @@ def test_lesson_14_slow_copies_forget_less_for_the_same_memory(tmp_path):
     rows = {name: numbers(text, f"{name} ") for name in names}  # mean, half, mean, half, count
     replays = ("replay", "der++")
     assert rows["one copy"][2] < min(rows[name][2] for name in replays)
-    assert rows["one copy"][0] > max(rows[name][0] for name in replays)
-    assert rows["meta-learned"][0] > rows["der++"][0]
+    assert rows["one copy"][0] > rows["der++"][0]
+    assert rows["meta-learned"][0] > max(rows[name][0] for name in replays)
     assert rows["fine-tuning"][0] < 0.5 < rows["replay"][0]
 
 

@@ -21,6 +21,7 @@ from nested.continual.experiment import (
     train,
     trial_settings,
 )
+from nested.continual.metrics import average_accuracy
 from nested.continual.nets import Checkpointed, build_net
 from nested.continual.registry import STRATEGIES
 from nested.continual.report import differences, near_an_end
@@ -192,6 +193,23 @@ def test_of_settings_as_accurate_as_the_best_those_win_that_forget_least():
     assert _best("replay", list(table), range(3), known(table)) == "b"  # c is 0.04 behind, always
     one = {settings: pairs[:1] for settings, pairs in table.items()}
     assert _best("replay", list(one), range(1), known(one)) == "a"
+
+
+def test_all_settings_get_a_quarter_of_the_streams_and_the_best_quarter_the_rest(tmp_path):
+    config = replace(SMALL, strategies=("fine-tuning",), trials=8, tuning_seeds=8, seeds=1)
+    comparison = compare(config, tmp_path)
+    runs = load_checkpoint(tmp_path / "runs.pt")["runs"]
+    streams, shares = {}, {}
+    for _, settings, seed, result in runs:
+        if seed >= 10_000:
+            streams.setdefault(str(settings), set()).add(seed - 10_000)
+            shares.setdefault(str(settings), []).append(average_accuracy(result[0]))
+    few = [name for name, seeds in streams.items() if seeds == {0, 1}]
+    many = [name for name, seeds in streams.items() if seeds == set(range(8))]
+    assert (len(few), len(many)) == (6, 2)
+    means = {name: sum(values[:2]) for name, values in shares.items()}
+    assert min(means[name] for name in many) >= max(means[name] for name in few)
+    assert str([["lr", comparison.settings["fine-tuning"]["lr"]]]) in many
 
 
 def test_more_trials_and_streams_keep_the_runs_that_are_there(tmp_path, monkeypatch):
