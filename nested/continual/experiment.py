@@ -34,6 +34,7 @@ from nested.tasks.data_sets import load_data
 from nested.tasks.labelled import LabelledData, labelled, split_again
 
 RUNS, SAVE_EVERY, FORMAT = "runs.pt", 2.0, 2  # a file, seconds, of the file
+ROUND = 8  # runs of each process that ray is given at once
 BACKENDS = ("loky", "ray")
 Settings = dict[str, float]
 
@@ -166,13 +167,17 @@ def _all(
             yield job, train(job, config)
         return
     library = needed("joblib", "continual")
-    if backend == "ray":
-        needed("ray", "cluster")
-        from ray.util.joblib import register_ray
+    calls = [library.delayed(_named)(job, config) for job in todo]
+    if backend != "ray":
+        yield from library.Parallel(jobs, return_as="generator_unordered")(calls)
+        return
+    needed("ray", "cluster")
+    from ray.util.joblib import register_ray
 
-        register_ray()
-    parallel = library.Parallel(jobs, backend=backend, return_as="generator_unordered")
-    yield from parallel(library.delayed(_named)(job, config) for job in todo)
+    register_ray()
+    parallel = library.Parallel(jobs, backend=backend)
+    for start in range(0, len(calls), ROUND * jobs):  # ray has no generator of results
+        yield from parallel(calls[start : start + ROUND * jobs])
 
 
 def _named(job: Job, config: ContinualConfig) -> tuple[Job, Result]:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 from collections import OrderedDict
 from dataclasses import replace
 
@@ -193,6 +194,27 @@ def test_of_settings_as_accurate_as_the_best_those_win_that_forget_least():
     assert _best("replay", list(table), range(3), known(table)) == "b"  # c is 0.04 behind, always
     one = {settings: pairs[:1] for settings, pairs in table.items()}
     assert _best("replay", list(one), range(1), known(one)) == "a"
+
+
+def test_a_cluster_measures_the_same_in_rounds(tmp_path, monkeypatch):
+    """In place of ray stands a backend that has no generator of results either."""
+    joblib = pytest.importorskip("joblib", reason="pip install -e .[continual]")
+    from joblib.parallel import LokyBackend
+
+    class NoGenerator(LokyBackend):
+        supports_return_generator = False
+
+    def register_ray():
+        joblib.register_parallel_backend("ray", NoGenerator)
+
+    for name in ("ray", "ray.util", "ray.util.joblib"):
+        monkeypatch.setitem(sys.modules, name, types.SimpleNamespace(register_ray=register_ray))
+    one = compare(SMALL, tmp_path / "one")
+    monkeypatch.setattr("nested.continual.experiment.ROUND", 2)
+    many = compare(SMALL, tmp_path / "many", jobs=2, backend="ray")
+    assert many.settings == one.settings
+    for name, results in one.results.items():
+        assert all(a.matrix.equal(b.matrix) for a, b in zip(results, many.results[name]))
 
 
 def test_all_settings_get_a_quarter_of_the_streams_and_the_best_quarter_the_rest(tmp_path):
