@@ -136,26 +136,30 @@ def _like(number: float, ends: tuple[float, float]) -> float:
 
 
 def _best_quarter(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> list:
-    shares = _accuracies(name, trials, seeds, known).mean(1)
+    shares = _accuracies(_matrices(name, trials, seeds, known)).mean(1)
     order = shares.argsort(descending=True, stable=True).tolist()
     return [trials[i] for i in order[: -(-len(trials) // 4)]]
-
-
-def _accuracies(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> Tensor:
-    """The accuracy of each of ``trials`` on each stream, (trials, streams)."""
-    rows = [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
-    return torch.tensor([list(map(average_accuracy, row)) for row in rows])
 
 
 def _best(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> tuple:
     """The settings that forget least, of those that are as accurate as the best ones: up to one
     standard error of the differences on the same streams."""
-    shares = _accuracies(name, trials, seeds, known)
+    matrices = _matrices(name, trials, seeds, known)
+    shares = _accuracies(matrices)
     behind = shares[shares.mean(1).argmax()] - shares  # (trials, streams)
     is_level = behind.mean(1) <= behind.std(1, correction=0) / max(1, len(seeds) - 1) ** 0.5
-    matrices = [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
     lost = torch.tensor([sum(map(forgetting, row)) for row in matrices])
     return trials[int(lost.where(is_level, torch.inf).argmin())]
+
+
+def _matrices(name: str, trials: list, seeds: range, known: dict[Job, Result]) -> list[list]:
+    """The matrix (T, T) of each of ``trials`` on each stream."""
+    return [[known[Job(name, s, seed)].matrix for seed in seeds] for s in trials]
+
+
+def _accuracies(matrices: list[list]) -> Tensor:
+    """The accuracies of ``matrices``, (trials, streams)."""
+    return torch.tensor([list(map(average_accuracy, row)) for row in matrices])
 
 
 def _all(

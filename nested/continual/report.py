@@ -103,7 +103,8 @@ def save_report(comparison: Comparison, config: ContinualConfig, stream: Stream,
     larger = sorted(name for name, row in rows.items() if row["numbers"][0] > budget)
     note = f"\nMore than the {budget:,} numbers of the others: {', '.join(larger)}.\n"
     text = in_markdown(rows) + (note if larger else "")
-    best = max(rows.keys() - {*larger} or rows, key=lambda name: rows[name]["accuracy"][0])
+    others = [name for name in rows if name not in larger] or list(rows)
+    best = max(others, key=lambda name: rows[name]["accuracy"][0])
     if ends := near_an_end(comparison):
         text += f"\nNear an end of the range of its tuning: {ends}.\n"
     if len(rows) > 1:

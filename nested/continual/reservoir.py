@@ -32,9 +32,7 @@ class Reservoir:
             else:
                 slot = int(torch.randint(self.seen, (), generator=generator))
             room = len(self._slots[0]) if self._slots else 0
-            if (
-                slot == room < self.size
-            ):  # twice as many, so that a large size needs no large memory
+            if slot == room < self.size:  # double the slots: a large size may never fill
                 more = min(self.size - room, max(room, FEWEST))
                 new = [part.new_zeros(more, *part.shape[1:]) for part in parts]
                 old = self._slots or [part[:0] for part in new]

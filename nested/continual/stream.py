@@ -103,14 +103,15 @@ def make_stream(
 ) -> Stream:
     """Split labelled ``data`` into a stream of ``tasks``, in which each example comes once.
 
-    ``data`` comes from ``labelled``, or is (x, y). What a task is depends on the ``kind``:
+    ``data`` comes from ``labelled``, or is (x, y). What a task is depends on the ``kind``.
 
-    - "class": some of the classes, in an order drawn by ``seed``. The learner has to tell all
-      classes apart.
-    - "task": the same, and the learner knows the task, also when it is asked.
-    - "domain": all classes, in another domain: those of the data, in their order, or else images
-      turned by some angle, or features in another order.
-    - "mixed": classes of different categories. Those of one category are spread over tasks.
+    - A "class" task has some of the classes, in an order drawn by ``seed``. The learner has to tell
+      all classes apart.
+    - A "task" is the same, but the learner knows it, also when it is asked.
+    - A "domain" task has all classes, in another domain. Domains are those of the data, in their
+      order. Without them images are turned by some angle, and features come in another order.
+    - A "mixed" task has classes of different categories. Those of one category are spread over
+      tasks.
 
     The ratios are shares of the examples of a task. ``blur``: classes to come leak in from the next
     task. The last task has none. ``interference``: examples of past tasks return. The first task

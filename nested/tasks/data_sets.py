@@ -81,14 +81,16 @@ def drift(seed: int = 0) -> LabelledData:
 
 
 def fashion(path: str | None = None, seed: int = 0) -> LabelledData:
-    """Load Fashion-MNIST from the IDX files in the folder ``path``, images (N, 28, 28). Raises
-    ``ValueError`` as ``read_idx`` does."""
+    """Load Fashion-MNIST from the IDX files in the folder ``path``, images (N, 28, 28).
+
+    Classes have their names and categories if ``path`` says "fashion", because MNIST has files of
+    the same names. Raises ``ValueError`` as ``read_idx`` does."""
     folder = Path(path or FASHION)
     sides = []
     for side in ("train", "t10k"):
         images = read_idx(folder, f"{side}-images-idx3-ubyte")
         sides.append((images.float() / 255, read_idx(folder, f"{side}-labels-idx1-ubyte")))
-    is_fashion = path is None or "fashion" in str(path).lower()  # MNIST has files of these names
+    is_fashion = path is None or "fashion" in str(path).lower()
     more = {"names": FASHION_NAMES, "categories": FASHION_CATEGORIES} if is_fashion else {}
     return labelled(*sides[0], sides[1], **more, seed=seed)
 
